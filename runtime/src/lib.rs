@@ -1,1 +1,48 @@
-//! Runtime.
+//! The runtime: a shared object without dependencies that an executable loads first. It takes the
+//! malloc family over, counts, and passes every call on to the allocator that the program would
+//! have used without it.
+//!
+//! ```text
+//!  loader ──▶ init ─── allocs_preinit (IFUNC resolver, preinit), constructor, destructor
+//!               │         relocation ─▶ preinit ─▶ running ─▶ exiting
+//!               │
+//!  program ─▶ hooks ──▶ next ──▶ linkmap ──▶ auxv      who would have been called?
+//!               │         │        └──────▶ symbol
+//!               │         └─────────────────────────▶ the program's own allocator
+//!               └────▶ counters ──▶ report ──▶ $ALLOCS_REPORT
+//! ```
+//!
+//! Exported are the hooks (`hooks`) and [`allocs_preinit`], nothing else.
+//!
+//! Three rules hold everywhere, because a hook may be entered before the loader has relocated this
+//! object (another library's IFUNC resolver may allocate), before init, after the exit handlers, in
+//! a fork child and in any thread:
+//! - no dynamic relocation: no table of pointers, no formatting machinery, no panic with a location;
+//! - no allocation, no lock, no thread-local storage, no call into another library except *next*;
+//! - the memory that the program gets is always its own allocator's.
+
+#![cfg_attr(not(test), no_std)]
+#![cfg_attr(
+    test,
+    allow(
+        dead_code,
+        reason = "no loader calls a unit test's hooks and life-cycle"
+    )
+)]
+
+mod auxv;
+#[cfg(not(test))]
+mod builtins;
+mod counters;
+mod hook;
+pub mod hooks;
+mod init;
+mod linkmap;
+mod memory;
+mod next;
+mod report;
+mod symbol;
+mod sys;
+
+#[cfg(not(test))]
+pub use init::allocs_preinit;

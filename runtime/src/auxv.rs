@@ -1,0 +1,179 @@
+//! What the kernel said about the program: the auxiliary vector and, in front of it, the environment.
+//!
+//! It is read where it lies, on the main thread's initial stack. When the program was started as
+//! `ld.so ./prog`, the kernel described ld.so, and glibc corrects that in place before it loads
+//! anything (elf/rtld.c, `dl_main`, "Adjust the on-stack auxiliary vector"); the copies that the
+//! kernel gives out (PR_GET_AUXV) stay wrong.
+//!
+//! Nobody says where that place is to code that runs this early: the loader's own record of it is
+//! private. But init and any hook before it run on the main thread's stack, underneath it, so the
+//! vector is found by going up from the stack pointer.
+
+use core::iter;
+use core::sync::atomic::Ordering::Relaxed;
+
+use crate::memory::Mapped;
+use crate::sys;
+
+const AT_NULL: usize = 0;
+const AT_PHDR: usize = 3;
+const AT_PHENT: usize = 4;
+const AT_PHNUM: usize = 5;
+const AT_BASE: usize = 7;
+const AT_SECURE: usize = 23;
+
+const WORD: usize = size_of::<usize>();
+const ENTRY: usize = 2 * WORD;
+/// Size of a program header.
+const PHENT: usize = 56;
+/// More entries than any kernel writes.
+const ENTRIES: usize = 64;
+/// Argument and environment strings with their pointers take 6 MiB of the stack at most (Linux,
+/// fs/exec.c, `bprm_stack_limits`); the rest is for the loader's frames.
+const SCANNED: usize = 8 << 20;
+
+/// The auxiliary vector's entries that matter here.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Auxv {
+    /// Program headers of the executable and their number.
+    pub(crate) phdr: usize,
+    pub(crate) phnum: usize,
+    /// Where the loader lies; 0 if it was started itself.
+    pub(crate) loader: usize,
+    /// The program has more rights than whoever started it.
+    pub(crate) secure: bool,
+}
+
+impl Auxv {
+    fn of(entries: impl Iterator<Item = (usize, usize)>) -> Self {
+        entries
+            .take(ENTRIES)
+            .take_while(|(kind, _)| *kind != AT_NULL)
+            .fold(Self::default(), |seen, (kind, value)| match kind {
+                AT_PHDR => Self {
+                    phdr: value,
+                    ..seen
+                },
+                AT_PHNUM => Self {
+                    phnum: value,
+                    ..seen
+                },
+                AT_BASE => Self {
+                    loader: value,
+                    ..seen
+                },
+                AT_SECURE => Self {
+                    secure: value != 0,
+                    ..seen
+                },
+                _ => seen,
+            })
+    }
+
+    /// As the kernel gives it out to whoever asks. For calls that come from another stack than the
+    /// main thread's.
+    pub(crate) fn of_kernel() -> Option<Self> {
+        let mut words = sys::kernel_auxv()?.iter().map(|word| word.load(Relaxed));
+        Some(Self::of(iter::from_fn(|| {
+            Some((words.next()?, words.next()?))
+        })))
+    }
+}
+
+/// The part of the initial stack that ends with the auxiliary vector.
+pub(crate) struct InitialStack {
+    /// The vector's AT_PHDR entry.
+    phdr: Mapped,
+}
+
+impl InitialStack {
+    /// Goes up from the stack pointer. `None` on any other stack than the main thread's.
+    pub(crate) fn find() -> Option<Self> {
+        let from = sys::stack_pointer() & !(WORD - 1);
+        let mut readable_to = from;
+        for at in (0..SCANNED / WORD).map(|word| from.wrapping_add(word * WORD)) {
+            // What is looked at may reach into the next page.
+            while readable_to < at.wrapping_add(3 * ENTRY) {
+                if !sys::is_readable(readable_to) {
+                    return None;
+                }
+                readable_to = (readable_to | (sys::PAGE - 1)).wrapping_add(1);
+            }
+            // SAFETY: the page was just found readable, and a stack below its top stays mapped.
+            let here = unsafe { Mapped::new(at) };
+            if is_phdr_entry(here) {
+                return Some(Self { phdr: here });
+            }
+        }
+        None
+    }
+
+    /// What the vector says. The kernel writes AT_PHDR ahead of all the others that matter (Linux,
+    /// fs/binfmt_elf.c, `create_elf_tables`).
+    pub(crate) fn auxv(&self) -> Auxv {
+        let entries = (0_u32..).map(|index| {
+            let entry = self.phdr.nth(index, ENTRY);
+            (entry.word(), entry.add(WORD).word())
+        });
+        Auxv::of(entries)
+    }
+
+    /// The environment's strings, last first: the pointers between two null words in front of the
+    /// vector.
+    pub(crate) fn environment(&self) -> impl Iterator<Item = Mapped> {
+        let mut end = self.phdr;
+        for _ in 0..ENTRIES {
+            let before = end.add(0_usize.wrapping_sub(ENTRY));
+            // Entries that come before AT_PHDR have small types; what comes before the vector is a
+            // pointer or, if the environment is empty, null.
+            if (1..=ENTRIES).contains(&before.word()) {
+                end = before;
+            } else {
+                break;
+            }
+        }
+        let back = 0_usize.wrapping_sub(WORD);
+        let mut pointer = end.add(back);
+        iter::from_fn(move || {
+            pointer = pointer.add(back);
+            // SAFETY: a pointer of the environment that the kernel wrote leads to a string.
+            Some(pointer.word())
+                .filter(|at| *at != 0)
+                .map(|at| unsafe { Mapped::new(at) })
+        })
+    }
+}
+
+/// Whether the entries AT_PHDR, AT_PHENT and AT_PHNUM begin here, side by side as the kernel writes
+/// them, with values that they can have.
+fn is_phdr_entry(here: Mapped) -> bool {
+    let word = |index| here.nth(index, WORD).word();
+    word(0) == AT_PHDR
+        && word(2) == AT_PHENT
+        && word(3) == PHENT
+        && word(4) == AT_PHNUM
+        && (1..=usize::from(u16::MAX)).contains(&word(5))
+        && word(1) > sys::PAGE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_up_to_the_null_entry_count() {
+        let auxv =
+            Auxv::of([(6, 4096), (3, 64), (5, 9), (7, 77), (23, 1), (0, 0), (3, 1)].into_iter());
+        assert_eq!(
+            (auxv.phdr, auxv.phnum, auxv.loader, auxv.secure),
+            (64, 9, 77, true)
+        );
+    }
+
+    #[test]
+    fn a_page_that_is_not_mapped_is_not_readable() {
+        let word = [0_u32; 1];
+        assert!(sys::is_readable((&raw const word).expose_provenance()));
+        assert!(!sys::is_readable(sys::PAGE));
+    }
+}

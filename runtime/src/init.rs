@@ -1,0 +1,121 @@
+//! The runtime's life-cycle and the four ways in which the loader calls it.
+//!
+//! ```text
+//!  loaded ─▶ relocation ─▶ preinit ─▶ running ─▶ exiting
+//!            IFUNC         DT_PREINIT_ARRAY,      DT_FINI
+//!            resolver      DT_INIT
+//! ```
+//!
+//! A rewritten executable holds one relocation against [`allocs_preinit`]. Since that symbol is an
+//! IFUNC, glibc calls its resolver while it relocates the executable: after the runtime's own
+//! relocation, before any constructor and before its own malloc becomes the program's (elf/rtld.c,
+//! `dl_main`). What the resolver returns is stored in the executable's DT_PREINIT_ARRAY and called
+//! ahead of all constructors but those of one object with DF_1_INITFIRST (elf/dl-init.c,
+//! `_dl_init`). Under LD_PRELOAD alone there is only the constructor; the runtime has that flag.
+
+#[cfg(not(test))]
+use core::arch::{global_asm, naked_asm};
+use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
+
+use crate::auxv::InitialStack;
+use crate::next;
+use crate::report;
+
+/// The states, in the order in which a process goes through them. None is left for an earlier one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum State {
+    Loaded,
+    Relocation,
+    Preinit,
+    Running,
+    Exiting,
+}
+
+static STATE: AtomicU8 = AtomicU8::new(State::Loaded as u8);
+/// The state that came after [`State::Loaded`].
+static FIRST: AtomicU8 = AtomicU8::new(State::Loaded as u8);
+
+/// Whether init has been called at all.
+pub(crate) fn reached() -> bool {
+    STATE.load(Relaxed) != State::Loaded as u8
+}
+
+/// The state that the first life-cycle call brought the runtime to; by the constructor it is running.
+pub(crate) fn first() -> State {
+    let is_first = |state: &State| *state as u8 == FIRST.load(Relaxed);
+    let states = [
+        State::Relocation,
+        State::Preinit,
+        State::Running,
+        State::Exiting,
+    ];
+    states.into_iter().find(is_first).unwrap_or(State::Loaded)
+}
+
+/// One life-cycle call. Whichever comes first does the work: `ldd -r` makes the first one too and
+/// never starts the program, so none of it can be seen from outside.
+fn enter(state: State) {
+    if !reached() {
+        FIRST.store(state as u8, Relaxed);
+        next::look_up();
+        if let Some(stack) = InitialStack::find() {
+            report::configure(&stack);
+        }
+    }
+    STATE.fetch_max(state as u8, Relaxed);
+}
+
+/// The symbol that the relocation in a rewritten executable names; its address, resolved, is the
+/// function that the loader calls as a preinit function. Has no effect when called again.
+///
+/// rustc knows no IFUNC; the directive overrides the symbol type that it gave.
+#[cfg(not(test))]
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+pub extern "C" fn allocs_preinit() {
+    naked_asm!(
+        ".type allocs_preinit, @gnu_indirect_function",
+        "jmp {resolver}",
+        resolver = sym resolve,
+    )
+}
+
+#[cfg(not(test))]
+extern "C" fn resolve() -> extern "C" fn() {
+    enter(State::Relocation);
+    preinit
+}
+
+/// Called with argc, argv and envp, and in need of none of them.
+extern "C" fn preinit() {
+    enter(State::Preinit);
+    enter(State::Running);
+}
+
+// DT_INIT and DT_FINI name symbols to the linker, and a symbol that Rust gives a name to is exported.
+#[cfg(not(test))]
+global_asm!(
+    ".text",
+    ".hidden allocs_constructor",
+    ".globl allocs_constructor",
+    ".type allocs_constructor, @function",
+    "allocs_constructor: jmp {constructor}",
+    ".hidden allocs_destructor",
+    ".globl allocs_destructor",
+    ".type allocs_destructor, @function",
+    "allocs_destructor: jmp {destructor}",
+    constructor = sym construct,
+    destructor = sym destroy,
+);
+
+/// Called with argc, argv and envp by glibc, with nothing by musl.
+extern "C" fn construct() {
+    enter(State::Running);
+}
+
+/// Called after the exit handlers. The process may go on allocating: other destructors follow.
+extern "C" fn destroy() {
+    enter(State::Exiting);
+    report::write();
+}

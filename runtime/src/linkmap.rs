@@ -1,0 +1,125 @@
+//! The loader's list of loaded objects, found with nothing initialised: program headers, then the
+//! executable's DT_DEBUG, then `r_debug`, then the list.
+//!
+//! glibc fills DT_DEBUG in before it maps the first library and its list is complete before it
+//! relocates the first object (elf/rtld.c, `dl_main`: `_dl_debug_initialize`,
+//! `elf_setup_debug_entry`, `_dl_map_object_deps`, then the calls of `_dl_relocate_object`). musl
+//! fills it in after relocation, before any constructor (ldso/dynlink.c, `__dls3`).
+
+use core::iter;
+
+use crate::auxv::{Auxv, InitialStack};
+use crate::memory::Mapped;
+use crate::symbol::Symbols;
+
+const PT_LOAD: u32 = 1;
+const PT_DYNAMIC: u32 = 2;
+const PT_PHDR: u32 = 6;
+const DT_NULL: usize = 0;
+const DT_DEBUG: usize = 21;
+
+/// More objects than a loader ever has, and more entries than a dynamic table: a bound for lists
+/// that somebody else wrote.
+const MANY: usize = 1 << 16;
+
+/// One loaded object.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Object {
+    /// What is added to the addresses in its file.
+    pub(crate) base: usize,
+    /// Its dynamic table.
+    pub(crate) dynamic: Mapped,
+}
+
+impl Object {
+    /// The object whose program headers lie at `phdr`.
+    fn of_headers(phdr: Mapped, count: usize) -> Option<Self> {
+        let headers = || {
+            (0_u32..)
+                .take(count.min(MANY))
+                .map(|index| phdr.nth(index, 56))
+        };
+        let vaddr = |header: Mapped| header.add(16).word();
+        let own = headers().find(|header| header.u32() == PT_PHDR).map(vaddr);
+        // ld.so has no PT_PHDR. There the table follows the ELF header, which is what the segment
+        // with offset 0 begins with.
+        let behind_header = || {
+            let first = |header: &Mapped| header.u32() == PT_LOAD && header.add(8).word() == 0;
+            headers()
+                .find(first)
+                .map(|header| vaddr(header).wrapping_add(64))
+        };
+        let base = phdr.address().wrapping_sub(own.or_else(behind_header)?);
+        let dynamic = headers().find(|header| header.u32() == PT_DYNAMIC)?;
+        // SAFETY: the program headers of a loaded object say where its dynamic table is.
+        let dynamic = unsafe { Mapped::new(base.wrapping_add(vaddr(dynamic))) };
+        Some(Self { base, dynamic })
+    }
+
+    /// The entries of the dynamic table: tag and value.
+    pub(crate) fn entries(self) -> impl Iterator<Item = (usize, usize)> {
+        (0_u32..)
+            .take(MANY)
+            .map(move |index| self.dynamic.nth(index, 16))
+            .map(|entry| (entry.word(), entry.add(8).word()))
+            .take_while(|(tag, _)| *tag != DT_NULL)
+    }
+
+    /// The loader's `r_debug` as this object knows it: as the value of DT_DEBUG, if it is the
+    /// executable, or as a symbol, if it is the loader.
+    fn debug(self) -> Option<Mapped> {
+        let noted = self
+            .entries()
+            .find(|(tag, _)| *tag == DT_DEBUG)
+            .map(|(_, value)| value);
+        let defined = || {
+            let symbol = Symbols::of(self)?.find(b"_r_debug")?;
+            Some(symbol.address)
+        };
+        let address = noted.filter(|value| *value != 0).or_else(defined)?;
+        // SAFETY: this is where the loader keeps its `r_debug`.
+        Some(unsafe { Mapped::new(address) })
+    }
+}
+
+/// All loaded objects in load order, the executable first. Empty if the loader cannot be found.
+pub(crate) fn objects() -> impl Iterator<Item = Object> {
+    let mut next = first().unwrap_or_default();
+    iter::from_fn(move || {
+        // SAFETY: the list's pointers lead to its entries, which live as long as the objects do.
+        let entry = Some(next)
+            .filter(|at| *at != 0)
+            .map(|at| unsafe { Mapped::new(at) })?;
+        // `struct link_map`: l_addr, l_name, l_ld, l_next. musl's `struct dso` begins alike.
+        next = entry.add(24).word();
+        // SAFETY: l_ld is the address of the object's dynamic table.
+        let dynamic = unsafe { Mapped::new(entry.add(16).word()) };
+        Some(Object {
+            base: entry.word(),
+            dynamic,
+        })
+    })
+    .take(MANY)
+    .filter(|object| object.dynamic.address() != 0)
+}
+
+/// The address of the list's first entry.
+fn first() -> Option<usize> {
+    let auxv = InitialStack::find()
+        .map(|stack| stack.auxv())
+        .or_else(Auxv::of_kernel)?;
+    let map = |debug: Mapped| Some(debug.add(8).word()).filter(|map| *map != 0);
+    let executable = (auxv.phdr != 0)
+        // SAFETY: the kernel says that the program headers are there.
+        .then(|| unsafe { Mapped::new(auxv.phdr) })
+        .and_then(|phdr| Object::of_headers(phdr, auxv.phnum));
+    let loader = (auxv.loader != 0)
+        // SAFETY: the kernel says that the loader's ELF header is there.
+        .then(|| unsafe { Mapped::new(auxv.loader) })
+        .and_then(|header| {
+            let phdr = header.add(header.add(32).word());
+            Object::of_headers(phdr, usize::from(header.add(56).u16()))
+        });
+    let known_by = |object: Option<Object>| object.and_then(Object::debug).and_then(map);
+    known_by(executable).or_else(|| known_by(loader))
+}

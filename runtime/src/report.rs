@@ -1,0 +1,251 @@
+//! The report that `ALLOCS_REPORT=FILE` asks for, written when the process exits: JSON if FILE ends in
+//! `.json`, else text; to standard error if FILE is `-`. Without the variable, and in a program that
+//! has more rights than whoever started it, there is none.
+//!
+//! A forked child has inherited the counts together with the heap that they are about, goes on
+//! counting, and writes its own report at its own exit. A FILE that several processes share holds
+//! what the last one wrote. Processes that end by `_exit`, a signal or exec write none.
+
+use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
+
+use crate::auxv::InitialStack;
+use crate::counters::{self, Totals};
+use crate::hook::Hook;
+use crate::init::{self, State};
+use crate::next;
+use crate::sys::{self, File};
+
+const VARIABLE: &[u8] = b"ALLOCS_REPORT=";
+/// Longest path that the kernel takes, with its NUL.
+const PATH_MAX: usize = 4096;
+
+/// FILE, ending in NUL; empty for no report. A copy: programs overwrite their initial environment to
+/// change their title.
+static FILE: [AtomicU8; PATH_MAX] = [const { AtomicU8::new(0) }; PATH_MAX];
+
+/// Notes what the environment asks for.
+pub(crate) fn configure(stack: &InitialStack) {
+    if stack.auxv().secure {
+        return;
+    }
+    // Last first; the first of several is the one that getenv would give.
+    let Some(value) = stack
+        .environment()
+        .filter(|string| string.starts_with(VARIABLE))
+        .last()
+        .map(|string| string.add(VARIABLE.len()))
+    else {
+        return;
+    };
+    if (0..PATH_MAX).all(|at| value.add(at).byte() != 0) {
+        return;
+    }
+    for (at, kept) in FILE.iter().enumerate() {
+        let byte = value.add(at).byte();
+        kept.store(byte, Relaxed);
+        if byte == 0 {
+            break;
+        }
+    }
+}
+
+/// Writes the report, if one is asked for.
+pub(crate) fn write() {
+    let length = FILE
+        .iter()
+        .take_while(|byte| byte.load(Relaxed) != 0)
+        .count();
+    let Some(path) = FILE.get(..length).filter(|path| !path.is_empty()) else {
+        return;
+    };
+    TEXT.length.store(0, Relaxed);
+    if ends_with(path, b".json") {
+        json(&TEXT);
+    } else {
+        table(&TEXT);
+    }
+    if length == 1 && ends_with(path, b"-") {
+        File::STDERR.write(TEXT.bytes());
+    } else if let Some(file) = File::create(&FILE) {
+        file.write(TEXT.bytes());
+        file.close();
+    }
+}
+
+fn ends_with(path: &[AtomicU8], end: &[u8]) -> bool {
+    path.len() >= end.len()
+        && path
+            .iter()
+            .rev()
+            .zip(end.iter().rev())
+            .all(|(byte, end)| byte.load(Relaxed) == *end)
+}
+
+/// One object, one line.
+fn json(text: &Text) {
+    let totals = Totals::now();
+    text.put(b"{\"pid\":").number(sys::process_id());
+    text.put(b",\"init\":{\"phase\":\"")
+        .put(phase())
+        .put(b"\",\"hooks_before_init\":");
+    text.number(totals.before_init)
+        .put(b"},\"live\":{\"chunks\":")
+        .number(totals.live_chunks);
+    text.put(b",\"bytes\":").size(totals.live_bytes);
+    text.put(b",\"peak_bytes\":").size(totals.peak_bytes);
+    text.put(b"},\"hooks\":{");
+    for hook in Hook::ALL {
+        let (calls, bytes) = counters::of(hook);
+        if hook != Hook::Malloc {
+            text.put(b",");
+        }
+        text.put(b"\"")
+            .put(hook.name())
+            .put(b"\":{\"calls\":")
+            .number(calls);
+        text.put(b",\"bytes\":").number(bytes).put(b"}");
+    }
+    text.put(b"}}\n");
+}
+
+/// A few lines and a table of the hooks that were called.
+fn table(text: &Text) {
+    let totals = Totals::now();
+    text.put(b"allocations of process ")
+        .number(sys::process_id());
+    text.put(b"\ninit: ")
+        .put(phase())
+        .put(b", hooks before it: ")
+        .number(totals.before_init);
+    text.put(b"\nlive: chunks ").number(totals.live_chunks);
+    text.put(b", bytes ").size(totals.live_bytes);
+    text.put(b", peak bytes ").size(totals.peak_bytes);
+    text.put(b"\n").column(b"hook").put(b"calls, bytes\n");
+    for hook in Hook::ALL {
+        let (calls, bytes) = counters::of(hook);
+        if calls != 0 {
+            text.column(hook.name())
+                .number(calls)
+                .put(b", ")
+                .number(bytes)
+                .put(b"\n");
+        }
+    }
+}
+
+/// The first life-cycle call that reached the runtime, by name.
+fn phase() -> &'static [u8] {
+    let state = init::first();
+    if state == State::Relocation {
+        b"relocation"
+    } else if state == State::Preinit {
+        b"preinit"
+    } else {
+        b"constructor"
+    }
+}
+
+/// Text in a fixed buffer. What does not fit is left out; the largest report takes half of it.
+struct Text {
+    buffer: [AtomicU8; PATH_MAX],
+    length: AtomicUsize,
+}
+
+/// The report's text. On the stack it would have to be cleared first, by a call of memset, which the
+/// compiler makes through a relocated table.
+static TEXT: Text = Text::new();
+
+impl Text {
+    const fn new() -> Self {
+        Self {
+            buffer: [const { AtomicU8::new(0) }; PATH_MAX],
+            length: AtomicUsize::new(0),
+        }
+    }
+
+    fn bytes(&self) -> &[AtomicU8] {
+        self.buffer
+            .get(..self.length.load(Relaxed))
+            .unwrap_or_default()
+    }
+
+    fn put(&self, bytes: &[u8]) -> &Self {
+        for byte in bytes {
+            let length = self.length.load(Relaxed);
+            if let Some(place) = self.buffer.get(length) {
+                place.store(*byte, Relaxed);
+                self.length.store(length.wrapping_add(1), Relaxed);
+            }
+        }
+        self
+    }
+
+    /// `bytes`, filled up to the width of the longest hook's name and a space.
+    fn column(&self, bytes: &[u8]) -> &Self {
+        self.put(bytes);
+        for _ in bytes.len()..19 {
+            self.put(b" ");
+        }
+        self
+    }
+
+    fn number(&self, number: usize) -> &Self {
+        // The largest has twenty digits.
+        let mut digits = [b'0'; 20];
+        let mut rest = number;
+        let mut used = 0;
+        for digit in digits.iter_mut().rev() {
+            *digit = b"0123456789".get(rest % 10).copied().unwrap_or_default();
+            used += 1;
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
+        }
+        let leading = digits.len().wrapping_sub(used);
+        self.put(digits.get(leading..).unwrap_or_default())
+    }
+
+    /// A number of bytes that only the program's allocator can tell.
+    fn size(&self, bytes: usize) -> &Self {
+        if next::knows_sizes() {
+            self.number(bytes)
+        } else {
+            self.put(b"null")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_decimal() {
+        for number in [0, 7, 10, 10_002, usize::MAX] {
+            let text = Text::new();
+            text.number(number);
+            let bytes: Vec<u8> = text.bytes().iter().map(|byte| byte.load(Relaxed)).collect();
+            assert_eq!(bytes, number.to_string().as_bytes());
+        }
+    }
+
+    #[test]
+    fn text_that_does_not_fit_is_cut() {
+        let text = Text::new();
+        for _ in 0..PATH_MAX {
+            text.put(b"ab");
+        }
+        assert_eq!(text.bytes().len(), PATH_MAX);
+    }
+
+    #[test]
+    fn the_largest_report_fits() {
+        let text = Text::new();
+        for hook in Hook::ALL {
+            text.put(br#"{"":{"calls":,"bytes":},"#).put(hook.name());
+            text.number(usize::MAX).number(usize::MAX);
+        }
+        assert!(text.bytes().len() < PATH_MAX / 2);
+    }
+}

@@ -1,0 +1,163 @@
+//! The machine underneath: system calls without libc (so without `errno`), and the few registers
+//! and addresses that only assembly can name.
+
+use core::arch::asm;
+use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
+
+const SYS_WRITE: usize = 1;
+const SYS_CLOSE: usize = 3;
+const SYS_GETPID: usize = 39;
+const SYS_PRCTL: usize = 157;
+const SYS_FUTEX: usize = 202;
+const SYS_OPENAT: usize = 257;
+
+const EINTR: isize = 4;
+const EAGAIN: isize = 11;
+const ETIMEDOUT: isize = 110;
+
+/// Size of the pages that access rights are given by.
+pub(crate) const PAGE: usize = 4096;
+
+/// One system call with up to five arguments: what it returns, negative for an error.
+///
+/// # Safety
+/// As the system call with that number.
+unsafe fn syscall(number: usize, arguments: [usize; 5]) -> isize {
+    let [first, second, third, fourth, fifth] = arguments;
+    let result: isize;
+    // SAFETY: the caller answers for what the call does; the kernel clobbers rcx and r11 only.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") number => result,
+            in("rdi") first,
+            in("rsi") second,
+            in("rdx") third,
+            in("r10") fourth,
+            in("r8") fifth,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    result
+}
+
+/// Whether the four bytes at `address`, a multiple of four, can be read. Never faults and changes nothing: a
+/// futex wait with a timeout of zero reads them on our behalf. It was chosen over others because
+/// every sandbox that lets a threaded program live lets it pass, and valgrind knows it.
+pub(crate) fn is_readable(address: usize) -> bool {
+    const FUTEX_WAIT_PRIVATE: usize = 128;
+    let no_time = [0_usize; 2];
+    let timeout = (&raw const no_time).expose_provenance();
+    // SAFETY: the kernel reads at `address` with its own guard against faults; nobody is woken.
+    let result = unsafe { syscall(SYS_FUTEX, [address, FUTEX_WAIT_PRIVATE, 1, timeout, 0]) };
+    result == -EAGAIN || result == -ETIMEDOUT
+}
+
+/// The auxiliary vector that the kernel remembers (since Linux 6.4), as far as it fits. Whoever asks
+/// gets the same words, so that they may share a place.
+pub(crate) fn kernel_auxv() -> Option<&'static [AtomicUsize]> {
+    const PR_GET_AUXV: usize = 0x4155_5856;
+    static WORDS: [AtomicUsize; 128] = [const { AtomicUsize::new(0) }; 128];
+    let at = WORDS.as_ptr().expose_provenance();
+    // SAFETY: the kernel writes at most as many bytes as it is told to, into words that may change.
+    let result = unsafe { syscall(SYS_PRCTL, [PR_GET_AUXV, at, size_of_val(&WORDS), 0, 0]) };
+    (result > 0).then_some(&WORDS)
+}
+
+/// The process's id.
+pub(crate) fn process_id() -> usize {
+    // SAFETY: has no arguments and cannot fail.
+    unsafe { syscall(SYS_GETPID, [0; 5]) }.unsigned_abs()
+}
+
+/// A file descriptor that was opened here.
+pub(crate) struct File(usize);
+
+impl File {
+    /// Standard error, which is not closed on drop by anybody.
+    pub(crate) const STDERR: Self = Self(2);
+
+    /// Creates or empties the file at `path`, which a NUL ends. Follows no symbolic link, waits
+    /// for no reader, gets no terminal, and no program that is executed meanwhile inherits it.
+    pub(crate) fn create(path: &[AtomicU8]) -> Option<Self> {
+        const AT_FDCWD: usize = 0_usize.wrapping_sub(100);
+        const O_WRONLY: usize = 0o1;
+        const O_CREAT: usize = 0o100;
+        const O_NOCTTY: usize = 0o400;
+        const O_TRUNC: usize = 0o1000;
+        const O_NONBLOCK: usize = 0o4000;
+        const O_NOFOLLOW: usize = 0o400_000;
+        const O_CLOEXEC: usize = 0o2_000_000;
+        const FLAGS: usize =
+            O_WRONLY | O_CREAT | O_NOCTTY | O_TRUNC | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC;
+        path.iter().find(|byte| byte.load(Relaxed) == 0)?;
+        let at = path.as_ptr().expose_provenance();
+        // SAFETY: the path has an end, as just seen.
+        let result = unsafe { syscall(SYS_OPENAT, [AT_FDCWD, at, FLAGS, 0o666, 0]) };
+        usize::try_from(result).ok().map(Self)
+    }
+
+    /// Writes all of `text`, or as much as the file takes.
+    pub(crate) fn write(&self, text: &[AtomicU8]) {
+        let mut rest = text;
+        while !rest.is_empty() {
+            let at = rest.as_ptr().expose_provenance();
+            // SAFETY: the kernel reads `rest` and nothing else.
+            let result = unsafe { syscall(SYS_WRITE, [self.0, at, rest.len(), 0, 0]) };
+            match usize::try_from(result) {
+                Ok(0) => return,
+                Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+                Err(_) if result == -EINTR => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Closes it.
+    pub(crate) fn close(self) {
+        // SAFETY: `create` opened the descriptor and `self` is its only owner.
+        unsafe { syscall(SYS_CLOSE, [self.0, 0, 0, 0, 0]) };
+    }
+}
+
+/// The thread pointer: different for any two threads that live at the same time. The x86-64 ABI has
+/// the first word of the thread control block point to itself; both loaders set it up before they
+/// relocate anything (glibc, elf/rtld.c, `init_tls`).
+#[inline(always)]
+pub(crate) fn thread_pointer() -> usize {
+    let pointer: usize;
+    // SAFETY: reads one word that every thread has.
+    unsafe {
+        asm!("mov {}, fs:0", out(reg) pointer, options(nostack, preserves_flags, readonly, pure));
+    }
+    pointer
+}
+
+/// The stack pointer of the calling function.
+#[inline(always)]
+pub(crate) fn stack_pointer() -> usize {
+    let pointer: usize;
+    // SAFETY: reads a register.
+    unsafe { asm!("mov {}, rsp", out(reg) pointer, options(nostack, nomem, preserves_flags)) };
+    pointer
+}
+
+/// Where this object's own dynamic table lies: what the link map knows it by.
+#[cfg(not(test))]
+pub(crate) fn own_dynamic() -> usize {
+    let address: usize;
+    // SAFETY: computes an address relative to the instruction. `_DYNAMIC` is the linker's own hidden
+    // symbol; a Rust `static` for it could be reached through a relocated table.
+    unsafe {
+        asm!("lea {}, [rip + _DYNAMIC]", out(reg) address, options(nostack, nomem, preserves_flags));
+    }
+    address
+}
+
+/// Unit tests are not a shared object in a link map.
+#[cfg(test)]
+pub(crate) fn own_dynamic() -> usize {
+    0
+}
