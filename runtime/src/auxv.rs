@@ -90,6 +90,12 @@ impl InitialStack {
     /// Goes up from the stack pointer. `None` on any other stack than the main thread's.
     pub(crate) fn find() -> Option<Self> {
         let from = sys::stack_pointer() & !(WORD - 1);
+        // What is below the vector are the loader's frames, in part never written to.
+        sys::unreported(|| Self::find_above(from))
+    }
+
+    #[inline(never)]
+    fn find_above(from: usize) -> Option<Self> {
         let mut readable_to = from;
         for at in (0..SCANNED / WORD).map(|word| from.wrapping_add(word * WORD)) {
             // What is looked at may reach into the next page.

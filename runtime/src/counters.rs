@@ -208,6 +208,7 @@ impl Totals {
 }
 
 /// Calls and bytes of `hook`.
+#[inline(never)]
 pub(crate) fn of(hook: Hook) -> (usize, usize) {
     let total = |counter: fn(&Calls) -> &AtomicUsize| {
         shards()

@@ -96,18 +96,32 @@ pub unsafe extern "C" fn posix_memalign(chunk: *mut Chunk, alignment: usize, siz
 /// realloc(3).
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn realloc(chunk: Chunk, size: usize) -> Chunk {
+    type Function = unsafe extern "C" fn(Chunk, usize) -> Chunk;
     // SAFETY: the caller keeps to realloc's contract.
-    unsafe { reallocate(Hook::Realloc, chunk, size) }
+    reallocate(Hook::Realloc, chunk, size, |next: Function| unsafe {
+        next(chunk, size)
+    })
 }
 
-/// reallocarray(3).
+/// reallocarray(3). Next's is asked even though it is realloc of the product: it calls the program's
+/// realloc, which is not next's if an allocator without reallocarray comes ahead of the runtime.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn reallocarray(chunk: Chunk, count: usize, size: usize) -> Chunk {
-    // An overflow must set `errno` and leave the chunk alone. Next does both for a size that it
-    // cannot give; the runtime could not set `errno` without libc.
+    type Function = unsafe extern "C" fn(Chunk, usize, usize) -> Chunk;
+    type Realloc = unsafe extern "C" fn(Chunk, usize) -> Chunk;
+    // A product that overflows makes next fail. In a libc that is older than reallocarray, realloc
+    // fails for a size that cannot be had, which sets `errno` and leaves the chunk alone.
     let bytes = count.saturating_mul(size);
-    // SAFETY: the caller keeps to reallocarray's contract, which is realloc's.
-    unsafe { reallocate(Hook::Reallocarray, chunk, bytes) }
+    if next::of(Hook::Reallocarray).is_none() {
+        // SAFETY: the caller keeps to reallocarray's contract, which is realloc's.
+        return reallocate(Hook::Realloc, chunk, bytes, |next: Realloc| unsafe {
+            next(chunk, bytes)
+        });
+    }
+    // SAFETY: as above.
+    reallocate(Hook::Reallocarray, chunk, bytes, |next: Function| unsafe {
+        next(chunk, count, size)
+    })
 }
 
 /// free(3).
@@ -198,13 +212,14 @@ fn release<F: Copy>(hook: Hook, chunk: Chunk, pass_on: impl FnOnce(F)) {
     pass_on(unsafe { next.function() });
 }
 
-/// realloc under either of its names.
-///
-/// # Safety
-/// As realloc.
+/// What realloc does under either of its names: `ask` next to resize `old` and count the difference.
 #[inline(always)]
-unsafe fn reallocate(hook: Hook, old: Chunk, bytes: usize) -> Chunk {
-    type Function = unsafe extern "C" fn(Chunk, usize) -> Chunk;
+fn reallocate<F: Copy>(
+    hook: Hook,
+    old: Chunk,
+    bytes: usize,
+    ask: impl FnOnce(F) -> Chunk,
+) -> Chunk {
     let Some(next) = next::of(hook) else {
         return ptr::null_mut();
     };
@@ -214,10 +229,8 @@ unsafe fn reallocate(hook: Hook, old: Chunk, bytes: usize) -> Chunk {
     } else {
         0
     };
-    // SAFETY: both names are those of functions of this type.
-    let function: Function = unsafe { next.function() };
-    // SAFETY: the caller keeps to realloc's contract.
-    let new = unsafe { function(old, bytes) };
+    // SAFETY: each hook names the function's type next to its own.
+    let new = ask(unsafe { next.function() });
     if let Some(entry) = entry {
         entry.called(hook, if new.is_null() { 0 } else { bytes });
         match (old.is_null(), new.is_null()) {

@@ -104,6 +104,7 @@ pub(crate) fn objects() -> impl Iterator<Item = Object> {
 }
 
 /// The address of the list's first entry.
+#[inline(never)]
 fn first() -> Option<usize> {
     let auxv = InitialStack::find()
         .map(|stack| stack.auxv())

@@ -1,7 +1,25 @@
 //! Reading what the kernel and the loader left in memory: the initial stack, program headers,
 //! dynamic tables. The one place where an address becomes a read.
 
-use core::ptr;
+use core::arch::asm;
+
+/// One load, as an instruction: this is memory that Rust knows nothing about, not aligned by its rules,
+/// on the initial stack even its own frames.
+macro_rules! load {
+    ($instruction:literal, $address:expr, $value:ty) => {{
+        let value: $value;
+        // SAFETY: whoever made the first `Mapped` of this table answered for it.
+        unsafe {
+            asm!(
+                $instruction,
+                out(reg) value,
+                in(reg) $address,
+                options(nostack, readonly, preserves_flags),
+            );
+        }
+        value
+    }};
+}
 
 /// An address inside such a table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,19 +49,20 @@ impl Mapped {
     }
 
     pub(crate) fn byte(self) -> u8 {
-        self.read()
+        load!("movzx {:e}, byte ptr [{}]", self.0, u32).to_le_bytes()[0]
     }
 
     pub(crate) fn u16(self) -> u16 {
-        self.read()
+        let [first, second, ..] = load!("movzx {:e}, word ptr [{}]", self.0, u32).to_le_bytes();
+        u16::from_le_bytes([first, second])
     }
 
     pub(crate) fn u32(self) -> u32 {
-        self.read()
+        load!("mov {:e}, dword ptr [{}]", self.0, u32)
     }
 
     pub(crate) fn word(self) -> usize {
-        self.read()
+        load!("mov {}, qword ptr [{}]", self.0, usize)
     }
 
     /// Whether the NUL-terminated string here is `text`.
@@ -56,12 +75,5 @@ impl Mapped {
         text.iter()
             .enumerate()
             .all(|(at, expected)| self.add(at).byte() == *expected)
-    }
-
-    fn read<T: Copy>(self) -> T {
-        let at = ptr::with_exposed_provenance::<T>(self.0);
-        // SAFETY: whoever made the first `Mapped` of this table answered for it. Tables need not be
-        // aligned in memory that somebody else laid out.
-        unsafe { at.read_unaligned() }
     }
 }

@@ -100,47 +100,66 @@ pub(crate) fn look_up() {
     if linkmap::objects().next().is_none() {
         return;
     }
-    let malloc = first_behind(Hook::Malloc);
-    let usable_size = first_behind(Hook::MallocUsableSize);
+    let malloc = first_in(behind(), Hook::Malloc);
+    let usable_size = first_in(behind(), Hook::MallocUsableSize)
+        .filter(|usable_size| malloc.is_some_and(|malloc| malloc.object == usable_size.object))
+        .filter(|_| is_programs_heap());
     for (hook, found) in Hook::ALL.into_iter().zip(&FOUND) {
         let definition = definition_for(hook);
-        // Only chunks of the allocator whose malloc_usable_size it is may be shown to it. (A program
-        // with a preloaded allocator that has no pvalloc gets pvalloc from libc.)
-        let from = |other: Option<Definition>| matches!((definition, other), (Some(one), Some(other)) if one.object == other.object);
-        let sizes = usable_size.filter(|_| from(malloc) && from(usable_size));
-        found
-            .usable_size
-            .store(sizes.map_or(0, |sizes| sizes.address), Ordering::Relaxed);
+        // Only the allocator's own chunks may be shown to its malloc_usable_size. (A program with a
+        // preloaded allocator that has no pvalloc gets pvalloc from libc.)
+        let sizes = usable_size
+            .filter(|sizes| definition.is_some_and(|found| found.object == sizes.object))
+            .map_or(0, |sizes| sizes.address);
         let function = definition.map_or(ABSENT, |definition| definition.address);
+        found.usable_size.store(sizes, Ordering::Relaxed);
         found.function.store(function, Ordering::Release);
     }
 }
 
 /// What `hook` passes on to.
 fn definition_for(hook: Hook) -> Option<Definition> {
+    let next = first_in(behind(), hook);
     match hook {
-        // By definition realloc of the product, and that is what libc's calls.
-        Hook::Reallocarray => first_behind(Hook::Realloc),
         // Younger than many an allocator, or dropped by it. Without the runtime a weak reference
-        // would have been null; now that there is a definition it has to work.
+        // would have been null; now that there is a definition it has to work, with the free that
+        // belongs to the program's malloc, wherever that is.
         Hook::Cfree | Hook::FreeSized | Hook::FreeAlignedSized => {
-            first_behind(hook).or_else(|| first_behind(Hook::Free))
+            next.or_else(|| first_in(ahead().chain(behind()), Hook::Free))
         }
-        _ => first_behind(hook),
+        // A runtime that came in by dlopen is behind libc.
+        _ => next.or_else(|| first_in(ahead(), hook)),
     }
 }
 
-/// The first definition of `hook`'s function behind the runtime in load order, which is the order of
-/// the global scope. If there is none, the first one at all: a runtime that came in by dlopen is
-/// behind libc.
-fn first_behind(hook: Hook) -> Option<Definition> {
-    let own = sys::own_dynamic();
-    let is_own = |object: &Object| object.dynamic.address() == own;
-    let behind = linkmap::objects()
+/// Whether the chunks that the program has are next's. Not if an allocator comes ahead of the
+/// runtime: the functions that it does not define are still hooked, and called for its chunks.
+fn is_programs_heap() -> bool {
+    [Hook::Malloc, Hook::Realloc, Hook::Free]
+        .into_iter()
+        .all(|hook| first_in(ahead(), hook).is_none())
+}
+
+/// The objects behind the runtime in load order, which is the order of the global scope.
+fn behind() -> impl Iterator<Item = Object> {
+    linkmap::objects()
         .skip_while(|object| !is_own(object))
-        .skip(1);
-    let ahead = linkmap::objects().take_while(|object| !is_own(object));
-    behind.chain(ahead).find_map(|object| {
+        .skip(1)
+}
+
+/// The objects ahead of it.
+fn ahead() -> impl Iterator<Item = Object> {
+    linkmap::objects().take_while(|object| !is_own(object))
+}
+
+fn is_own(object: &Object) -> bool {
+    object.dynamic.address() == sys::own_dynamic()
+}
+
+/// The first definition of `hook`'s function in `objects`.
+#[inline(never)]
+fn first_in(mut objects: impl Iterator<Item = Object>, hook: Hook) -> Option<Definition> {
+    objects.find_map(|object| {
         let symbol = Symbols::of(object)?.find(hook.name())?;
         Some(Definition {
             address: symbol.function(),

@@ -169,6 +169,7 @@ impl Text {
             .unwrap_or_default()
     }
 
+    #[inline(never)]
     fn put(&self, bytes: &[u8]) -> &Self {
         for byte in bytes {
             let length = self.length.load(Relaxed);
@@ -189,6 +190,7 @@ impl Text {
         self
     }
 
+    #[inline(never)]
     fn number(&self, number: usize) -> &Self {
         // The largest has twenty digits.
         let mut digits = [b'0'; 20];

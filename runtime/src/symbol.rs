@@ -60,6 +60,7 @@ pub(crate) struct Symbols {
 
 impl Symbols {
     /// Finds the tables of `object`.
+    #[inline(never)]
     pub(crate) fn of(object: Object) -> Option<Self> {
         let table = |wanted: usize| {
             let (_, value) = object.entries().find(|(tag, _)| *tag == wanted)?;
@@ -86,6 +87,7 @@ impl Symbols {
     }
 
     /// The definition of `name` that a program linked with libc is bound to.
+    #[inline(never)]
     pub(crate) fn find(&self, name: &[u8]) -> Option<Symbol> {
         match (self.gnu_hash, self.hash) {
             (Some(table), _) => self.find_gnu(table, name),
