@@ -11,6 +11,7 @@ use core::iter;
 use crate::auxv::{Auxv, InitialStack};
 use crate::memory::Mapped;
 use crate::symbol::Symbols;
+use crate::sys;
 
 const PT_LOAD: u32 = 1;
 const PT_DYNAMIC: u32 = 2;
@@ -65,6 +66,10 @@ impl Object {
             .take_while(|(tag, _)| *tag != DT_NULL)
     }
 
+    fn is_runtime(&self) -> bool {
+        self.dynamic.address() == sys::own_dynamic()
+    }
+
     /// The loader's `r_debug` as this object knows it: as the value of DT_DEBUG, if it is the
     /// executable, or as a symbol, if it is the loader.
     fn debug(self) -> Option<Mapped> {
@@ -82,45 +87,70 @@ impl Object {
     }
 }
 
-/// All loaded objects in load order, the executable first. Empty if the loader cannot be found.
-pub(crate) fn objects() -> impl Iterator<Item = Object> {
-    let mut next = first().unwrap_or_default();
-    iter::from_fn(move || {
-        // SAFETY: the list's pointers lead to its entries, which live as long as the objects do.
-        let entry = Some(next)
-            .filter(|at| *at != 0)
-            .map(|at| unsafe { Mapped::new(at) })?;
-        // `struct link_map`: l_addr, l_name, l_ld, l_next. musl's `struct dso` begins alike.
-        next = entry.add(24).word();
-        // SAFETY: l_ld is the address of the object's dynamic table.
-        let dynamic = unsafe { Mapped::new(entry.add(16).word()) };
-        Some(Object {
-            base: entry.word(),
-            dynamic,
-        })
-    })
-    .take(MANY)
-    .filter(|object| object.dynamic.address() != 0)
+/// The list of the loaded objects.
+#[derive(Clone, Copy)]
+pub(crate) struct LinkMap {
+    first: Mapped,
 }
 
-/// The address of the list's first entry.
-#[inline(never)]
-fn first() -> Option<usize> {
-    let auxv = InitialStack::find()
-        .map(|stack| stack.auxv())
-        .or_else(Auxv::of_kernel)?;
-    let map = |debug: Mapped| Some(debug.add(8).word()).filter(|map| *map != 0);
-    let executable = (auxv.phdr != 0)
-        // SAFETY: the kernel says that the program headers are there.
-        .then(|| unsafe { Mapped::new(auxv.phdr) })
-        .and_then(|phdr| Object::of_headers(phdr, auxv.phnum));
-    let loader = (auxv.loader != 0)
-        // SAFETY: the kernel says that the loader's ELF header is there.
-        .then(|| unsafe { Mapped::new(auxv.loader) })
-        .and_then(|header| {
-            let phdr = header.add(header.add(32).word());
-            Object::of_headers(phdr, usize::from(header.add(56).u16()))
-        });
-    let known_by = |object: Option<Object>| object.and_then(Object::debug).and_then(map);
-    known_by(executable).or_else(|| known_by(loader))
+impl LinkMap {
+    /// Finds the list. `None` if there is no trace of the loader.
+    pub(crate) fn find() -> Option<Self> {
+        let auxv = InitialStack::find()
+            .map(|stack| stack.auxv())
+            .or_else(Auxv::of_kernel)?;
+        let executable = (auxv.phdr != 0)
+            // SAFETY: the kernel says that the program headers are there.
+            .then(|| unsafe { Mapped::new(auxv.phdr) })
+            .and_then(|phdr| Object::of_headers(phdr, auxv.phnum));
+        let loader = (auxv.loader != 0)
+            // SAFETY: the kernel says that the loader's ELF header is there.
+            .then(|| unsafe { Mapped::new(auxv.loader) })
+            .and_then(|header| {
+                let phdr = header.add(header.add(32).word());
+                Object::of_headers(phdr, usize::from(header.add(56).u16()))
+            });
+        let known_by = |object: Option<Object>| {
+            let debug = object?.debug()?;
+            // `struct r_debug`: r_version, r_map.
+            let first = Some(debug.add(8).word()).filter(|map| *map != 0)?;
+            // SAFETY: the loader keeps the list's first entry there.
+            Some(unsafe { Mapped::new(first) })
+        };
+        let first = known_by(executable).or_else(|| known_by(loader))?;
+        Some(Self { first })
+    }
+
+    /// The objects in load order, the executable first.
+    pub(crate) fn objects(self) -> impl Iterator<Item = Object> {
+        let mut next = self.first.address();
+        iter::from_fn(move || {
+            // SAFETY: the list's pointers lead to its entries, which live as long as the objects do.
+            let entry = Some(next)
+                .filter(|at| *at != 0)
+                .map(|at| unsafe { Mapped::new(at) })?;
+            // `struct link_map`: l_addr, l_name, l_ld, l_next. musl's `struct dso` begins alike.
+            next = entry.add(24).word();
+            // SAFETY: l_ld is the address of the object's dynamic table.
+            let dynamic = unsafe { Mapped::new(entry.add(16).word()) };
+            Some(Object {
+                base: entry.word(),
+                dynamic,
+            })
+        })
+        .take(MANY)
+        .filter(|object| object.dynamic.address() != 0)
+    }
+
+    /// Those behind the runtime. Load order is the order of the global scope.
+    pub(crate) fn behind(self) -> impl Iterator<Item = Object> {
+        self.objects()
+            .skip_while(|object| !object.is_runtime())
+            .skip(1)
+    }
+
+    /// Those ahead of the runtime.
+    pub(crate) fn ahead(self) -> impl Iterator<Item = Object> {
+        self.objects().take_while(|object| !object.is_runtime())
+    }
 }

@@ -7,9 +7,8 @@ use core::mem;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::hook::{HOOKS, Hook};
-use crate::linkmap::{self, Object};
+use crate::linkmap::{LinkMap, Object};
 use crate::symbol::Symbols;
-use crate::sys;
 
 /// Nothing defines the function.
 const ABSENT: usize = 1;
@@ -97,15 +96,15 @@ struct Definition {
 
 /// Finds all next functions. May be called again and by any number of threads at once.
 pub(crate) fn look_up() {
-    if linkmap::objects().next().is_none() {
+    let Some(map) = LinkMap::find() else {
         return;
-    }
-    let malloc = first_in(behind(), Hook::Malloc);
-    let usable_size = first_in(behind(), Hook::MallocUsableSize)
+    };
+    let malloc = first_in(map.behind(), Hook::Malloc);
+    let usable_size = first_in(map.behind(), Hook::MallocUsableSize)
         .filter(|usable_size| malloc.is_some_and(|malloc| malloc.object == usable_size.object))
-        .filter(|_| is_programs_heap());
+        .filter(|_| is_programs_heap(map));
     for (hook, found) in Hook::ALL.into_iter().zip(&FOUND) {
-        let definition = definition_for(hook);
+        let definition = definition_for(hook, map);
         // Only the allocator's own chunks may be shown to its malloc_usable_size. (A program with a
         // preloaded allocator that has no pvalloc gets pvalloc from libc.)
         let sizes = usable_size
@@ -118,46 +117,30 @@ pub(crate) fn look_up() {
 }
 
 /// What `hook` passes on to.
-fn definition_for(hook: Hook) -> Option<Definition> {
-    let next = first_in(behind(), hook);
+fn definition_for(hook: Hook, map: LinkMap) -> Option<Definition> {
+    let next = first_in(map.behind(), hook);
     match hook {
         // Younger than many an allocator, or dropped by it. Without the runtime a weak reference
         // would have been null; now that there is a definition it has to work, with the free that
         // belongs to the program's malloc, wherever that is.
         Hook::Cfree | Hook::FreeSized | Hook::FreeAlignedSized => {
-            next.or_else(|| first_in(ahead().chain(behind()), Hook::Free))
+            next.or_else(|| first_in(map.ahead().chain(map.behind()), Hook::Free))
         }
         // A runtime that came in by dlopen is behind libc.
-        _ => next.or_else(|| first_in(ahead(), hook)),
+        _ => next.or_else(|| first_in(map.ahead(), hook)),
     }
 }
 
 /// Whether the chunks that the program has are next's. Not if an allocator comes ahead of the
 /// runtime: the functions that it does not define are still hooked, and called for its chunks.
-fn is_programs_heap() -> bool {
-    [Hook::Malloc, Hook::Realloc, Hook::Free]
+fn is_programs_heap(map: LinkMap) -> bool {
+    let basic = [Hook::Malloc, Hook::Realloc, Hook::Free];
+    basic
         .into_iter()
-        .all(|hook| first_in(ahead(), hook).is_none())
-}
-
-/// The objects behind the runtime in load order, which is the order of the global scope.
-fn behind() -> impl Iterator<Item = Object> {
-    linkmap::objects()
-        .skip_while(|object| !is_own(object))
-        .skip(1)
-}
-
-/// The objects ahead of it.
-fn ahead() -> impl Iterator<Item = Object> {
-    linkmap::objects().take_while(|object| !is_own(object))
-}
-
-fn is_own(object: &Object) -> bool {
-    object.dynamic.address() == sys::own_dynamic()
+        .all(|hook| first_in(map.ahead(), hook).is_none())
 }
 
 /// The first definition of `hook`'s function in `objects`.
-#[inline(never)]
 fn first_in(mut objects: impl Iterator<Item = Object>, hook: Hook) -> Option<Definition> {
     objects.find_map(|object| {
         let symbol = Symbols::of(object)?.find(hook.name())?;

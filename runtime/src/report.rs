@@ -47,6 +47,52 @@ pub(crate) fn configure(stack: &InitialStack) {
             break;
         }
     }
+    if is_stderr() {
+        keep_stderr();
+    }
+}
+
+/// Whether FILE is `-`.
+fn is_stderr() -> bool {
+    let bytes = FILE.iter().map(|byte| byte.load(Relaxed));
+    bytes.take(2).eq([b'-', 0])
+}
+
+/// Many programs close standard error at exit to see whether all was written, and they do so before
+/// the report is. The second descriptor is trusted as long as it leads to the same file: a program
+/// that closes all descriptors may have got its number again for another one.
+fn keep_stderr() {
+    if let Some(kept) = File::STDERR.duplicate()
+        && let Some((device, inode)) = kept.identity()
+    {
+        STDERR.device.store(device, Relaxed);
+        STDERR.inode.store(inode, Relaxed);
+        STDERR.number.store(kept.number(), Relaxed);
+    }
+}
+
+/// Standard error as it was at the start.
+struct Stderr {
+    number: AtomicUsize,
+    device: AtomicUsize,
+    inode: AtomicUsize,
+}
+
+static STDERR: Stderr = Stderr {
+    number: AtomicUsize::new(0),
+    device: AtomicUsize::new(0),
+    inode: AtomicUsize::new(0),
+};
+
+/// Standard error as far as it can be had now.
+fn stderr() -> File {
+    let kept = File::from_number(STDERR.number.load(Relaxed));
+    let identity = (STDERR.device.load(Relaxed), STDERR.inode.load(Relaxed));
+    if kept.identity() == Some(identity) {
+        kept
+    } else {
+        File::STDERR
+    }
 }
 
 /// Writes the report, if one is asked for.
@@ -64,8 +110,8 @@ pub(crate) fn write() {
     } else {
         table(&TEXT);
     }
-    if length == 1 && ends_with(path, b"-") {
-        File::STDERR.write(TEXT.bytes());
+    if is_stderr() {
+        stderr().write(TEXT.bytes());
     } else if let Some(file) = File::create(&FILE) {
         file.write(TEXT.bytes());
         file.close();

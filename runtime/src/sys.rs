@@ -2,11 +2,16 @@
 //! and addresses that only assembly can name.
 
 use core::arch::asm;
+use core::ffi::CStr;
+use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
 
+const SYS_READ: usize = 0;
 const SYS_WRITE: usize = 1;
 const SYS_CLOSE: usize = 3;
+const SYS_FSTAT: usize = 5;
 const SYS_GETPID: usize = 39;
+const SYS_FCNTL: usize = 72;
 const SYS_PRCTL: usize = 157;
 const SYS_FUTEX: usize = 202;
 const SYS_OPENAT: usize = 257;
@@ -84,14 +89,21 @@ fn change_valgrind_disablement(by: usize) {
     }
 }
 
-/// The auxiliary vector that the kernel remembers (since Linux 6.4), as far as it fits. Whoever asks
-/// gets the same words, so that they may share a place.
+/// The auxiliary vector as the kernel remembers it, as far as it fits: from PR_GET_AUXV, or before
+/// Linux 6.4 from a file. Whoever asks gets the same words, so that they may share a place.
 pub(crate) fn kernel_auxv() -> Option<&'static [AtomicUsize]> {
     const PR_GET_AUXV: usize = 0x4155_5856;
     static WORDS: [AtomicUsize; 128] = [const { AtomicUsize::new(0) }; 128];
     let at = WORDS.as_ptr().expose_provenance();
+    let size = size_of_val(&WORDS);
     // SAFETY: the kernel writes at most as many bytes as it is told to, into words that may change.
-    let result = unsafe { syscall(SYS_PRCTL, [PR_GET_AUXV, at, size_of_val(&WORDS), 0, 0]) };
+    let mut result = unsafe { syscall(SYS_PRCTL, [PR_GET_AUXV, at, size, 0, 0]) };
+    if result <= 0 {
+        let file = File::open(c"/proc/self/auxv")?;
+        // SAFETY: as above.
+        result = unsafe { syscall(SYS_READ, [file.0, at, size, 0, 0]) };
+        file.close();
+    }
     (result > 0).then_some(&WORDS)
 }
 
@@ -101,31 +113,77 @@ pub(crate) fn process_id() -> usize {
     unsafe { syscall(SYS_GETPID, [0; 5]) }.unsigned_abs()
 }
 
-/// A file descriptor that was opened here.
+/// A file descriptor.
 pub(crate) struct File(usize);
 
 impl File {
-    /// Standard error, which is not closed on drop by anybody.
+    /// Standard error.
     pub(crate) const STDERR: Self = Self(2);
+
+    /// The descriptor with that number.
+    pub(crate) const fn from_number(number: usize) -> Self {
+        Self(number)
+    }
+
+    /// Its number.
+    pub(crate) const fn number(&self) -> usize {
+        self.0
+    }
 
     /// Creates or empties the file at `path`, which a NUL ends. Follows no symbolic link, waits
     /// for no reader, gets no terminal, and no program that is executed meanwhile inherits it.
     pub(crate) fn create(path: &[AtomicU8]) -> Option<Self> {
-        const AT_FDCWD: usize = 0_usize.wrapping_sub(100);
         const O_WRONLY: usize = 0o1;
         const O_CREAT: usize = 0o100;
         const O_NOCTTY: usize = 0o400;
         const O_TRUNC: usize = 0o1000;
         const O_NONBLOCK: usize = 0o4000;
         const O_NOFOLLOW: usize = 0o400_000;
-        const O_CLOEXEC: usize = 0o2_000_000;
-        const FLAGS: usize =
-            O_WRONLY | O_CREAT | O_NOCTTY | O_TRUNC | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC;
         path.iter().find(|byte| byte.load(Relaxed) == 0)?;
-        let at = path.as_ptr().expose_provenance();
+        let flags = O_WRONLY | O_CREAT | O_NOCTTY | O_TRUNC | O_NONBLOCK | O_NOFOLLOW;
         // SAFETY: the path has an end, as just seen.
-        let result = unsafe { syscall(SYS_OPENAT, [AT_FDCWD, at, FLAGS, 0o666, 0]) };
+        unsafe { Self::open_at(path.as_ptr().expose_provenance(), flags) }
+    }
+
+    /// Opens the file at `path` for reading.
+    fn open(path: &CStr) -> Option<Self> {
+        // SAFETY: a C string has an end.
+        unsafe { Self::open_at(path.as_ptr().expose_provenance(), 0) }
+    }
+
+    /// # Safety
+    /// `path` must be the address of a string that a NUL ends.
+    unsafe fn open_at(path: usize, flags: usize) -> Option<Self> {
+        const AT_FDCWD: usize = 0_usize.wrapping_sub(100);
+        const O_CLOEXEC: usize = 0o2_000_000;
+        let arguments = [AT_FDCWD, path, flags | O_CLOEXEC, 0o666, 0];
+        // SAFETY: the caller answers for the path.
+        let result = unsafe { syscall(SYS_OPENAT, arguments) };
         usize::try_from(result).ok().map(Self)
+    }
+
+    /// Another descriptor of the same open file, out of the way of those that the program uses.
+    pub(crate) fn duplicate(&self) -> Option<Self> {
+        const F_DUPFD_CLOEXEC: usize = 1030;
+        const LOWEST: usize = 512;
+        // SAFETY: makes a descriptor.
+        let result = unsafe { syscall(SYS_FCNTL, [self.0, F_DUPFD_CLOEXEC, LOWEST, 0, 0]) };
+        usize::try_from(result).ok().map(Self)
+    }
+
+    /// Device and inode of the open file.
+    pub(crate) fn identity(&self) -> Option<(usize, usize)> {
+        // `struct stat` has 144 bytes and begins with st_dev and st_ino.
+        let mut stat = MaybeUninit::<[usize; 18]>::uninit();
+        let at = stat.as_mut_ptr().expose_provenance();
+        // SAFETY: the kernel fills the structure in.
+        let result = unsafe { syscall(SYS_FSTAT, [self.0, at, 0, 0, 0]) };
+        if result != 0 {
+            return None;
+        }
+        // SAFETY: it has, since it says so.
+        let [device, inode, ..] = unsafe { stat.assume_init() };
+        Some((device, inode))
     }
 
     /// Writes all of `text`, or as much as the file takes.
