@@ -1,0 +1,246 @@
+//! What can go wrong, in the words that the user reads.
+//!
+//! Every error names a file, says what is wrong with it, and says what to do. The kinds are for
+//! programs that use the library; the texts are for people.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A refusal or failure, with the file that it is about.
+#[derive(Debug)]
+pub struct Error {
+    file: PathBuf,
+    kind: ErrorKind,
+}
+
+/// A result with this crate's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    pub(crate) fn new(file: &Path, kind: ErrorKind) -> Self {
+        Self {
+            file: file.to_owned(),
+            kind,
+        }
+    }
+
+    /// An error of the operating system, met while doing `action` ("read", "rename", …).
+    pub(crate) fn io(file: &Path, action: &'static str, source: io::Error) -> Self {
+        Self::new(file, ErrorKind::Io { action, source })
+    }
+
+    /// The file that the error is about.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// What is wrong with it.
+    pub fn kind(&self) -> &ErrorKind {
+        &self.kind
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.file.display(), self.kind)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.kind {
+            ErrorKind::Io { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+/// Every way in which a rewrite is refused or fails. Sizes and offsets are in bytes.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The operating system said no.
+    #[error("cannot {action}: {source}{}", hint(.source))]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// PROG is a directory.
+    #[error("is a directory; name an executable in it")]
+    Directory,
+    /// PROG is a device, FIFO or socket.
+    #[error("is not a regular file; copy the executable to a file first")]
+    NotAFile,
+    /// PROG has no bytes.
+    #[error("is empty; nothing to rewrite (did the build that makes it fail?)")]
+    Empty,
+    /// PROG starts with `#!`.
+    #[error(
+        "is a script run by {interpreter}; rewrite a copy of the interpreter and name that in the script"
+    )]
+    Script {
+        /// The interpreter named on its first line.
+        interpreter: String,
+    },
+    /// PROG has no ELF magic.
+    #[error("is not an ELF file; name a dynamically linked Linux executable")]
+    NotElf,
+    /// A 32-bit file.
+    #[error(
+        "is a 32-bit ELF file ({machine}), which is not supported yet; use a 64-bit x86-64 build"
+    )]
+    Class32 {
+        /// The machine's name.
+        machine: String,
+    },
+    /// A file for another machine.
+    #[error("is for {machine}, which is not supported yet; use an x86-64 build")]
+    Machine {
+        /// The machine's name.
+        machine: String,
+    },
+    /// A `.o` file.
+    #[error("is a relocatable object file; link it first and rewrite the executable")]
+    Relocatable,
+    /// A core dump.
+    #[error("is a core dump; rewrite the executable that it came from")]
+    Core,
+    /// A shared object.
+    #[error(
+        "is a shared object, where the loader ignores DT_PREINIT_ARRAY; rewrite the executable that loads it"
+    )]
+    SharedObject,
+    /// An executable without PT_INTERP.
+    #[error(
+        "is statically linked{what}: no loader runs, so nothing can be loaded before it; link it dynamically"
+    )]
+    Static {
+        /// Says more about the kind of static program.
+        what: &'static str,
+    },
+    /// PT_INTERP names musl's loader.
+    #[error(
+        "is run by musl's loader ({interpreter}), which ignores DT_PREINIT_ARRAY; this is not supported yet, use a glibc build"
+    )]
+    Musl {
+        /// The PT_INTERP path.
+        interpreter: String,
+    },
+    /// The file ends before something that its tables name.
+    #[error("is cut short: {what} ends at byte {end}, the file at {size}; fetch or build it again")]
+    Truncated {
+        /// What does not fit.
+        what: &'static str,
+        /// Where it would end.
+        end: u64,
+        /// Where the file ends.
+        size: u64,
+    },
+    /// The file contradicts itself.
+    #[error("is damaged or not a loadable executable: {what}; build it again")]
+    Malformed {
+        /// The contradiction.
+        what: String,
+    },
+    /// The change needs room that cannot be made.
+    #[error("{what}; {advice}")]
+    NoRoom {
+        /// What needs room, and why there is none.
+        what: String,
+        /// What would make room.
+        advice: &'static str,
+    },
+    /// A runtime is in place already.
+    #[error(
+        "is already rewritten: its first preinit entry is `{init}`, its first library {needed}{advice}"
+    )]
+    AlreadyRewritten {
+        /// The DT_NEEDED string of the runtime in place.
+        needed: String,
+        /// Its init symbol.
+        init: String,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// PROG runs with privileges that its caller lacks.
+    #[error(
+        "is {privilege}: the loader ignores $ORIGIN and relative paths there, so it would not start; pass --runtime with an absolute path in a directory that only root can write"
+    )]
+    Privileged {
+        /// "setuid", "setgid" or "given file capabilities".
+        privilege: &'static str,
+    },
+    /// `--runtime` cannot go into DT_NEEDED.
+    #[error(
+        "cannot be a DT_NEEDED entry: {what}; give a bare soname, an absolute path, or $ORIGIN/..."
+    )]
+    RuntimeName {
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// `--init` cannot be a symbol.
+    #[error(
+        "is the runtime to use, but `{symbol}` is no symbol name; pass --init with the name of its init function"
+    )]
+    InitName {
+        /// What was given.
+        symbol: String,
+    },
+    /// The runtime does not define the init symbol.
+    #[error("does not define `{symbol}`; pass --init with the name of its init function")]
+    RuntimeLacksInit {
+        /// The symbol that was looked for.
+        symbol: String,
+    },
+    /// The runtime is not an x86-64 shared object.
+    #[error("cannot be loaded as the runtime: {what}; name an x86-64 shared object")]
+    RuntimeUnfit {
+        /// What is wrong with it.
+        what: String,
+    },
+    /// Another file stands where the runtime goes.
+    #[error(
+        "exists and is another version of the runtime; move it away, or pass --force to replace it"
+    )]
+    RuntimeDiffers,
+    /// OUT is PROG under another name.
+    #[error("is {prog} under another name; write to a new file, or pass -o {prog} to replace it")]
+    SameFile {
+        /// PROG as given.
+        prog: String,
+    },
+    /// OUT exists and is no regular file.
+    #[error("is {what}; name a file to write")]
+    OutputKind {
+        /// What it is.
+        what: &'static str,
+    },
+    /// PROG changed while it was read.
+    #[error("changed while it was being copied; try again when nothing writes to it")]
+    Changed,
+    /// The result did not pass the checks that read it back.
+    #[error(
+        "was not written: reading the result back, {what}; this is a bug in allocs-rewrite, please report it with the input"
+    )]
+    Verify {
+        /// The promise that was broken.
+        what: String,
+    },
+}
+
+/// What to do about an operating system error, where that is not plain from its text.
+fn hint(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::NotFound => "; check the path",
+        io::ErrorKind::PermissionDenied => "; check the permissions, or choose another place",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; free some space, or choose another place"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => "; choose a place that can be written",
+        io::ErrorKind::NotADirectory => "; a part of the path is not a directory",
+        _ => "",
+    }
+}

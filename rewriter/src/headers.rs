@@ -1,0 +1,202 @@
+//! Which tables move into a new read-only segment, and how its program header finds room.
+//!
+//! A table that grows is copied to the end of the file, where one new PT_LOAD maps it. That needs
+//! one more program header, and linkers leave no slack behind the table: the small things that
+//! follow it (.interp, notes, .gnu.hash, …) move to the new segment too, as few as will do. A note
+//! with the build-id stays in the first page, because that page is all of an executable that a
+//! core dump keeps (core(5), bit 4 of coredump_filter).
+
+use object::elf::{PT_INTERP, PT_LOAD, PT_NOTE, PT_PHDR};
+
+use crate::elf::{Entry, FileOffset, PAGE, Rela, Segment, Symbol, Vaddr, align_up, overlap};
+use crate::error::{ErrorKind, Result};
+use crate::parse::{Image, Table};
+use crate::plan::Growing;
+use crate::source::Source;
+
+/// A range of the input that is mapped elsewhere in the result.
+#[derive(Clone, Debug)]
+pub(crate) struct Move {
+    /// The section's usual name, for reports.
+    pub(crate) name: &'static str,
+    pub(crate) from: Table,
+    /// Bytes that it gains at its end.
+    pub(crate) extra: u64,
+    /// In bytes.
+    pub(crate) align: u64,
+}
+
+/// The new program header, and what has to move for it and into its segment.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Headers {
+    /// Into the new segment.
+    pub(crate) moves: Vec<Move>,
+    /// Notes that only make way, to just behind the longer program header table.
+    pub(crate) slides: Vec<Move>,
+}
+
+impl Headers {
+    /// Number of new program headers.
+    pub(crate) fn added(&self) -> u64 {
+        u64::from(!self.moves.is_empty())
+    }
+}
+
+/// Decides what moves so that the tables can grow.
+pub(crate) fn plan(source: &Source, image: &Image, growing: Growing) -> Result<Headers> {
+    let mut moves = grown_tables(image, growing);
+    if moves.is_empty() {
+        return Ok(Headers::default());
+    }
+    let mut slides = Vec::new();
+    let mut free_end = image.segments_end();
+    let mut needed = Segment::SIZE;
+    let blocks = movable_blocks(source, image)?;
+    while free_end.0 - image.segments_end().0 < needed {
+        let block = blocks
+            .iter()
+            .filter(|block| block.from.at >= free_end)
+            .min_by_key(|block| block.from.at)
+            .ok_or_else(|| no_room(source))?;
+        if !is_padding(source, image, free_end, block.from.at)? {
+            return Err(no_room(source));
+        }
+        free_end = block
+            .from
+            .at
+            .checked_add(block.from.size)
+            .ok_or_else(|| no_room(source))?;
+        if block.name == BUILD_ID && block.from.at.0 < PAGE {
+            let padded = align_up(block.from.size, block.align).ok_or_else(|| no_room(source))?;
+            needed += padded + block.align;
+            slides.push(block.clone());
+        } else if !moves
+            .iter()
+            .any(|moved| moved.from.vaddr == block.from.vaddr)
+        {
+            moves.push(block.clone());
+        }
+    }
+    Ok(Headers { moves, slides })
+}
+
+fn no_room(source: &Source) -> crate::error::Error {
+    source.error(ErrorKind::NoRoom {
+        what: "needs one more program header, and what follows the table cannot move".to_owned(),
+        advice: "link it again with GNU ld or lld, or pass a --runtime name of at most 25 bytes",
+    })
+}
+
+fn grown_tables(image: &Image, growing: Growing) -> Vec<Move> {
+    let mut moves = Vec::new();
+    let mut grow = |name, table: Option<Table>, extra, align| {
+        if let Some(from) = table {
+            moves.push(Move {
+                name,
+                from,
+                extra,
+                align,
+            });
+        }
+    };
+    if growing.names > 0 {
+        grow(".dynstr", Some(image.strtab), growing.names, 1);
+    }
+    if growing.symbol {
+        grow(".dynsym", Some(image.symtab), Symbol::SIZE, 8);
+        grow(".gnu.version", image.versym, 2, 2);
+        grow(".hash", image.sysv_hash, 4, 8);
+    }
+    if growing.relocations > 0 {
+        let nothing = Table {
+            vaddr: Vaddr(0),
+            at: FileOffset(0),
+            size: 0,
+        };
+        let from = image.rela.unwrap_or(nothing);
+        grow(".rela.dyn", Some(from), growing.relocations * Rela::SIZE, 8);
+    }
+    moves
+}
+
+const BUILD_ID: &str = ".note.gnu.build-id";
+
+/// Everything that segments and dynamic entries let find again after a move.
+fn movable_blocks(source: &Source, image: &Image) -> Result<Vec<Move>> {
+    let mut blocks = Vec::new();
+    for segment in &image.segments {
+        let name = match segment.kind {
+            PT_INTERP => ".interp",
+            PT_NOTE if has_build_id(source, segment)? => BUILD_ID,
+            PT_NOTE => ".note",
+            _ => continue,
+        };
+        let mapped = crate::parse::locate(&image.segments, segment.vaddr, segment.filesz);
+        if mapped == Some(segment.offset) {
+            blocks.push(Move {
+                name,
+                from: Table {
+                    vaddr: segment.vaddr,
+                    at: segment.offset,
+                    size: segment.filesz,
+                },
+                extra: 0,
+                align: segment.align.clamp(1, PAGE),
+            });
+        }
+    }
+    let tables = [
+        (".gnu.hash", image.gnu_hash, 8),
+        (".hash", image.sysv_hash, 8),
+        (".dynsym", Some(image.symtab), 8),
+        (".dynstr", Some(image.strtab), 1),
+        (".gnu.version", image.versym, 2),
+        (".rela.dyn", image.rela, 8),
+        (".rela.plt", image.jmprel, 8),
+    ];
+    for (name, table, align) in tables {
+        blocks.extend(table.filter(|table| table.size > 0).map(|from| Move {
+            name,
+            from,
+            extra: 0,
+            align,
+        }));
+    }
+    Ok(blocks)
+}
+
+/// True if a note of type NT_GNU_BUILD_ID (3) by owner `GNU` is in the segment.
+fn has_build_id(source: &Source, segment: &Segment) -> Result<bool> {
+    let bytes = source.bytes(segment.offset, segment.filesz.min(PAGE), "a note")?;
+    let mut rest = bytes.as_slice();
+    while let Some(head) = rest.get(..12) {
+        let head = crate::parse::words(head);
+        let (name_size, size, kind) = (u64::from(head[0]), u64::from(head[1]), head[2]);
+        if kind == 3 && rest.get(12..16) == Some(b"GNU\0") {
+            return Ok(true);
+        }
+        let padded = |size| align_up(size, segment.align.clamp(4, 8)).unwrap_or(u64::MAX);
+        let step = padded(12 + name_size).saturating_add(padded(size));
+        let step = usize::try_from(step).unwrap_or(usize::MAX);
+        rest = rest.get(step..).unwrap_or(&[]);
+    }
+    Ok(false)
+}
+
+/// True if `[from, to)` is a short run of zeros that no section or segment but PT_LOAD claims.
+fn is_padding(source: &Source, image: &Image, from: FileOffset, to: FileOffset) -> Result<bool> {
+    let size = to.0 - from.0;
+    let claimed = |at: FileOffset, len: u64| overlap(at.0, len, from.0, size);
+    let by_segment = image.segments.iter().any(|segment| {
+        !matches!(segment.kind, PT_LOAD | PT_PHDR) && claimed(segment.offset, segment.filesz)
+    });
+    let by_section = image
+        .sections
+        .iter()
+        .any(|section| claimed(section.offset, section.file_size()));
+    if size > PAGE || by_segment || by_section {
+        return Ok(false);
+    }
+    let bytes = source.bytes(from, size, "the padding behind the program headers")?;
+    Ok(bytes.iter().all(|&byte| byte == 0))
+}

@@ -1,0 +1,117 @@
+//! Opens the input, and knows what its inode says: kind, owner, privileges, and whether it changed.
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use rustix::fs::{OFlags, fgetxattr};
+use rustix::io::Errno;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::source::Source;
+
+/// The extended attribute that holds file capabilities (capabilities(7)).
+pub(crate) const CAPABILITIES: &str = "security.capability";
+
+/// An open input.
+#[derive(Debug)]
+pub(crate) struct Input {
+    pub(crate) source: Source,
+    pub(crate) metadata: Metadata,
+    pub(crate) privileges: Privileges,
+}
+
+/// What the kernel gives the program beyond its caller's rights.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Privileges {
+    /// The first of "setuid", "setgid", "given file capabilities".
+    kind: Option<&'static str>,
+    /// The value of the capability attribute.
+    pub(crate) capabilities: Option<Vec<u8>>,
+}
+
+impl Privileges {
+    /// Refuses a runtime that the loader does not find in a privileged process: glibc ignores
+    /// $ORIGIN there (elf/dl-load.c, `_dl_dst_substitute`).
+    pub(crate) fn check(&self, source: &Source, needed: &str) -> Result<()> {
+        match self.kind {
+            Some(privilege) if needed.starts_with('$') => {
+                Err(source.error(ErrorKind::Privileged { privilege }))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// True if the program has any.
+    pub(crate) fn any(&self) -> bool {
+        self.kind.is_some()
+    }
+}
+
+/// Opens `path` if it is a regular file.
+pub(crate) fn open(path: &Path) -> Result<Input> {
+    let failed = |action| move |source| Error::io(path, action, source);
+    // Without O_NONBLOCK, opening a FIFO would wait for somebody to write into it.
+    let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);
+    let file = File::options()
+        .read(true)
+        .custom_flags(nonblocking)
+        .open(path)
+        .map_err(|source| match is_special(path) {
+            true => Error::new(path, ErrorKind::NotAFile),
+            false => Error::io(path, "open", source),
+        })?;
+    let metadata = file.metadata().map_err(failed("read"))?;
+    if metadata.is_dir() {
+        return Err(Error::new(path, ErrorKind::Directory));
+    }
+    if !metadata.is_file() {
+        return Err(Error::new(path, ErrorKind::NotAFile));
+    }
+    let privileges = privileges(&file, &metadata).map_err(failed("read the attributes"))?;
+    Ok(Input {
+        source: Source::new(file, path, metadata.len()),
+        metadata,
+        privileges,
+    })
+}
+
+fn is_special(path: &Path) -> bool {
+    path.metadata().is_ok_and(|metadata| {
+        let kind = metadata.file_type();
+        kind.is_socket() || kind.is_fifo() || kind.is_char_device() || kind.is_block_device()
+    })
+}
+
+fn privileges(file: &File, metadata: &Metadata) -> io::Result<Privileges> {
+    let mut value = vec![0; 256];
+    let capabilities = match fgetxattr(file, CAPABILITIES, value.as_mut_slice()) {
+        Ok(len) => {
+            value.truncate(len);
+            Some(value)
+        }
+        Err(Errno::NODATA | Errno::NOTSUP) => None,
+        Err(error) => return Err(error.into()),
+    };
+    let kind = match metadata.mode() {
+        mode if mode & 0o4000 != 0 => Some("setuid"),
+        mode if mode & 0o2000 != 0 => Some("setgid"),
+        _ => capabilities.as_ref().map(|_| "given file capabilities"),
+    };
+    Ok(Privileges { kind, capabilities })
+}
+
+impl Input {
+    /// Fails if somebody wrote to the input since it was opened.
+    pub(crate) fn check_unchanged(&self) -> Result<()> {
+        let path = self.source.path();
+        let now = self.source.file().metadata();
+        let now = now.map_err(|source| Error::io(path, "read", source))?;
+        let stamp = |metadata: &Metadata| (metadata.len(), metadata.mtime(), metadata.mtime_nsec());
+        match stamp(&now) == stamp(&self.metadata) {
+            true => Ok(()),
+            false => Err(self.source.error(ErrorKind::Changed)),
+        }
+    }
+}

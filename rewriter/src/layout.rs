@@ -1,0 +1,652 @@
+//! [`Plan`] → [`Layout`]: every offset and address of the result.
+//!
+//! The result is the input with an insertion at the end of its ELF part (before any appended
+//! data), and with bytes replaced here and there. First all segments, sections and moved tables
+//! get their final places; then each table's new content is put where it has ended up.
+
+use object::elf::{
+    DT_GNU_HASH, DT_HASH, DT_JMPREL, DT_PREINIT_ARRAY, DT_RELA, DT_RELASZ, DT_STRSZ, DT_STRTAB,
+    DT_SYMTAB, DT_VERSYM, DynamicTag, PF_R, PT_GNU_RELRO, PT_LOAD, PT_PHDR, ProgramFlags,
+    R_X86_64_64, R_X86_64_RELATIVE, SHT_DYNAMIC, SHT_NOBITS, SHT_PREINIT_ARRAY,
+};
+
+use crate::elf::{Dyn, Entry, FileOffset, PAGE, Rela, Section, Segment, Symbol, Vaddr, align_up};
+use crate::error::Result;
+use crate::headers::Move;
+use crate::parse::{Image, locate};
+use crate::plan::{InitSymbol, Plan, Request, init_symbol_entry, set};
+use crate::recycle::Findings;
+use crate::room::Place;
+use crate::source::Source;
+use crate::spans::{Content, Spans};
+use crate::sysv_hash::SysvHash;
+
+/// Where everything goes.
+#[derive(Debug)]
+pub(crate) struct Layout {
+    pub(crate) spans: Spans,
+    /// Address of the new preinit entry.
+    pub(crate) slot: Vaddr,
+    /// Bytes by which data appended behind the ELF part moved.
+    pub(crate) appended_data_moved: Option<u64>,
+}
+
+impl Layout {
+    pub(crate) fn make(
+        source: &Source,
+        image: &Image,
+        findings: &Findings,
+        plan: &Plan,
+        request: Request<'_>,
+    ) -> Result<Self> {
+        let mut builder = Builder::new(source, image, findings, plan);
+        builder.place_writable_segment()?;
+        builder.place_read_only_segment()?;
+        builder.slide_notes()?;
+        builder.finish_insertion()?;
+        builder.put_names()?;
+        builder.put_symbols()?;
+        builder.put_hash(request)?;
+        builder.put_relocations()?;
+        builder.put_preinit_values()?;
+        builder.put_dynamic()?;
+        builder.put_headers()?;
+        Ok(Self {
+            slot: builder.array(),
+            appended_data_moved: builder.appended_data_moved(),
+            spans: builder.spans,
+        })
+    }
+}
+
+struct Builder<'a> {
+    source: &'a Source,
+    image: &'a Image,
+    findings: &'a Findings,
+    plan: &'a Plan,
+    segments: Vec<Segment>,
+    sections: Vec<Section>,
+    sections_at: FileOffset,
+    /// Old and new address of each moved table.
+    moved: Vec<(Move, Vaddr)>,
+    /// End of the insertion so far.
+    end: u64,
+    /// What the insertion holds, by file offset.
+    inserted: Vec<(FileOffset, u64, Content)>,
+    spans: Spans,
+}
+
+impl<'a> Builder<'a> {
+    fn new(source: &'a Source, image: &'a Image, findings: &'a Findings, plan: &'a Plan) -> Self {
+        Self {
+            source,
+            image,
+            findings,
+            plan,
+            segments: image.segments.clone(),
+            sections: image.sections.clone(),
+            sections_at: image.sections_at,
+            moved: Vec::new(),
+            end: image.elf_end.0,
+            inserted: Vec::new(),
+            spans: Spans::default(),
+        }
+    }
+
+    fn overflow(&self) -> crate::error::Error {
+        self.source
+            .malformed("its segments leave no addresses for a new one")
+    }
+
+    /// Address of the preinit array: it is the last thing in the room.
+    fn array(&self) -> Vaddr {
+        let entries = match self.plan.preinit.moves {
+            true => self.plan.preinit.old_entries + 1,
+            false => 1,
+        };
+        Vaddr(self.plan.room.end.0 - 8 * entries)
+    }
+
+    /// Extends the writable segment and RELRO over the room, and moves the segment's bytes to the
+    /// insertion where the file has no place for it.
+    fn place_writable_segment(&mut self) -> Result<()> {
+        let room = &self.plan.room;
+        let old = self.image.segments[room.load].clone();
+        let mut load = old.clone();
+        match room.place {
+            Place::Below => {
+                let grown = old.vaddr.0 - room.start.0;
+                load.vaddr = room.start;
+                load.paddr = load.paddr.wrapping_sub(grown);
+                load.offset = FileOffset(load.offset.0.wrapping_sub(grown));
+                load.filesz += grown;
+                load.memsz += grown;
+            }
+            Place::Above => {
+                load.memsz = load.memsz.max(room.end.0 - load.vaddr.0);
+                if room.segment_moves {
+                    load.filesz = room.end.0 - load.vaddr.0;
+                }
+            }
+        }
+        if room.segment_moves {
+            self.move_segment(&old, &mut load)?;
+        }
+        self.segments[room.load] = load;
+        self.extend_relro();
+        Ok(())
+    }
+
+    /// Gives the segment a place in the insertion; `new` has its new addresses and sizes.
+    fn move_segment(&mut self, old: &Segment, new: &mut Segment) -> Result<()> {
+        let align = new.align.max(PAGE);
+        let at = congruent(self.end, new.vaddr.0, align).ok_or_else(|| self.overflow())?;
+        new.offset = FileOffset(at);
+        let old_start = FileOffset(at + (old.vaddr.0 - new.vaddr.0));
+        self.insert(FileOffset(at), new.filesz, Content::Zero);
+        self.insert(old_start, old.filesz, Content::Input(old.offset));
+        let shift = old_start.0.wrapping_sub(old.offset.0);
+        let inside = |address: Vaddr, offset: FileOffset| {
+            address >= old.vaddr
+                && address <= old.end()
+                && address.0.wrapping_sub(old.vaddr.0) == offset.0.wrapping_sub(old.offset.0)
+        };
+        for segment in &mut self.segments {
+            if segment.kind != PT_LOAD && inside(segment.vaddr, segment.offset) {
+                segment.offset = FileOffset(segment.offset.0.wrapping_add(shift));
+            }
+        }
+        for section in &mut self.sections {
+            let in_memory = section.is_loaded() && section.vaddr < old.end();
+            if in_memory && section.vaddr >= old.vaddr {
+                section.offset = FileOffset(section.offset.0.wrapping_add(shift));
+            }
+        }
+        Ok(())
+    }
+
+    fn extend_relro(&mut self) {
+        let room = &self.plan.room;
+        for relro in self.segments.iter_mut().filter(|s| s.kind == PT_GNU_RELRO) {
+            if relro.vaddr > room.start {
+                let grown = relro.vaddr.0 - room.start.0;
+                relro.vaddr = room.start;
+                relro.paddr = relro.paddr.wrapping_sub(grown);
+                relro.offset = FileOffset(relro.offset.0.wrapping_sub(grown));
+                relro.filesz += grown;
+                relro.memsz += grown;
+            }
+            if room.segment_moves && room.place == Place::Above {
+                relro.filesz = relro.filesz.max(room.end.0 - relro.vaddr.0);
+            }
+        }
+        if room.place == Place::Above && room.segment_moves {
+            for section in &mut self.sections {
+                let fills = section.kind == SHT_NOBITS && section.memory_size() > 0;
+                if fills
+                    && section.vaddr < room.start
+                    && section.vaddr.0 + section.size > room.start.0
+                {
+                    section.size = room.start.0 - section.vaddr.0;
+                }
+            }
+        }
+    }
+
+    /// Puts the tables that move into the insertion, and maps them behind all other segments.
+    fn place_read_only_segment(&mut self) -> Result<()> {
+        if self.plan.headers.moves.is_empty() {
+            return Ok(());
+        }
+        let align = self.image.load_align();
+        let start = align_up(self.end, 16).ok_or_else(|| self.overflow())?;
+        let highest = self
+            .segments
+            .iter()
+            .filter(|segment| segment.kind == PT_LOAD);
+        let highest = highest.map(|load| load.end().0).max().unwrap_or(0);
+        let base = align_up(highest, align)
+            .and_then(|base| base.checked_add(start % align))
+            .ok_or_else(|| self.overflow())?;
+        let mut at = start;
+        for table in &self.plan.headers.moves {
+            at = align_up(at, table.align.max(1)).ok_or_else(|| self.overflow())?;
+            let size = table.from.size.checked_add(table.extra);
+            let size = size.ok_or_else(|| self.overflow())?;
+            self.insert(
+                FileOffset(at),
+                table.from.size,
+                Content::Input(table.from.at),
+            );
+            self.insert(FileOffset(at + table.from.size), table.extra, Content::Zero);
+            self.relocate(table, FileOffset(at), Vaddr(base + (at - start)));
+            at += size;
+        }
+        let last = self
+            .segments
+            .iter()
+            .rposition(|segment| segment.kind == PT_LOAD);
+        self.segments.insert(
+            last.map_or(0, |last| last + 1),
+            Segment {
+                kind: PT_LOAD,
+                flags: ProgramFlags(PF_R.0),
+                offset: FileOffset(start),
+                vaddr: Vaddr(base),
+                paddr: base,
+                filesz: at - start,
+                memsz: at - start,
+                align,
+            },
+        );
+        for table in self
+            .segments
+            .iter_mut()
+            .filter(|segment| segment.kind == PT_PHDR)
+        {
+            table.filesz += Segment::SIZE;
+            table.memsz += Segment::SIZE;
+        }
+        Ok(())
+    }
+
+    /// Records a table's new place and takes along the segments and sections that lie in it.
+    fn relocate(&mut self, table: &Move, at: FileOffset, vaddr: Vaddr) {
+        self.moved.push((table.clone(), vaddr));
+        let from = table.from;
+        if from.size == 0 {
+            return;
+        }
+        let inside = |address: Vaddr, size: u64| {
+            address
+                .since(from.vaddr)
+                .is_some_and(|skip| skip < from.size && skip + size <= from.size)
+        };
+        for segment in &mut self.segments {
+            let tied = !matches!(segment.kind, PT_LOAD | PT_PHDR) && segment.memsz > 0;
+            if tied && inside(segment.vaddr, segment.memsz) {
+                let skip = segment.vaddr.0 - from.vaddr.0;
+                segment.offset = FileOffset(at.0 + skip);
+                segment.vaddr = Vaddr(vaddr.0 + skip);
+                segment.paddr = segment.vaddr.0;
+            }
+        }
+        for section in &mut self.sections {
+            if section.is_loaded() && inside(section.vaddr, section.size) {
+                let skip = section.vaddr.0 - from.vaddr.0;
+                section.offset = FileOffset(at.0 + skip);
+                section.vaddr = Vaddr(vaddr.0 + skip);
+                if skip == 0 {
+                    section.size += table.extra;
+                }
+            }
+        }
+    }
+
+    /// Puts notes that made way for the new program header just behind the table.
+    fn slide_notes(&mut self) -> Result<()> {
+        let mut at = self.image.segments_end().0 + Segment::SIZE * self.plan.headers.added();
+        for note in &self.plan.headers.slides {
+            at = align_up(at, note.align).ok_or_else(|| self.overflow())?;
+            let vaddr = Vaddr((note.from.vaddr.0 + at).wrapping_sub(note.from.at.0));
+            self.relocate(note, FileOffset(at), vaddr);
+            at += note.from.size;
+        }
+        Ok(())
+    }
+
+    fn insert(&mut self, at: FileOffset, len: u64, content: Content) {
+        self.end = self.end.max(at.0 + len);
+        self.inserted.push((at, len, content));
+    }
+
+    /// Knows how long the insertion is, and lays out the whole file. Appended data keeps its
+    /// position modulo a page, and with it the section header table its place just before: some
+    /// self-extracting programs find their data at the table's end.
+    fn finish_insertion(&mut self) -> Result<()> {
+        let (elf_end, len) = (self.image.elf_end.0, self.source.len());
+        let appended = len - elf_end;
+        let sections_size = self.sections.len() as u64 * Section::SIZE;
+        let mut inserted = self.end - elf_end;
+        if inserted > 0 && appended > 0 {
+            let with_sections = inserted.checked_add(sections_size);
+            inserted = with_sections
+                .and_then(|size| align_up(size, PAGE))
+                .ok_or_else(|| self.overflow())?;
+            if sections_size > 0 {
+                self.sections_at = FileOffset(elf_end + inserted - sections_size);
+            }
+        }
+        self.spans.push(elf_end, Content::Input(FileOffset(0)));
+        self.spans.push(inserted, Content::Zero);
+        self.spans
+            .push(appended, Content::Input(FileOffset(elf_end)));
+        for (at, len, content) in std::mem::take(&mut self.inserted) {
+            self.put(at, len, content)?;
+        }
+        for note in &self.plan.headers.slides {
+            let to = self.file_offset(self.new_address(note.from.vaddr), note.from.size)?;
+            self.put(to, note.from.size, Content::Input(note.from.at))?;
+        }
+        Ok(())
+    }
+
+    fn appended_data_moved(&self) -> Option<u64> {
+        let moved = self.spans.len() - self.source.len();
+        (moved > 0 && self.image.elf_end.0 < self.source.len()).then_some(moved)
+    }
+
+    fn put(&mut self, at: FileOffset, len: u64, content: Content) -> Result<()> {
+        self.spans
+            .put(at, len, content)
+            .ok_or_else(|| self.source.malformed("a table lies outside its file"))
+    }
+
+    fn put_bytes(&mut self, at: FileOffset, bytes: Vec<u8>) -> Result<()> {
+        self.put(at, bytes.len() as u64, Content::Bytes(bytes))
+    }
+
+    /// The address in the result of what was at `address` in the input.
+    fn new_address(&self, address: Vaddr) -> Vaddr {
+        let moved = self.moved.iter().find_map(|(table, to)| {
+            let skip = address.since(table.from.vaddr)?;
+            (skip < table.from.size).then(|| Vaddr(to.0 + skip))
+        });
+        moved.unwrap_or(address)
+    }
+
+    /// Address of the first byte that the table called `name` gained.
+    fn gained(&self, name: &str) -> Option<Vaddr> {
+        let table = self
+            .moved
+            .iter()
+            .find(|(table, _)| table.name == name && table.extra > 0);
+        table.map(|(table, to)| Vaddr(to.0 + table.from.size))
+    }
+
+    fn file_offset(&self, address: Vaddr, size: u64) -> Result<FileOffset> {
+        locate(&self.segments, address, size)
+            .ok_or_else(|| self.source.malformed("a table lies in no PT_LOAD segment"))
+    }
+
+    fn put_at(&mut self, address: Vaddr, bytes: Vec<u8>) -> Result<()> {
+        let at = self.file_offset(address, bytes.len() as u64)?;
+        self.put_bytes(at, bytes)
+    }
+
+    /// Puts the entries of `new` at `address` that differ from `old`.
+    fn put_changed(&mut self, address: Vaddr, old: &[u8], new: &[u8], size: usize) -> Result<()> {
+        for (offset, bytes) in changed_entries(old, new, size) {
+            self.put_at(Vaddr(address.0 + offset), bytes)?;
+        }
+        Ok(())
+    }
+
+    fn put_names(&mut self) -> Result<()> {
+        let names = &self.plan.names;
+        for (offset, bytes) in &names.overwritten {
+            let address = self.new_address(Vaddr(self.image.strtab.vaddr.0 + offset));
+            self.put_at(address, bytes.clone())?;
+        }
+        if let Some(address) = self.gained(".dynstr") {
+            self.put_at(address, names.appended.clone())?;
+        }
+        Ok(())
+    }
+
+    fn put_symbols(&mut self) -> Result<()> {
+        let symtab = self.image.symtab.vaddr.0;
+        let address = |index: u32| Vaddr(symtab + Symbol::SIZE * u64::from(index));
+        let symbol = init_symbol_entry(&self.plan.init_symbol, self.plan.names.init);
+        if let InitSymbol::Recycled { dead, .. } = &self.plan.init_symbol {
+            self.put_at(self.new_address(address(dead.index)), symbol.encode())?;
+        }
+        if let Some(end) = self.gained(".dynsym") {
+            self.put_at(end, symbol.encode())?;
+        }
+        if let Some(end) = self.gained(".gnu.version") {
+            // VER_NDX_GLOBAL: unversioned, as the linker marks undefined symbols without one.
+            self.put_at(end, vec![1, 0])?;
+        }
+        for (dead, name) in &self.plan.names.renamed {
+            let symbol = Symbol {
+                name: *name,
+                ..dead.symbol
+            };
+            self.put_at(self.new_address(address(dead.index)), symbol.encode())?;
+        }
+        Ok(())
+    }
+
+    /// Number of the init symbol in .dynsym.
+    fn init_index(&self) -> u32 {
+        match &self.plan.init_symbol {
+            InitSymbol::Recycled { dead, .. } => dead.index,
+            InitSymbol::Appended => u32::try_from(self.image.symbol_count()).unwrap_or(u32::MAX),
+        }
+    }
+
+    fn put_hash(&mut self, request: Request<'_>) -> Result<()> {
+        let Some(table) = self.image.sysv_hash else {
+            return Ok(());
+        };
+        let bytes = self
+            .source
+            .bytes(table.at, table.size, "the DT_HASH table")?;
+        let mut hash = SysvHash::decode(&bytes)
+            .ok_or_else(|| self.source.malformed("its DT_HASH table has no buckets"))?;
+        for (dead, _) in &self.plan.names.renamed {
+            hash.remove(dead.index);
+            hash.insert(dead.index, crate::names::FILLER);
+        }
+        hash.remove(self.init_index());
+        hash.insert(self.init_index(), request.init);
+        let address = self.new_address(table.vaddr);
+        self.put_changed(address, &bytes, &hash.encode(), 4)
+    }
+
+    /// The new entry's relocation, and those of the entries that moved along with it.
+    fn put_relocations(&mut self) -> Result<()> {
+        let slot = Rela {
+            place: self.array(),
+            symbol: self.init_index(),
+            kind: R_X86_64_64,
+            addend: 0,
+        };
+        let mut gained = self.gained(".rela.dyn");
+        if let InitSymbol::Recycled { relocation, .. } = self.plan.init_symbol {
+            self.put_relocation(relocation, slot)?;
+        } else {
+            self.append_relocation(&mut gained, slot)?;
+        }
+        let Some(array) = self.image.preinit.filter(|_| self.plan.preinit.moves) else {
+            return Ok(());
+        };
+        let first = self.array().0 + 8;
+        for &(index, rela) in &self.findings.preinit {
+            let place = Vaddr(first + (rela.place.0 - array.vaddr.0));
+            self.put_relocation(index, Rela { place, ..rela })?;
+        }
+        for &entry in &self.plan.preinit.unpacked {
+            let value = usize::try_from(entry).ok();
+            let value = value.and_then(|entry| self.plan.preinit.values.get(entry));
+            let rela = Rela {
+                place: Vaddr(first + 8 * entry),
+                symbol: 0,
+                kind: R_X86_64_RELATIVE,
+                addend: value.copied().unwrap_or(0).cast_signed(),
+            };
+            self.append_relocation(&mut gained, rela)?;
+        }
+        Ok(())
+    }
+
+    fn put_relocation(&mut self, index: u64, rela: Rela) -> Result<()> {
+        let table = self.image.rela.map_or(0, |table| table.vaddr.0);
+        let address = self.new_address(Vaddr(table + Rela::SIZE * index));
+        self.put_at(address, rela.encode())
+    }
+
+    fn append_relocation(&mut self, end: &mut Option<Vaddr>, rela: Rela) -> Result<()> {
+        let address =
+            end.ok_or_else(|| self.source.malformed("it has no room for a relocation"))?;
+        *end = address.checked_add(Rela::SIZE);
+        self.put_at(address, rela.encode())
+    }
+
+    /// The values that the program's own entries have in the file, behind the new entry.
+    fn put_preinit_values(&mut self) -> Result<()> {
+        if !self.plan.preinit.moves {
+            return Ok(());
+        }
+        let values = [0].iter().chain(&self.plan.preinit.values);
+        let bytes = values.flat_map(|value| value.to_le_bytes()).collect();
+        self.put_at(self.array(), bytes)
+    }
+
+    fn put_dynamic(&mut self) -> Result<()> {
+        let entries = self.dynamic_entries();
+        let encode = |entries: &[Dyn]| -> Vec<u8> {
+            entries.iter().flat_map(|entry| entry.encode()).collect()
+        };
+        let old = self.image.dynamic.table;
+        if !self.plan.dynamic.moves {
+            let before = encode(&self.image.dynamic.entries);
+            return self.put_changed(old.vaddr, &before, &encode(&entries), 16);
+        }
+        let start = self.plan.room.start;
+        let mut bytes = encode(&entries);
+        bytes.resize(bytes.len() + 16, 0); // DT_NULL
+        let size = bytes.len() as u64;
+        let at = self.file_offset(start, size)?;
+        self.put_bytes(at, bytes)?;
+        for segment in &mut self.segments {
+            if segment.kind == object::elf::PT_DYNAMIC {
+                segment.offset = at;
+                segment.vaddr = start;
+                segment.paddr = start.0;
+                segment.filesz = size;
+                segment.memsz = size;
+            }
+        }
+        for section in &mut self.sections {
+            if section.kind == SHT_DYNAMIC && section.vaddr == old.vaddr {
+                section.offset = at;
+                section.vaddr = start;
+                section.size = size;
+            }
+        }
+        Ok(())
+    }
+
+    /// The planned entries with the addresses and sizes that this layout gave.
+    fn dynamic_entries(&self) -> Vec<Dyn> {
+        let mut entries = self.plan.dynamic.entries.clone();
+        set(&mut entries, DT_PREINIT_ARRAY, self.array().0);
+        for (table, to) in &self.moved {
+            let (address_tag, size_tag) = tags(table.name);
+            let Some(tag) = address_tag else { continue };
+            set(&mut entries, tag, to.0);
+            if let Some(tag) = size_tag {
+                set(&mut entries, tag, table.from.size + table.extra);
+            }
+        }
+        entries
+    }
+
+    /// The program headers, section headers and ELF header, where they changed.
+    fn put_headers(&mut self) -> Result<()> {
+        self.describe_preinit_section();
+        let encode_segments = |segments: &[Segment]| -> Vec<u8> {
+            segments
+                .iter()
+                .flat_map(|segment| segment.encode())
+                .collect()
+        };
+        let (old, new) = (
+            encode_segments(&self.image.segments),
+            encode_segments(&self.segments),
+        );
+        let changed = changed_entries(&old, &new, 56);
+        for (offset, bytes) in changed {
+            self.put_bytes(FileOffset(self.image.segments_at.0 + offset), bytes)?;
+        }
+        let encode_sections = |sections: &[Section]| -> Vec<u8> {
+            sections
+                .iter()
+                .flat_map(|section| section.encode())
+                .collect()
+        };
+        let mut old = encode_sections(&self.image.sections);
+        if self.sections_at != self.image.sections_at {
+            old.clear(); // the whole table is new at its new place
+        }
+        let new = encode_sections(&self.sections);
+        for (offset, bytes) in changed_entries(&old, &new, 64) {
+            self.put_bytes(FileOffset(self.sections_at.0 + offset), bytes)?;
+        }
+        let mut header = self.image.header.clone();
+        let count = u16::try_from(self.segments.len());
+        header.set_program_header_count(count.map_err(|_| self.overflow())?);
+        header.set_section_headers(self.sections_at);
+        let (old, new) = (self.image.header.encode(), header.encode());
+        for (offset, bytes) in changed_entries(&old, &new, 8) {
+            self.put_bytes(FileOffset(offset), bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Keeps the section header of a preinit array that grew or moved true.
+    fn describe_preinit_section(&mut self) {
+        let Some(old) = self.image.preinit else {
+            return;
+        };
+        let array = self.array();
+        let size = old.size + 8;
+        let at = locate(&self.segments, array, size);
+        for section in &mut self.sections {
+            if let (SHT_PREINIT_ARRAY, Some(at)) = (section.kind, at)
+                && section.vaddr == old.vaddr
+            {
+                section.offset = at;
+                section.vaddr = array;
+                section.size = size;
+            }
+        }
+    }
+}
+
+/// The entries of `new` that differ from `old`, with their offset; all that lie behind it do.
+fn changed_entries(old: &[u8], new: &[u8], size: usize) -> Vec<(u64, Vec<u8>)> {
+    let old = old.chunks(size).map(Some).chain(std::iter::repeat(None));
+    let pairs = new.chunks(size).zip(old).enumerate();
+    pairs
+        .filter(|(_, (new, old))| *old != Some(*new))
+        .map(|(index, (new, _))| ((index * size) as u64, new.to_vec()))
+        .collect()
+}
+
+/// The dynamic entries that say where a table is, and how many bytes it has.
+fn tags(name: &str) -> (Option<DynamicTag>, Option<DynamicTag>) {
+    match name {
+        ".dynstr" => (Some(DT_STRTAB), Some(DT_STRSZ)),
+        ".dynsym" => (Some(DT_SYMTAB), None),
+        ".gnu.version" => (Some(DT_VERSYM), None),
+        ".gnu.hash" => (Some(DT_GNU_HASH), None),
+        ".hash" => (Some(DT_HASH), None),
+        ".rela.dyn" => (Some(DT_RELA), Some(DT_RELASZ)),
+        ".rela.plt" => (Some(DT_JMPREL), None),
+        _ => (None, None),
+    }
+}
+
+/// The first file offset from `at` on that has the remainder of `address` by `align`.
+fn congruent(at: u64, address: u64, align: u64) -> Option<u64> {
+    let wanted = address.checked_rem(align)?;
+    let base = at - at.checked_rem(align)?;
+    let first = base.checked_add(wanted)?;
+    match first >= at {
+        true => Some(first),
+        false => first.checked_add(align),
+    }
+}

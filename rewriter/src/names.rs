@@ -1,0 +1,152 @@
+//! Where the new strings go in .dynstr: over names that are no longer needed, or at its end.
+
+use crate::parse::Image;
+use crate::plan::{InitSymbol, Request};
+use crate::recycle::{DeadSymbol, Findings};
+
+/// The name of a symbol that has lost its own: reserved like those of libitm, and never defined.
+pub(crate) const FILLER: &str = "_ITM_unused";
+
+/// The new strings' offsets in .dynstr, and what it takes to have them there.
+#[derive(Clone, Debug)]
+pub(crate) struct Names {
+    /// The init symbol's name.
+    pub(crate) init: u32,
+    /// The runtime's DT_NEEDED string.
+    pub(crate) needed: u64,
+    /// Strings that overwrite others: offset in .dynstr, and bytes with their NUL.
+    pub(crate) overwritten: Vec<(u64, Vec<u8>)>,
+    /// Strings behind the present end of .dynstr.
+    pub(crate) appended: Vec<u8>,
+    /// Symbols that lost their name, and the offset of the one they get.
+    pub(crate) renamed: Vec<(DeadSymbol, u32)>,
+}
+
+impl Names {
+    /// Bytes by which .dynstr grows.
+    pub(crate) fn appended_size(&self) -> u64 {
+        self.appended.len() as u64
+    }
+}
+
+/// Decides where the strings go. `listed` is the runtime's position among the DT_NEEDED entries,
+/// if it is one already.
+pub(crate) fn plan(
+    image: &Image,
+    findings: &Findings,
+    init_symbol: &InitSymbol,
+    request: Request<'_>,
+    listed: Option<usize>,
+) -> Names {
+    let present = listed.and_then(|position| {
+        let mut needed = image.dynamic.entries.iter();
+        let mut needed = needed
+            .by_ref()
+            .filter(|entry| entry.tag == object::elf::DT_NEEDED);
+        needed.nth(position).map(|entry| entry.value)
+    });
+    let wanted = Strings {
+        init: request.init,
+        needed: present.is_none().then_some(request.needed),
+    };
+    let recycled = match init_symbol {
+        InitSymbol::Recycled { dead, .. } => recycle(findings, dead, &wanted),
+        InitSymbol::Appended => None,
+    };
+    let mut names = match recycled {
+        Some(names) => names,
+        None => append(image, &wanted),
+    };
+    if let Some(offset) = present {
+        names.needed = offset;
+    }
+    names
+}
+
+struct Strings<'a> {
+    init: &'a str,
+    needed: Option<&'a str>,
+}
+
+/// A dead symbol's name, as room for others.
+struct Space {
+    start: u64,
+    free: u64,
+}
+
+/// Puts the strings over as few dead names as will do.
+fn recycle(findings: &Findings, carrier: &DeadSymbol, wanted: &Strings<'_>) -> Option<Names> {
+    let mut donors: Vec<&DeadSymbol> = findings.dead.iter().filter(|dead| dead.owns_name).collect();
+    donors.sort_by_key(|dead| dead.index != carrier.index);
+    (1..=donors.len()).find_map(|count| pack(&donors[..count], carrier, wanted))
+}
+
+/// First fit of all strings, and of a name for each donor but the carrier, into the donors' names.
+fn pack(donors: &[&DeadSymbol], carrier: &DeadSymbol, wanted: &Strings<'_>) -> Option<Names> {
+    let mut spaces: Vec<Space> = donors
+        .iter()
+        .map(|dead| Space {
+            start: u64::from(dead.symbol.name),
+            free: dead.name.len() as u64 + 1,
+        })
+        .collect();
+    let mut overwritten = Vec::new();
+    let mut put = |string: &str| -> Option<u64> {
+        let bytes = nul_terminated(string);
+        let size = bytes.len() as u64;
+        let space = spaces.iter_mut().find(|space| space.free >= size)?;
+        let at = space.start;
+        space.start += size;
+        space.free -= size;
+        overwritten.push((at, bytes));
+        Some(at)
+    };
+    let init = u32::try_from(put(wanted.init)?).ok()?;
+    let needed = match wanted.needed {
+        Some(needed) => put(needed)?,
+        None => 0,
+    };
+    let nameless: Vec<&DeadSymbol> = donors
+        .iter()
+        .filter(|dead| dead.index != carrier.index)
+        .copied()
+        .collect();
+    let renamed = match nameless.is_empty() {
+        true => Vec::new(),
+        false => {
+            let filler = u32::try_from(put(FILLER)?).ok()?;
+            nameless
+                .into_iter()
+                .map(|dead| (dead.clone(), filler))
+                .collect()
+        }
+    };
+    Some(Names {
+        init,
+        needed,
+        overwritten,
+        appended: Vec::new(),
+        renamed,
+    })
+}
+
+/// Puts all strings behind the present end of .dynstr.
+fn append(image: &Image, wanted: &Strings<'_>) -> Names {
+    let end = image.strtab.size;
+    let mut appended = nul_terminated(wanted.init);
+    let needed = end + appended.len() as u64;
+    appended.extend(wanted.needed.map(nul_terminated).unwrap_or_default());
+    Names {
+        init: u32::try_from(end).unwrap_or(u32::MAX),
+        needed,
+        overwritten: Vec::new(),
+        appended,
+        renamed: Vec::new(),
+    }
+}
+
+fn nul_terminated(string: &str) -> Vec<u8> {
+    let mut bytes = string.as_bytes().to_vec();
+    bytes.push(0);
+    bytes
+}

@@ -1,0 +1,293 @@
+//! [`Image`] + [`Request`] → [`Plan`]: what changes, table by table, and which way.
+//!
+//! Each table is decided on its own: what the start files left unused is recycled where that is
+//! possible, and only what has to grow moves. There are no file offsets or addresses of anything
+//! new here; `layout` gives them.
+
+use object::elf::{
+    DF_1_INITFIRST, DT_FLAGS_1, DT_NEEDED, DT_PREINIT_ARRAY, DT_PREINIT_ARRAYSZ, DT_RELA,
+    DT_RELAENT, DT_RELASZ, DynamicTag, R_X86_64_64, STB_GLOBAL, STT_NOTYPE, SymbolInfo,
+};
+
+use crate::elf::{Dyn, Entry, Rela, Symbol};
+use crate::error::{ErrorKind, Result};
+use crate::headers::{self, Headers};
+use crate::names::{self, Names};
+use crate::parse::Image;
+use crate::recycle::{DeadSymbol, Findings};
+use crate::room::{self, Room, Wanted};
+use crate::source::Source;
+
+/// What the user asks for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Request<'a> {
+    /// The runtime's DT_NEEDED string.
+    pub(crate) needed: &'a str,
+    /// The symbol of the runtime's init function.
+    pub(crate) init: &'a str,
+}
+
+/// Where the init symbol goes in .dynsym.
+#[derive(Clone, Debug)]
+pub(crate) enum InitSymbol {
+    /// In the place of a dead one, whose only relocation is at `relocation` in .rela.dyn.
+    Recycled { dead: DeadSymbol, relocation: u64 },
+    /// At the end, which makes .dynsym and .rela.dyn grow.
+    Appended,
+}
+
+/// The preinit array of the result.
+#[derive(Clone, Debug)]
+pub(crate) struct Preinit {
+    /// Number of entries that the program brought.
+    pub(crate) old_entries: u64,
+    /// True if those have to move to stand behind the new one.
+    pub(crate) moves: bool,
+    /// Their values in the file, where they move.
+    pub(crate) values: Vec<u64>,
+    /// Entries (by number) that move away from a DT_RELR relocation and need one of their own.
+    pub(crate) unpacked: Vec<u64>,
+}
+
+/// .dynamic of the result, DT_PREINIT_ARRAY and all addresses of moved tables still as before.
+#[derive(Clone, Debug)]
+pub(crate) struct DynamicPlan {
+    pub(crate) entries: Vec<Dyn>,
+    pub(crate) moves: bool,
+}
+
+/// Everything that changes.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) names: Names,
+    pub(crate) init_symbol: InitSymbol,
+    pub(crate) preinit: Preinit,
+    pub(crate) dynamic: DynamicPlan,
+    /// Room for the array's new entries and .dynamic.
+    pub(crate) room: Room,
+    /// The tables that move into a new read-only segment, and room for its program header.
+    pub(crate) headers: Headers,
+}
+
+impl Plan {
+    pub(crate) fn make(
+        source: &Source,
+        image: &Image,
+        findings: &Findings,
+        request: Request<'_>,
+    ) -> Result<Self> {
+        refuse_second_rewrite(source, image, findings, request)?;
+        let init_symbol = plan_init_symbol(&findings.dead);
+        let listed = position_of(source, image, request.needed)?;
+        let names = names::plan(image, findings, &init_symbol, request, listed);
+        let preinit = plan_preinit(source, image, findings)?;
+        let rela_grows =
+            matches!(init_symbol, InitSymbol::Appended) || !preinit.unpacked.is_empty();
+        let entries = dynamic_entries(image, &names, listed, rela_grows);
+        let dynamic = DynamicPlan {
+            moves: entries.len() >= image.dynamic.capacity,
+            entries,
+        };
+        let wanted = Wanted {
+            dynamic: match dynamic.moves {
+                true => (dynamic.entries.len() as u64 + 1) * Dyn::SIZE,
+                false => 0,
+            },
+            array: match preinit.moves {
+                true => 8 * (preinit.old_entries + 1),
+                false => 8,
+            },
+            array_in_file: preinit.moves,
+        };
+        let room = room::find(source, image, findings, wanted)?;
+        if preinit.old_entries > 0 && !preinit.moves && room.place != room::Place::Below {
+            return Err(source.error(ErrorKind::NoRoom {
+                what: "has a preinit array with no room in front of it".to_owned(),
+                advice: "link it again with GNU ld, which leaves room there",
+            }));
+        }
+        let growing = Growing {
+            names: names.appended_size(),
+            symbol: matches!(init_symbol, InitSymbol::Appended),
+            relocations: u64::from(matches!(init_symbol, InitSymbol::Appended))
+                + preinit.unpacked.len() as u64,
+        };
+        let headers = headers::plan(source, image, growing)?;
+        Ok(Self {
+            names,
+            init_symbol,
+            preinit,
+            dynamic,
+            room,
+            headers,
+        })
+    }
+}
+
+/// By how much the tables that only the loader reads have to grow.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Growing {
+    /// Bytes of .dynstr.
+    pub(crate) names: u64,
+    /// True if .dynsym gets one more symbol.
+    pub(crate) symbol: bool,
+    /// Relocations in .rela.dyn.
+    pub(crate) relocations: u64,
+}
+
+/// An executable whose first preinit entry is filled from outside has been rewritten before: no
+/// linker makes such an entry for a function of the program's own.
+fn refuse_second_rewrite(
+    source: &Source,
+    image: &Image,
+    findings: &Findings,
+    request: Request<'_>,
+) -> Result<()> {
+    let Some(array) = image.preinit else {
+        return Ok(());
+    };
+    let first = findings
+        .preinit
+        .iter()
+        .find(|(_, rela)| rela.place == array.vaddr && rela.kind == R_X86_64_64);
+    let Some((_, rela)) = first else {
+        return Ok(());
+    };
+    let at = image.symtab.at.0 + Symbol::SIZE * u64::from(rela.symbol);
+    let symbols: Vec<Symbol> =
+        source.table(crate::elf::FileOffset(at), 1, "the dynamic symbol table")?;
+    let Some(symbol) = symbols.first().filter(|symbol| symbol.is_undefined()) else {
+        return Ok(());
+    };
+    let init = image.string(source, u64::from(symbol.name))?;
+    let needed = image.needed(source)?.into_iter().next().unwrap_or_default();
+    let same = init == request.init.as_bytes() && needed == request.needed.as_bytes();
+    Err(source.error(ErrorKind::AlreadyRewritten {
+        needed: String::from_utf8_lossy(&needed).into_owned(),
+        init: String::from_utf8_lossy(&init).into_owned(),
+        advice: match same {
+            true => "; nothing is left to do",
+            false => "; rewrite the original file to use another runtime",
+        },
+    }))
+}
+
+fn plan_init_symbol(dead: &[DeadSymbol]) -> InitSymbol {
+    let usable = dead
+        .iter()
+        .find_map(|dead| dead.relocation.map(|relocation| (dead.clone(), relocation)));
+    match usable {
+        Some((dead, relocation)) => InitSymbol::Recycled { dead, relocation },
+        None => InitSymbol::Appended,
+    }
+}
+
+/// The init symbol as it stands in .dynsym, undefined and global: a start without the runtime
+/// fails with the loader's own message instead of going on without it.
+pub(crate) fn init_symbol_entry(init_symbol: &InitSymbol, name: u32) -> Symbol {
+    match init_symbol {
+        InitSymbol::Recycled { dead, .. } => Symbol {
+            name,
+            info: SymbolInfo::new(STB_GLOBAL, STT_NOTYPE),
+            ..dead.symbol
+        },
+        InitSymbol::Appended => Symbol::undefined_global(name),
+    }
+}
+
+/// Position among the DT_NEEDED entries of a runtime that the program was linked to.
+fn position_of(source: &Source, image: &Image, needed: &str) -> Result<Option<usize>> {
+    let names = image.needed(source)?;
+    Ok(names.iter().position(|name| name == needed.as_bytes()))
+}
+
+fn plan_preinit(source: &Source, image: &Image, findings: &Findings) -> Result<Preinit> {
+    let none = Preinit {
+        old_entries: 0,
+        moves: false,
+        values: Vec::new(),
+        unpacked: Vec::new(),
+    };
+    let Some(array) = image.preinit else {
+        return Ok(none);
+    };
+    let old_entries = array.size / 8;
+    if array.size % 8 != 0 || array.vaddr.0 % 8 != 0 {
+        return Err(source.malformed("its preinit array has an impossible size or place"));
+    }
+    let (_, load) = room::writable_load(source, image)?;
+    // An array at the start of the segment grows downwards, and its entries stay.
+    if load.vaddr == array.vaddr {
+        return Ok(Preinit {
+            old_entries,
+            ..none
+        });
+    }
+    let aligned = |rela: &Rela| (rela.place.0.wrapping_sub(array.vaddr.0)) % 8 == 0;
+    if !findings.preinit.iter().all(|(_, rela)| aligned(rela)) {
+        return Err(source.malformed("a relocation straddles two preinit entries"));
+    }
+    let bytes = source.bytes(array.at, array.size, "the preinit array")?;
+    let values: Vec<u64> = bytes
+        .chunks_exact(8)
+        .map(|value| {
+            value
+                .iter()
+                .rev()
+                .fold(0, |sum, &byte| sum << 8 | u64::from(byte))
+        })
+        .collect();
+    let packed = crate::relr::covered(source, image, array)?;
+    Ok(Preinit {
+        old_entries,
+        moves: true,
+        values,
+        unpacked: packed,
+    })
+}
+
+/// The new .dynamic without its DT_NULL. What is there keeps its place: DT_NEEDED entries pass
+/// their strings on to the next one, so that few bytes change.
+fn dynamic_entries(
+    image: &Image,
+    names: &Names,
+    listed: Option<usize>,
+    rela_grows: bool,
+) -> Vec<Dyn> {
+    let mut entries = image.dynamic.entries.clone();
+    let mut carried = Some(names.needed);
+    let needed = entries.iter_mut().filter(|entry| entry.tag == DT_NEEDED);
+    for (position, entry) in needed.enumerate() {
+        if let Some(value) = carried {
+            carried = Some(std::mem::replace(&mut entry.value, value));
+        }
+        if Some(position) == listed {
+            carried = None; // the program's own entry for the runtime has moved to the front
+        }
+    }
+    if let Some(value) = carried {
+        entries.push(Dyn {
+            tag: DT_NEEDED,
+            value,
+        });
+    }
+    let flags = image.dynamic.get(DT_FLAGS_1).unwrap_or(0) | DF_1_INITFIRST.0;
+    let array_size = image.preinit.map_or(0, |array| array.size) + 8;
+    set(&mut entries, DT_FLAGS_1, flags);
+    set(&mut entries, DT_PREINIT_ARRAY, 0);
+    set(&mut entries, DT_PREINIT_ARRAYSZ, array_size);
+    if rela_grows && image.rela.is_none() {
+        set(&mut entries, DT_RELA, 0);
+        set(&mut entries, DT_RELASZ, 0);
+        set(&mut entries, DT_RELAENT, Rela::SIZE);
+    }
+    entries
+}
+
+/// Gives `tag` the value, in its place or at the end.
+pub(crate) fn set(entries: &mut Vec<Dyn>, tag: DynamicTag, value: u64) {
+    match entries.iter_mut().find(|entry| entry.tag == tag) {
+        Some(entry) => entry.value = value,
+        None => entries.push(Dyn { tag, value }),
+    }
+}

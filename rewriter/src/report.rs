@@ -1,0 +1,214 @@
+//! What was done, for people and for scripts.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::layout::Layout;
+use crate::parse::Image;
+use crate::plan::{InitSymbol, Plan, Request};
+use crate::room::Place;
+
+/// The outcome of a rewrite. Its JSON form is what `--json` prints.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The input's path, as given.
+    pub input: PathBuf,
+    /// The output's path, as given.
+    pub output: PathBuf,
+    /// The runtime that starts first.
+    pub runtime: Runtime,
+    /// File sizes in bytes.
+    pub size: Size,
+    /// Bytes of the input that have another value in the output.
+    pub bytes_changed: u64,
+    /// What happened to each table.
+    pub tables: Vec<Table>,
+    /// What the user should know besides.
+    pub notes: Vec<String>,
+}
+
+/// The runtime that a rewritten program starts with.
+#[derive(Clone, Debug, Serialize)]
+pub struct Runtime {
+    /// Its DT_NEEDED string.
+    pub needed: String,
+    /// Its init symbol.
+    pub init: String,
+    /// The runtime file beside the output, where it is the project's own.
+    pub written: Option<PathBuf>,
+}
+
+/// File sizes in bytes.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Size {
+    /// Of the input.
+    pub before: u64,
+    /// Of the output.
+    pub after: u64,
+}
+
+/// What happened to one table.
+#[derive(Clone, Debug, Serialize)]
+pub struct Table {
+    /// The section's usual name, or what the table is called in the gABI.
+    pub table: &'static str,
+    /// Which way it was changed.
+    pub action: Action,
+    /// The particulars.
+    pub detail: String,
+}
+
+/// Which way a table was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// What the C runtime's start files left unused serves again.
+    Recycled,
+    /// Changed where it is.
+    InPlace,
+    /// Copied to the end of the file, with room for more.
+    Moved,
+}
+
+impl Action {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Recycled => "recycled",
+            Self::InPlace => "in place",
+            Self::Moved => "moved",
+        }
+    }
+}
+
+impl Report {
+    /// The line that is printed by default.
+    pub fn summary(&self) -> String {
+        let Size { before, after } = self.size;
+        let growth = match after.saturating_sub(before) {
+            0 => "same size".to_owned(),
+            grown => format!("{grown} bytes longer"),
+        };
+        format!(
+            "{}: starts {} first ({growth}, {} bytes changed)",
+            self.output.display(),
+            self.runtime.needed,
+            self.bytes_changed
+        )
+    }
+
+    /// One line for each table, for `-v`.
+    pub fn details(&self) -> String {
+        let lines = self.tables.iter().map(|table| {
+            let action = table.action.as_str();
+            format!("  {:<16} {action:<9} {}\n", table.table, table.detail)
+        });
+        lines.collect()
+    }
+}
+
+/// The tables of a finished rewrite.
+pub(crate) fn tables(
+    image: &Image,
+    plan: &Plan,
+    layout: &Layout,
+    request: Request<'_>,
+) -> Vec<Table> {
+    let mut tables = Vec::new();
+    let mut say = |table, action, detail| {
+        tables.push(Table {
+            table,
+            action,
+            detail,
+        });
+    };
+    let recycled = !plan.names.overwritten.is_empty();
+    let strings = match (recycled, plan.names.appended_size()) {
+        (true, _) => (
+            Action::Recycled,
+            "over names that resolve nowhere".to_owned(),
+        ),
+        (false, grown) => (Action::Moved, format!("{grown} bytes longer")),
+    };
+    say(
+        ".dynstr",
+        strings.0,
+        format!("{} and {}, {}", request.needed, request.init, strings.1),
+    );
+    match &plan.init_symbol {
+        InitSymbol::Recycled { dead, relocation } => {
+            let name = dead.name;
+            say(
+                ".dynsym",
+                Action::Recycled,
+                format!("symbol {} was {name}", dead.index),
+            );
+            say(
+                ".rela.dyn",
+                Action::Recycled,
+                format!("relocation {relocation} filled {name}'s GOT slot, which keeps its 0"),
+            );
+        }
+        InitSymbol::Appended => {
+            say(".dynsym", Action::Moved, "one symbol longer".to_owned());
+            say(
+                ".rela.dyn",
+                Action::Moved,
+                "one relocation longer".to_owned(),
+            );
+        }
+    }
+    let old = plan.preinit.old_entries;
+    let place = match plan.room.place {
+        Place::Below => "in the padding below RELRO",
+        Place::Above => "in the padding at the end of RELRO",
+    };
+    let preinit = match plan.preinit.moves {
+        true => Action::Moved,
+        false => Action::InPlace,
+    };
+    let detail = format!("new entry at {}, {place}, {old} behind it", layout.slot);
+    say(".preinit_array", preinit, detail);
+    let spare = image
+        .dynamic
+        .capacity
+        .saturating_sub(image.dynamic.entries.len() + 1);
+    let added = plan.dynamic.entries.len() - image.dynamic.entries.len();
+    let dynamic = match plan.dynamic.moves {
+        true => (Action::Moved, "to the RELRO padding"),
+        false => (Action::InPlace, "in its spare ones"),
+    };
+    let detail = format!("{added} entries added to {spare} spare ones: {}", dynamic.1);
+    say(".dynamic", dynamic.0, detail);
+    for table in &plan.headers.moves {
+        let made_way = table.extra == 0;
+        if made_way {
+            let detail = "made way for a program header".to_owned();
+            say(table.name, Action::Moved, detail);
+        }
+    }
+    tables
+}
+
+/// What the user should know about a finished rewrite.
+pub(crate) fn notes(image: &Image, plan: &Plan, layout: &Layout) -> Vec<String> {
+    let mut notes = Vec::new();
+    if plan.dynamic.moves {
+        notes.push(
+            "a program that reads its own _DYNAMIC sees the old copy, which is not updated \
+             (debuggers and dl_iterate_phdr use PT_DYNAMIC and see the new one)"
+                .to_owned(),
+        );
+    }
+    if let Some(moved) = layout.appended_data_moved {
+        notes.push(format!(
+            "the data behind the ELF part is still the last in the file, {moved} bytes further on: \
+             a program that finds it by its offset from the start needs --runtime with a name of \
+             at most 25 bytes"
+        ));
+    }
+    if image.relro().is_none() {
+        notes.push("the program has no RELRO, so the new preinit entry stays writable".to_owned());
+    }
+    notes
+}

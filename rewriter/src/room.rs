@@ -1,0 +1,208 @@
+//! Where new bytes can go that are written during relocation and read-only afterwards.
+//!
+//! The preinit array's new entry, and .dynamic if it has to grow, must lie in whole pages that
+//! PT_GNU_RELRO covers, next to what is there. A linker that starts the RELRO pages at their first
+//! section leaves file padding below it (GNU ld); one that pads to the end of the last page leaves
+//! memory above (lld, mold). Where the file has other bytes at that place, the whole segment's
+//! bytes move to the end of the file: its addresses stay, only p_offset changes.
+
+use object::elf::{PF_W, SHT_NOBITS};
+
+use crate::elf::{Entry, FileOffset, Header, PAGE, Section, Segment, Vaddr, align_down, overlap};
+use crate::error::{ErrorKind, Result};
+use crate::parse::Image;
+use crate::recycle::Findings;
+use crate::source::Source;
+
+/// What has to find room, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    /// .dynamic, 0 where it stays.
+    pub(crate) dynamic: u64,
+    /// The preinit array's new entries.
+    pub(crate) array: u64,
+    /// True if the entries have a value in the file, besides their relocations.
+    pub(crate) array_in_file: bool,
+}
+
+impl Wanted {
+    fn total(self) -> u64 {
+        self.dynamic + self.array
+    }
+
+    fn in_file(self) -> bool {
+        self.dynamic > 0 || self.array_in_file
+    }
+}
+
+/// Where the room is, relative to the writable segment that has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Just below the segment's first byte.
+    Below,
+    /// At the zero-filled end of its RELRO pages.
+    Above,
+}
+
+/// Room for [`Wanted`]: .dynamic first, the array behind it.
+#[derive(Clone, Debug)]
+pub(crate) struct Room {
+    /// Index of the PT_LOAD in the program header table.
+    pub(crate) load: usize,
+    pub(crate) place: Place,
+    pub(crate) start: Vaddr,
+    pub(crate) end: Vaddr,
+    /// True if the segment's file bytes have to move to the end of the file to make the room.
+    pub(crate) segment_moves: bool,
+}
+
+/// The writable segment whose pages the loader protects, or without PT_GNU_RELRO, the one that
+/// has .dynamic.
+pub(crate) fn writable_load<'a>(source: &Source, image: &'a Image) -> Result<(usize, &'a Segment)> {
+    let address = match image.relro() {
+        Some(relro) => relro.vaddr,
+        None => image.dynamic.table.vaddr,
+    };
+    image
+        .loads()
+        .find(|(_, load)| load.covers(address, 1))
+        .filter(|(_, load)| load.flags.0 & PF_W.0 != 0)
+        .ok_or_else(|| source.malformed("its PT_GNU_RELRO or PT_DYNAMIC is in no writable segment"))
+}
+
+/// Finds room, preferring what changes least.
+pub(crate) fn find(
+    source: &Source,
+    image: &Image,
+    findings: &Findings,
+    wanted: Wanted,
+) -> Result<Room> {
+    let (index, load) = writable_load(source, image)?;
+    let search = Search {
+        image,
+        findings,
+        index,
+        load,
+        wanted,
+    };
+    let below = search.below();
+    if let Some(room) = &below
+        && search.is_padding(source, room)?
+    {
+        return Ok(room.clone());
+    }
+    let above = search.above();
+    if let (Some(room), false) = (&above, wanted.in_file()) {
+        return Ok(room.clone());
+    }
+    match below.or(above) {
+        Some(room) => Ok(Room {
+            segment_moves: true,
+            ..room
+        }),
+        None => Err(source.error(ErrorKind::NoRoom {
+            what: format!(
+                "has no {} free bytes in the pages that become read-only after relocation (RELRO)",
+                wanted.total()
+            ),
+            advice: "link it again with GNU ld, which leaves room there",
+        })),
+    }
+}
+
+struct Search<'a> {
+    image: &'a Image,
+    findings: &'a Findings,
+    index: usize,
+    load: &'a Segment,
+    wanted: Wanted,
+}
+
+impl Search<'_> {
+    /// The part of the segment's first page below its first byte. The kernel maps whole pages, so
+    /// it is there already, and nothing else can be.
+    fn below(&self) -> Option<Room> {
+        let start = self.load.vaddr.checked_sub(self.wanted.total())?;
+        let start = Vaddr(align_down(start.0, 8));
+        let in_page = start.0 >= align_down(self.load.vaddr.0, PAGE);
+        let room = self.room(Place::Below, start)?;
+        in_page.then_some(room)
+    }
+
+    /// The end of the last RELRO page, where it holds only zero fill that no symbol uses.
+    fn above(&self) -> Option<Room> {
+        let top = align_down(self.image.relro()?.end().0, PAGE);
+        let start = Vaddr(align_down(top.checked_sub(self.wanted.total())?, 8));
+        if start < self.load.file_backed_end() || start < self.load.vaddr {
+            return None;
+        }
+        let size = top - start.0;
+        let hits = |address: Vaddr, len: u64| overlap(address.0, len, start.0, size);
+        let copied = self.findings.copies.iter();
+        let used_by_copies = copied.clone().any(|&(address, len)| hits(address, len));
+        let holds_copies = |section: &Section| {
+            copied.clone().any(|&(address, len)| {
+                overlap(address.0, len, section.vaddr.0, section.memory_size())
+            })
+        };
+        let used_by_sections = self.image.sections.iter().any(|section| {
+            let fill = section.kind == SHT_NOBITS && !holds_copies(section);
+            !fill && hits(section.vaddr, section.memory_size())
+        });
+        if used_by_copies || used_by_sections {
+            return None;
+        }
+        self.room(Place::Above, start)
+    }
+
+    /// The room at `start`, if it is protected like the rest and in nobody's way.
+    fn room(&self, place: Place, start: Vaddr) -> Option<Room> {
+        let end = start.checked_add(self.wanted.total())?;
+        let protected = self.image.relro().is_none_or(|relro| {
+            start.0 >= align_down(relro.vaddr.0, PAGE) && end.0 <= align_down(relro.end().0, PAGE)
+        });
+        let taken = self.image.loads().any(|(index, other)| {
+            index != self.index && overlap(other.vaddr.0, other.memsz, start.0, self.wanted.total())
+        });
+        (protected && !taken).then_some(Room {
+            load: self.index,
+            place,
+            start,
+            end,
+            segment_moves: false,
+        })
+    }
+
+    /// True if the file has only zeros below the segment's bytes, and nothing claims them.
+    fn is_padding(&self, source: &Source, room: &Room) -> Result<bool> {
+        let size = self.load.vaddr.0 - room.start.0;
+        let Some(at) = self.load.offset.checked_sub(size) else {
+            return Ok(false);
+        };
+        if claimed(self.image, at, size) {
+            return Ok(false);
+        }
+        let bytes = source.bytes(at, size, "the padding below the data segment")?;
+        Ok(bytes.iter().all(|&byte| byte == 0))
+    }
+}
+
+/// True if a header, table, segment or section uses bytes of `[at, at+size)` in the file.
+fn claimed(image: &Image, at: FileOffset, size: u64) -> bool {
+    let hits = |start: FileOffset, len: u64| overlap(start.0, len, at.0, size);
+    let sections_size = image.sections.len() as u64 * Section::SIZE;
+    hits(FileOffset(0), <Header as Entry>::SIZE)
+        || hits(
+            image.segments_at,
+            image.segments_end().0 - image.segments_at.0,
+        )
+        || hits(image.sections_at, sections_size)
+        || image
+            .segments
+            .iter()
+            .any(|segment| hits(segment.offset, segment.filesz))
+        || image
+            .sections
+            .iter()
+            .any(|section| hits(section.offset, section.file_size()))
+}

@@ -1,0 +1,203 @@
+//! The runtime that goes first: the embedded one, or one that the user names.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use object::Endianness;
+use object::elf::{EM_X86_64, ET_DYN, FileHeader64};
+use object::read::elf::{FileHeader, Sym};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// The project's own runtime, as built with this program.
+const EMBEDDED: &[u8] = include_bytes!(env!("ALLOCS_RUNTIME"));
+
+/// File name and soname of the own runtime.
+pub const SONAME: &str = "liballocs_rt.so.1";
+
+/// Name of the init function of the own runtime.
+pub const INIT_SYMBOL: &str = "allocs_preinit";
+
+/// Directories in which the loader looks for a bare soname, whatever its configuration
+/// (glibc `sysdeps/unix/sysv/linux/x86_64`: lib64 first; Debian's multiarch directories).
+const DEFAULT_DIRECTORIES: [&str; 5] = [
+    "/lib/x86_64-linux-gnu",
+    "/usr/lib/x86_64-linux-gnu",
+    "/lib64",
+    "/usr/lib64",
+    "/usr/local/lib",
+];
+
+/// The own runtime's DT_NEEDED string: found beside the executable, wherever that is moved to.
+pub(crate) fn own_needed() -> String {
+    format!("$ORIGIN/{SONAME}")
+}
+
+/// Refuses what the loader would look up in an unexpected place.
+pub(crate) fn check_needed(needed: &str) -> Result<()> {
+    let what = if needed.is_empty() {
+        "it is empty"
+    } else if needed.contains('\0') {
+        "it contains a NUL"
+    } else if needed.contains('/')
+        && !needed.starts_with('/')
+        && !needed.starts_with("$ORIGIN/")
+        && !needed.starts_with("${ORIGIN}/")
+    {
+        "it is relative to whatever directory the program is started in"
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(
+        Path::new(needed),
+        ErrorKind::RuntimeName { what },
+    ))
+}
+
+/// Refuses what no linker would take as a symbol.
+pub(crate) fn check_init(needed: &str, init: &str) -> Result<()> {
+    let graphic = !init.is_empty() && init.chars().all(|c| c.is_ascii_graphic());
+    if graphic && !init.contains('@') {
+        return Ok(());
+    }
+    Err(Error::new(
+        Path::new(needed),
+        ErrorKind::InitName {
+            symbol: init.to_owned(),
+        },
+    ))
+}
+
+/// Checks the runtime that `needed` names for an executable in `origin`, where it can be found.
+pub(crate) fn check(needed: &str, init: &str, origin: &Path) -> Result<()> {
+    let Some(path) = find(needed, origin) else {
+        return Ok(());
+    };
+    let read = read_shared_object(&path);
+    let bytes = read.map_err(|source| Error::io(&path, "read", source))?;
+    let unfit = |what: &str| {
+        Error::new(
+            &path,
+            ErrorKind::RuntimeUnfit {
+                what: what.to_owned(),
+            },
+        )
+    };
+    match defines(&bytes, init) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Error::new(
+            &path,
+            ErrorKind::RuntimeLacksInit {
+                symbol: init.to_owned(),
+            },
+        )),
+        Err(what) => Err(unfit(what)),
+    }
+}
+
+fn find(needed: &str, origin: &Path) -> Option<PathBuf> {
+    let relative = needed
+        .strip_prefix("$ORIGIN/")
+        .or_else(|| needed.strip_prefix("${ORIGIN}/"));
+    if let Some(relative) = relative {
+        return Some(origin.join(relative)).filter(|path| path.exists());
+    }
+    if needed.starts_with('/') {
+        return Some(PathBuf::from(needed)).filter(|path| path.exists());
+    }
+    let candidates = DEFAULT_DIRECTORIES.iter();
+    candidates
+        .map(|directory| Path::new(directory).join(needed))
+        .find(|path| path.exists())
+}
+
+fn read_shared_object(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    // A runtime is small; whatever is larger than this is read as far as it matters.
+    fs::File::open(path)?
+        .take(256 << 20)
+        .read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// True if the shared object defines `symbol`; an error says why it is no such thing.
+fn defines(bytes: &[u8], symbol: &str) -> std::result::Result<bool, &'static str> {
+    let header = FileHeader64::<Endianness>::parse(bytes);
+    let header = header.map_err(|_| "it is not a 64-bit ELF file")?;
+    let endian = header.endian().map_err(|_| "its byte order is unknown")?;
+    if header.e_machine(endian) != EM_X86_64 {
+        return Err("it is for another machine");
+    }
+    if header.e_type(endian) != ET_DYN {
+        return Err("it is not a shared object");
+    }
+    let symbols = header
+        .sections(endian, bytes)
+        .and_then(|sections| sections.symbols(endian, bytes, object::elf::SHT_DYNSYM));
+    let symbols = symbols.map_err(|_| "its dynamic symbols cannot be read")?;
+    Ok(symbols.iter().any(|candidate| {
+        let name = candidate.name(endian, symbols.strings());
+        name == Ok(symbol.as_bytes()) && !candidate.is_undefined(endian)
+    }))
+}
+
+/// The own runtime's file beside `output`; gone again if it was new and is not kept.
+#[derive(Debug)]
+pub(crate) struct Installed {
+    path: PathBuf,
+    remove: bool,
+}
+
+impl Installed {
+    /// Leaves the file in place.
+    pub(crate) fn keep(mut self) -> PathBuf {
+        self.remove = false;
+        std::mem::take(&mut self.path)
+    }
+}
+
+impl Drop for Installed {
+    fn drop(&mut self) {
+        if self.remove {
+            // The rewrite failed with an error of its own, which is the one to report.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Writes the own runtime into `directory`. An identical file is left alone; another one is
+/// replaced only if `force` says so.
+pub(crate) fn install(directory: &Path, force: bool) -> Result<Installed> {
+    let path = directory.join(SONAME);
+    let present = match fs::read(&path) {
+        Ok(bytes) => Some(bytes),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(Error::io(&path, "read", error)),
+    };
+    if present.as_deref() == Some(EMBEDDED) {
+        return Ok(Installed {
+            path,
+            remove: false,
+        });
+    }
+    if present.is_some() && !force {
+        return Err(Error::new(&path, ErrorKind::RuntimeDiffers));
+    }
+    write(directory, &path).map_err(|source| Error::io(&path, "write", source))?;
+    Ok(Installed {
+        path,
+        remove: present.is_none(),
+    })
+}
+
+fn write(directory: &Path, path: &Path) -> io::Result<()> {
+    let mut file = tempfile::Builder::new()
+        .prefix(".allocs-rewrite-")
+        .permissions(fs::Permissions::from_mode(0o755))
+        .tempfile_in(directory)?;
+    file.write_all(EMBEDDED)?;
+    file.persist(path)?;
+    Ok(())
+}

@@ -1,0 +1,152 @@
+//! The input file: bounded reads, and tables in a stream.
+//!
+//! Nothing is mapped and no whole file is held: the peak memory of a rewrite is that of the few
+//! tables which change. Every read is checked against the file's length first, so a count that a
+//! hostile file gives costs nothing.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use crate::elf::{Entry, FileOffset};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Bytes read at a time while a table goes by: a multiple of every entry size (2, 8, 16, 24, 56, 64).
+const WINDOW: u64 = 1344 * 128;
+
+/// An open file of known length.
+#[derive(Debug)]
+pub(crate) struct Source {
+    file: File,
+    path: PathBuf,
+    len: u64,
+}
+
+impl Source {
+    pub(crate) fn new(file: File, path: &Path, len: u64) -> Self {
+        Self {
+            file,
+            path: path.to_owned(),
+            len,
+        }
+    }
+
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Length in bytes.
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// An error about this file.
+    pub(crate) fn error(&self, kind: ErrorKind) -> Error {
+        Error::new(&self.path, kind)
+    }
+
+    /// An error that says how this file contradicts itself.
+    pub(crate) fn malformed(&self, what: impl Into<String>) -> Error {
+        self.error(ErrorKind::Malformed { what: what.into() })
+    }
+
+    /// Fails unless `size` bytes at `at` lie in the file.
+    pub(crate) fn check(&self, at: FileOffset, size: u64, what: &'static str) -> Result<()> {
+        let end = at.0.saturating_add(size);
+        if end > self.len {
+            return Err(self.error(ErrorKind::Truncated {
+                what,
+                end,
+                size: self.len,
+            }));
+        }
+        Ok(())
+    }
+
+    /// `size` bytes at `at`.
+    pub(crate) fn bytes(&self, at: FileOffset, size: u64, what: &'static str) -> Result<Vec<u8>> {
+        self.check(at, size, what)?;
+        let mut bytes = vec![0; self.host_size(size)?];
+        self.fill(at, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Fills `buffer` from `at`.
+    pub(crate) fn fill(&self, at: FileOffset, buffer: &mut [u8]) -> Result<()> {
+        self.file
+            .read_exact_at(buffer, at.0)
+            .map_err(|source| match source.kind() {
+                // The length was checked at the start, so the file has shrunk since.
+                std::io::ErrorKind::UnexpectedEof => self.error(ErrorKind::Changed),
+                _ => Error::io(&self.path, "read", source),
+            })
+    }
+
+    /// `count` table entries at `at`, all at once: for tables that are short by nature.
+    pub(crate) fn table<T: Entry>(
+        &self,
+        at: FileOffset,
+        count: u64,
+        what: &'static str,
+    ) -> Result<Vec<T>> {
+        let mut entries = Vec::new();
+        self.for_each(at, count, what, |_, entry| {
+            entries.push(entry);
+            Ok(())
+        })?;
+        Ok(entries)
+    }
+
+    /// Calls `visit` with index and entry, for each of `count` entries at `at`.
+    pub(crate) fn for_each<T: Entry>(
+        &self,
+        at: FileOffset,
+        count: u64,
+        what: &'static str,
+        mut visit: impl FnMut(u64, T) -> Result<()>,
+    ) -> Result<()> {
+        let size = count
+            .checked_mul(T::SIZE)
+            .ok_or_else(|| self.malformed(format!("{what} has an impossible size")))?;
+        let entry_size = self.host_size(T::SIZE)?;
+        let mut index = 0;
+        self.for_each_window(at, size, what, |_, window| {
+            for entry in window.chunks_exact(entry_size) {
+                let entry = T::decode(entry)
+                    .ok_or_else(|| self.malformed(format!("{what} cannot be read")))?;
+                visit(index, entry)?;
+                index += 1;
+            }
+            Ok(())
+        })
+    }
+
+    /// Calls `visit` with position (from `at`) and bytes, for each window of `size` bytes at `at`.
+    pub(crate) fn for_each_window(
+        &self,
+        at: FileOffset,
+        size: u64,
+        what: &'static str,
+        mut visit: impl FnMut(u64, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        self.check(at, size, what)?;
+        let mut buffer = vec![0; self.host_size(size.min(WINDOW))?];
+        let mut position = 0;
+        while position < size {
+            let step = (size - position).min(WINDOW);
+            let window = &mut buffer[..self.host_size(step)?];
+            self.fill(FileOffset(at.0 + position), window)?;
+            visit(position, window)?;
+            position += step;
+        }
+        Ok(())
+    }
+
+    fn host_size(&self, size: u64) -> Result<usize> {
+        usize::try_from(size).map_err(|_| self.malformed("a table has an impossible size"))
+    }
+}

@@ -1,0 +1,112 @@
+//! The result as a sequence of spans: from the input, new bytes, or zeros.
+//!
+//! The spans cover the result from its first byte to its last, without overlap: what is not put
+//! there on purpose is the input's, and the writer has nothing left to decide.
+
+use crate::elf::FileOffset;
+
+/// Where a span's bytes come from.
+#[derive(Clone, Debug)]
+pub(crate) enum Content {
+    /// From the input, starting there.
+    Input(FileOffset),
+    /// New.
+    Bytes(Vec<u8>),
+    /// Zeros, left as a hole.
+    Zero,
+}
+
+/// Consecutive bytes of the result.
+#[derive(Clone, Debug)]
+pub(crate) struct Span {
+    pub(crate) at: FileOffset,
+    pub(crate) len: u64,
+    pub(crate) content: Content,
+}
+
+impl Span {
+    fn end(&self) -> u64 {
+        self.at.0 + self.len
+    }
+
+    /// The part of the span in `[start, end)`, if any.
+    fn slice(&self, start: u64, end: u64) -> Option<Self> {
+        let (from, to) = (start.max(self.at.0), end.min(self.end()));
+        if from >= to {
+            return None;
+        }
+        let skip = from - self.at.0;
+        let content = match &self.content {
+            Content::Input(at) => Content::Input(FileOffset(at.0 + skip)),
+            Content::Zero => Content::Zero,
+            Content::Bytes(bytes) => {
+                let skip = usize::try_from(skip).ok()?;
+                let len = usize::try_from(to - from).ok()?;
+                Content::Bytes(bytes.get(skip..skip + len)?.to_vec())
+            }
+        };
+        Some(Self {
+            at: FileOffset(from),
+            len: to - from,
+            content,
+        })
+    }
+}
+
+/// The spans of a result, in order.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Spans(Vec<Span>);
+
+impl Spans {
+    /// Puts `content` at the present end.
+    pub(crate) fn push(&mut self, len: u64, content: Content) {
+        let at = FileOffset(self.len());
+        if len > 0 {
+            self.0.push(Span { at, len, content });
+        }
+    }
+
+    /// Replaces `[at, at+len)`; `None` if that is not all inside.
+    pub(crate) fn put(&mut self, at: FileOffset, len: u64, content: Content) -> Option<()> {
+        let end = at.0.checked_add(len).filter(|&end| end <= self.len())?;
+        if len == 0 {
+            return Some(());
+        }
+        let before = self.0.iter().filter_map(|span| span.slice(0, at.0));
+        let after = self.0.iter().filter_map(|span| span.slice(end, u64::MAX));
+        let new = Span { at, len, content };
+        self.0 = before.chain([new]).chain(after).collect();
+        Some(())
+    }
+
+    /// Length of the result, in bytes.
+    pub(crate) fn len(&self) -> u64 {
+        self.0.last().map_or(0, Span::end)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Span> {
+        self.0.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn put_splits_what_it_overlaps() {
+        let mut spans = Spans::default();
+        spans.push(10, Content::Input(FileOffset(0)));
+        spans.push(4, Content::Zero);
+        let put = |spans: &mut Spans, at, bytes: &[u8]| {
+            let content = Content::Bytes(bytes.to_vec());
+            spans.put(FileOffset(at), bytes.len() as u64, content)
+        };
+        assert!(put(&mut spans, 8, &[1, 2, 3, 4]).is_some());
+        assert!(put(&mut spans, 9, &[9]).is_some());
+        let shape: Vec<(u64, u64)> = spans.iter().map(|span| (span.at.0, span.len)).collect();
+        assert_eq!(shape, [(0, 8), (8, 1), (9, 1), (10, 2), (12, 2)]);
+        assert_eq!(spans.len(), 14);
+        assert!(put(&mut spans, 13, &[0, 0]).is_none());
+    }
+}

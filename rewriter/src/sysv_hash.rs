@@ -1,0 +1,106 @@
+//! DT_HASH kept true when a symbol changes its name or one is added.
+//!
+//! The table lists every dynamic symbol, undefined ones too, in the chain of its name's hash
+//! (gABI, "Hash Table"). DT_GNU_HASH lists only defined symbols and needs no change.
+
+use crate::parse::words;
+
+/// The table's words: nbucket, nchain, buckets, chains.
+#[derive(Clone, Debug)]
+pub(crate) struct SysvHash {
+    buckets: Vec<u32>,
+    chains: Vec<u32>,
+}
+
+impl SysvHash {
+    /// `None` if the counts do not fit the bytes or there is no bucket.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let words = words(bytes);
+        let buckets = usize::try_from(*words.first()?).ok().filter(|&n| n > 0)?;
+        let chains = usize::try_from(*words.get(1)?).ok()?;
+        let split = 2_usize.checked_add(buckets)?;
+        Some(Self {
+            buckets: words.get(2..split)?.to_vec(),
+            chains: words.get(split..split.checked_add(chains)?)?.to_vec(),
+        })
+    }
+
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let counts = [self.buckets.len(), self.chains.len()];
+        let counts = counts.map(|count| u32::try_from(count).unwrap_or(u32::MAX));
+        let words = counts.iter().chain(&self.buckets).chain(&self.chains);
+        words.flat_map(|word| word.to_le_bytes()).collect()
+    }
+
+    /// Takes symbol `index` out of the chain that it is in.
+    pub(crate) fn remove(&mut self, index: u32) {
+        let next = self.next(index);
+        let links = self.buckets.iter_mut().chain(&mut self.chains);
+        for link in links {
+            if *link == index {
+                *link = next;
+            }
+        }
+    }
+
+    /// Puts symbol `index` at the head of the chain for `name`; a new symbol makes the table grow.
+    pub(crate) fn insert(&mut self, index: u32, name: &str) {
+        let buckets = u32::try_from(self.buckets.len()).unwrap_or(u32::MAX);
+        let bucket = usize::try_from(object::elf::hash(name.as_bytes()) % buckets).unwrap_or(0);
+        let Ok(place) = usize::try_from(index) else {
+            return;
+        };
+        if place >= self.chains.len() {
+            self.chains.resize(place + 1, 0);
+        }
+        self.chains[place] = self.buckets[bucket];
+        self.buckets[bucket] = index;
+    }
+
+    fn next(&self, index: u32) -> u32 {
+        let place = usize::try_from(index).ok();
+        place
+            .and_then(|place| self.chains.get(place))
+            .copied()
+            .unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn find(hash: &SysvHash, name: &str, names: &[&str]) -> Option<u32> {
+        let bucket = object::elf::hash(name.as_bytes()) as usize % hash.buckets.len();
+        let mut index = hash.buckets[bucket];
+        while index != 0 {
+            if names[index as usize] == name {
+                return Some(index);
+            }
+            index = hash.chains[index as usize];
+        }
+        None
+    }
+
+    #[test]
+    fn renamed_and_added_symbols_are_found() {
+        let mut hash = SysvHash {
+            buckets: vec![0; 3],
+            chains: vec![0; 5],
+        };
+        let names = ["", "alpha", "beta", "gamma", "delta"];
+        for (index, name) in names.iter().enumerate().skip(1) {
+            hash.insert(index as u32, name);
+        }
+        hash.remove(3);
+        hash.insert(3, "allocs_preinit");
+        hash.insert(5, "fifth");
+        let names = ["", "alpha", "beta", "allocs_preinit", "delta", "fifth"];
+        for (index, name) in names.iter().enumerate().skip(1) {
+            assert_eq!(find(&hash, name, &names), Some(index as u32), "{name}");
+        }
+        assert_eq!(find(&hash, "gamma", &names), None);
+        let decoded = SysvHash::decode(&hash.encode()).map(|hash| hash.encode());
+        assert_eq!(decoded, Some(hash.encode()));
+    }
+}
