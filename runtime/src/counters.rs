@@ -135,7 +135,9 @@ impl Entry {
     pub(crate) fn called(&self, hook: Hook, bytes: usize) {
         if let Some(calls) = self.shard.hooks.get(hook as usize) {
             self.add(&calls.calls, 1);
-            self.add(&calls.bytes, bytes);
+            if bytes != 0 {
+                self.add(&calls.bytes, bytes);
+            }
         }
     }
 
@@ -143,20 +145,20 @@ impl Entry {
     #[inline(always)]
     pub(crate) fn born(&self, usable_size: usize) {
         self.add(&self.shard.born, 1);
-        live_bytes(usable_size.cast_signed());
+        live_bytes_grow(usable_size.cast_signed());
     }
 
     /// Notes a chunk that is about to be given back.
     #[inline(always)]
     pub(crate) fn died(&self, usable_size: usize) {
         self.add(&self.shard.died, 1);
-        live_bytes(usable_size.cast_signed().wrapping_neg());
+        LIVE.fetch_sub(usable_size.cast_signed(), Relaxed);
     }
 
     /// Notes that a chunk is of another size now.
     #[inline(always)]
     pub(crate) fn resized(&self, before: usize, after: usize) {
-        live_bytes(after.wrapping_sub(before).cast_signed());
+        live_bytes_grow(after.wrapping_sub(before).cast_signed());
     }
 
     /// Only its own thread writes to a shard, so it need not lock the bus for it.
@@ -178,7 +180,7 @@ impl Drop for Entry {
 }
 
 #[inline(always)]
-fn live_bytes(change: isize) {
+fn live_bytes_grow(change: isize) {
     let live = LIVE.fetch_add(change, Relaxed).wrapping_add(change);
     if live > PEAK.load(Relaxed) {
         PEAK.fetch_max(live, Relaxed);

@@ -186,9 +186,12 @@ fn allocate<F: Copy>(hook: Hook, bytes: usize, ask: impl FnOnce(F) -> Chunk) -> 
     // SAFETY: each hook names the function's type next to its own.
     let chunk = ask(unsafe { next.function() });
     if let Some(entry) = entry {
-        entry.called(hook, if chunk.is_null() { 0 } else { bytes });
-        if !chunk.is_null() {
-            entry.born(next.usable_size(chunk));
+        if chunk.is_null() {
+            entry.called(hook, 0);
+        } else {
+            let size = next.usable_size(chunk);
+            entry.called(hook, bytes);
+            entry.born(size);
         }
     }
     chunk
@@ -203,9 +206,10 @@ fn release<F: Copy>(hook: Hook, chunk: Chunk, pass_on: impl FnOnce(F)) {
     };
     let entry = counters::enter();
     if let Some(entry) = &entry {
+        let size = next.usable_size(chunk);
         entry.called(hook, 0);
         if !chunk.is_null() {
-            entry.died(next.usable_size(chunk));
+            entry.died(size);
         }
     }
     // SAFETY: each hook names the function's type next to its own.

@@ -17,7 +17,8 @@
 //! Three rules hold everywhere, because a hook may be entered before the loader has relocated this
 //! object (another library's IFUNC resolver may allocate), before init, after the exit handlers, in
 //! a fork child and in any thread:
-//! - no dynamic relocation: no table of pointers, no formatting machinery, no panic with a location;
+//! - no dynamic relocation: no table of pointers, no call of an exported function, no formatting, no
+//!   panic with a location. (Debug assertions bring some in; they are for looking for mistakes.)
 //! - no allocation, no lock, no thread-local storage, no call into another library except *next*;
 //! - the memory that the program gets is always its own allocator's.
 
