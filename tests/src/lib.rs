@@ -1,1 +1,41 @@
-//! Harness.
+//! What every test here needs: a directory that survives a failure, a command whose failure tells
+//! everything, the rewriter built once, samples built by real compilers, and ELF facts read without
+//! any of the rewriter's own code.
+//!
+//! | module | what |
+//! | --- | --- |
+//! | [`trial`] | tests by name; a panic is a failure with its place |
+//! | [`dir`] | temporary directories |
+//! | [`command`] | run with a time limit, compare, report |
+//! | [`needs`] | programs that must be installed, and the packages that have them |
+//! | [`tool`] | `allocs-rewrite`: where it is, its JSON |
+//! | [`mirror`] | a tree where system programs can be replaced |
+//! | [`sample`] | `samples/`: directives, compilers, variants |
+//! | [`elf`] | segments, dynamic entries, preinit entries of a file |
+//! | [`structure`] | what must be true of every rewritten file |
+//! | [`report`] | what ALLOCS_REPORT wrote |
+//! | [`loader`] | what LD_DEBUG wrote |
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test says that something is wrong by panicking"
+)]
+
+pub mod command;
+pub mod dir;
+pub mod elf;
+pub mod loader;
+pub mod mirror;
+pub mod needs;
+pub mod report;
+pub mod sample;
+pub mod structure;
+pub mod tool;
+pub mod trial;
+
+pub use command::{Command, Outcome};
+pub use dir::Dir;
+pub use needs::needs;
+pub use tool::Rewrite;
+pub use trial::trial;

@@ -1,0 +1,32 @@
+//! Programs that must be installed. A test that lacks one fails: a test that is quietly left out
+//! proves nothing.
+
+use std::path::{Path, PathBuf};
+
+const PACKAGES: &str = include_str!("../packages.txt");
+
+/// Where `program` is (a name, or an absolute path of any file). Fails with the name of the Debian
+/// package if it is missing, and if `packages.txt` does not list it.
+pub fn needs(program: &str) -> PathBuf {
+    let package = package_of(program)
+        .unwrap_or_else(|| panic!("{program} has no line in tests/packages.txt"));
+    find(program).unwrap_or_else(|| {
+        panic!("{program} is missing: apt-get install {package}, or run tests/run, which installs all that the tests need")
+    })
+}
+
+fn package_of(program: &str) -> Option<&'static str> {
+    PACKAGES
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.split_once(char::is_whitespace))
+        .find(|(_, provides)| provides.trim() == program)
+        .map(|(package, _)| package)
+}
+
+fn find(program: &str) -> Option<PathBuf> {
+    ["/usr/bin", "/bin", "/usr/sbin", "/sbin", "/usr/local/bin"]
+        .iter()
+        .map(|dir| Path::new(dir).join(program))
+        .find(|path| path.exists())
+}

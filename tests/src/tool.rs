@@ -1,0 +1,170 @@
+//! The rewriter's binary, as a user runs it.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::{Command, Outcome};
+
+/// The file name of the embedded runtime, which is its soname.
+pub const RUNTIME: &str = "liballocs_rt.so.1";
+/// The runtime's init symbol.
+pub const INIT: &str = "allocs_preinit";
+
+/// `allocs-rewrite`, built once per process: it is up to date whichever way the tests were started.
+pub fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut build = std::process::Command::new(cargo);
+        build
+            .args(["build", "--workspace", "--bin", "allocs-rewrite", "--locked"])
+            .args(["--message-format", "json-render-diagnostics"])
+            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+        if !cfg!(debug_assertions) {
+            build.arg("--release");
+        }
+        let output = build.output().expect("cargo starts");
+        assert!(
+            output.status.success(),
+            "cannot build allocs-rewrite: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8_lossy(&output.stdout)
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .filter_map(|message| Some(PathBuf::from(message["executable"].as_str()?)))
+            .find(|path| path.ends_with("allocs-rewrite"))
+            .expect("cargo names the binary that it built")
+    })
+}
+
+/// The runtime as a file, for `--runtime` with an absolute path.
+pub fn runtime() -> &'static Path {
+    static FILE: OnceLock<PathBuf> = OnceLock::new();
+    FILE.get_or_init(|| {
+        let dir = binary().with_file_name("allocs-tests");
+        std::fs::create_dir_all(&dir).expect("a directory beside the binary");
+        Rewrite::new("/bin/true", dir.join("true"))
+            .arg("--force")
+            .succeed();
+        dir.join(RUNTIME)
+    })
+}
+
+/// One run of `allocs-rewrite PROG -o OUT`.
+#[derive(Debug, Clone)]
+pub struct Rewrite {
+    command: Command,
+    prog: PathBuf,
+    out: PathBuf,
+}
+
+impl Rewrite {
+    /// Rewrites `prog` to `out`.
+    pub fn new(prog: impl AsRef<Path>, out: impl AsRef<Path>) -> Self {
+        let (prog, out) = (prog.as_ref(), out.as_ref());
+        Self {
+            command: Command::new(binary())
+                .arg(prog)
+                .arg("-o")
+                .arg(out)
+                .arg("--json")
+                .limit(Duration::from_secs(60)),
+            prog: prog.to_owned(),
+            out: out.to_owned(),
+        }
+    }
+
+    /// One more argument.
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.command = self.command.arg(arg);
+        self
+    }
+
+    /// Changes the command line.
+    pub fn map(mut self, change: impl FnOnce(Command) -> Command) -> Self {
+        self.command = change(self.command);
+        self
+    }
+
+    /// Runs it.
+    pub fn run(&self) -> Outcome {
+        self.command.run()
+    }
+
+    /// Runs it; it must succeed and say so.
+    pub fn succeed(&self) -> Rewritten {
+        let outcome = self.command.succeed();
+        let json: Value = serde_json::from_slice(&outcome.stdout)
+            .unwrap_or_else(|e| panic!("{outcome}--json printed no JSON: {e}"));
+        assert!(self.out.is_file(), "{outcome}wrote nothing");
+        Rewritten {
+            original: self.prog.clone(),
+            path: self.out.clone(),
+            json,
+        }
+    }
+
+    /// Runs it; it must refuse: exit status 1, nothing on stdout, exactly one line on stderr, which
+    /// names the tool, `file`, and each of `words`; and nothing below `dir` may have changed.
+    pub fn refuse(&self, dir: &Path, file: &Path, words: &[&str]) -> Outcome {
+        let before = crate::dir::listing(dir);
+        let outcome = self.command.run();
+        let after = crate::dir::listing(dir);
+        let stderr = outcome.stderr();
+        assert_eq!(outcome.code(), Some(1), "{outcome}should have been refused");
+        assert_eq!(outcome.stdout(), "", "{outcome}a refusal has no result");
+        assert!(
+            stderr.starts_with("allocs-rewrite: ") && stderr.lines().count() == 1,
+            "{outcome}one message is expected"
+        );
+        assert!(stderr.ends_with('\n'), "{outcome}the message is no line");
+        assert!(
+            stderr.contains(&*file.to_string_lossy()),
+            "{outcome}the message should name {}",
+            file.display()
+        );
+        for word in words {
+            assert!(stderr.contains(word), "{outcome}the message should say `{word}`");
+        }
+        assert_eq!(before, after, "{outcome}something was written");
+        outcome
+    }
+}
+
+/// A rewritten program.
+#[derive(Debug, Clone)]
+pub struct Rewritten {
+    /// What it was made from.
+    pub original: PathBuf,
+    /// Where it is.
+    pub path: PathBuf,
+    /// What `--json` said.
+    pub json: Value,
+}
+
+impl Rewritten {
+    /// Whether everything was done within the file's old bytes.
+    pub fn recycled(&self) -> bool {
+        self.json["size"]["before"] == self.json["size"]["after"]
+    }
+
+    /// The tables that were moved.
+    pub fn moved(&self) -> Vec<String> {
+        let tables = self.json["tables"].as_array().expect("a list of tables");
+        tables
+            .iter()
+            .filter(|table| table["action"] == "moved")
+            .map(|table| table["table"].as_str().expect("a name").to_owned())
+            .collect()
+    }
+
+    /// A command that runs it.
+    pub fn command(&self) -> Command {
+        Command::new(&self.path)
+    }
+}

@@ -1,0 +1,449 @@
+//! What cannot be rewritten is refused: exit status 1, one message that names the file and says
+//! what to do, nothing written. Usage errors are clap's: exit status 2.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use allocs_tests::sample::{Sample, Variant};
+use allocs_tests::tool::{self, INIT, RUNTIME};
+use allocs_tests::{Command, Dir, Rewrite, needs, trials};
+use libtest_mimic::Trial;
+
+pub(crate) fn trials() -> Vec<Trial> {
+    trials!["bad_input":
+        usage,
+        not_there,
+        directory,
+        empty,
+        script,
+        not_elf,
+        truncated,
+        class_32,
+        other_machines,
+        big_endian,
+        relocatable,
+        core_dump,
+        shared_object,
+        static_programs,
+        static_go,
+        musl,
+        not_readable,
+        out_directory_missing,
+        out_directory_not_writable,
+        disk_full,
+        out_is_no_file,
+        already_rewritten,
+        runtime_without_init,
+        runtime_for_another_machine,
+        runtime_not_elf,
+        runtime_name_with_a_bare_slash,
+        other_runtime_in_the_way,
+        same_file_by_another_name,
+        setuid_with_origin,
+    ]
+}
+
+/// A good program, to be spoilt.
+fn program(dir: &Dir) -> PathBuf {
+    Sample::named("threads").build(&dir.path(), Variant::GCC, &[])
+}
+
+fn out(dir: &Dir) -> PathBuf {
+    dir.make("out").join("rewritten")
+}
+
+/// PROG with these bytes is refused in words that contain `words`.
+fn refuse_bytes(name: &str, bytes: &[u8], words: &[&str]) {
+    let dir = Dir::new(name);
+    let prog = dir.write(name, bytes);
+    Rewrite::new(&prog, out(&dir)).refuse(&dir.path(), &prog, words);
+}
+
+fn usage() {
+    let dir = Dir::new("usage");
+    for arguments in [vec![], vec!["--no-such-option"], vec!["/bin/true"]] {
+        let outcome = Command::new(tool::binary()).args(arguments).dir(dir.path()).run();
+        assert_eq!(outcome.code(), Some(2), "{outcome}");
+        assert!(outcome.stderr().contains("--help"), "{outcome}no way to learn more");
+        assert_eq!(fs::read_dir(dir.path()).expect("listing").count(), 0, "{outcome}");
+    }
+}
+
+fn not_there() {
+    let dir = Dir::new("not-there");
+    let prog = dir.join("not-there");
+    Rewrite::new(&prog, out(&dir)).refuse(&dir.path(), &prog, &["No such file"]);
+    let prog = dir.write("file", "x").join("below-a-file");
+    Rewrite::new(&prog, out(&dir)).refuse(&dir.path(), &prog, &["directory"]);
+}
+
+fn directory() {
+    let dir = Dir::new("directory");
+    let prog = dir.make("some-directory");
+    Rewrite::new(&prog, out(&dir)).refuse(&dir.path(), &prog, &["is a directory"]);
+}
+
+fn empty() {
+    refuse_bytes("empty", b"", &["is empty"]);
+}
+
+fn script() {
+    refuse_bytes("script", b"#!/bin/sh -e\nexit 0\n", &["script", "/bin/sh"]);
+    refuse_bytes("blank", b"#! /usr/bin/env python3\n", &["script", "python3"]);
+    refuse_bytes("short", b"#!", &["script"]);
+}
+
+fn not_elf() {
+    refuse_bytes("text", b"hello, world\n", &["not an ELF file"]);
+    refuse_bytes("one-byte", b"\x7f", &["not an ELF file"]);
+    refuse_bytes("nearly", b"\x7fELG\x02\x01\x01", &["not an ELF file"]);
+}
+
+/// Cut at every kind of place. What still holds everything that the loader reads may be accepted;
+/// `hostile` runs those.
+fn truncated() {
+    let dir = Dir::new("truncated");
+    let bytes = fs::read(program(&dir)).expect("a program");
+    for length in [4, 5, 16, 63, 64, 65, 120, 500, 1000, 4096, 8192, 10_000] {
+        assert!(length < bytes.len(), "the program is too small for this test");
+        refuse_bytes("cut-short", &bytes[..length], &["cut-short: is "]);
+    }
+}
+
+fn patched(offset: usize, new: &[u8]) -> Vec<u8> {
+    let dir = Dir::new("patched");
+    let mut bytes = fs::read(program(&dir)).expect("a program");
+    bytes[offset..offset + new.len()].copy_from_slice(new);
+    bytes
+}
+
+/// EI_CLASS and e_machine say i386; a real one has another layout behind that, which a refusal must
+/// not look at.
+fn class_32() {
+    let mut bytes = patched(4, &[1]);
+    bytes[18..20].copy_from_slice(&[3, 0]);
+    refuse_bytes("i386", &bytes, &["32-bit", "not supported yet"]);
+    refuse_bytes("i386-short", &bytes[..52], &["32-bit", "not supported yet"]);
+}
+
+fn other_machines() {
+    for (machine, name) in [(183, "AArch64"), (243, "RISC-V"), (22, "390"), (21, "PowerPC")] {
+        let bytes = patched(18, &[machine, 0]);
+        let dir = Dir::new("machine");
+        let prog = dir.write("machine", bytes);
+        let outcome =
+            Rewrite::new(&prog, out(&dir)).refuse(&dir.path(), &prog, &["not supported yet"]);
+        let text = outcome.stderr().to_lowercase();
+        assert!(text.contains(&name.to_lowercase()), "{outcome}names the machine: {name}");
+    }
+}
+
+fn big_endian() {
+    refuse_bytes("big-endian", &patched(5, &[2]), &["big-endian: is "]);
+}
+
+fn relocatable() {
+    let dir = Dir::new("relocatable");
+    let source = dir.write("part.c", "int answer(void) { return 42; }\n");
+    let object = dir.join("part.o");
+    Command::new(needs("gcc")).arg("-c").arg(source).arg("-o").arg(&object).succeed();
+    Rewrite::new(&object, out(&dir)).refuse(&dir.path(), &object, &["relocatable", "link"]);
+}
+
+/// A real core dump, written by gdb.
+fn core_dump() {
+    let dir = Dir::new("core");
+    let core = dir.join("core");
+    Command::new(needs("gdb"))
+        .args(["-batch", "-nx", "-ex", "starti", "-ex"])
+        .arg(format!("generate-core-file {}", core.display()))
+        .args(["-ex", "kill", "/bin/true"])
+        .run();
+    assert!(core.exists(), "gdb wrote no core dump");
+    Rewrite::new(&core, out(&dir)).refuse(&dir.path(), &core, &["core dump"]);
+}
+
+fn shared_object() {
+    let dir = Dir::new("shared-object");
+    Sample::named("init_boundary").build(&dir.path(), Variant::GCC, &[]);
+    let library = dir.join("libinit_boundary.so");
+    let words = ["shared object", "DT_PREINIT_ARRAY", "executable"];
+    Rewrite::new(&library, out(&dir)).refuse(&dir.path(), &library, &words);
+
+    // The runtime itself, and libc, which has a PT_INTERP and can be started.
+    let runtime = dir.join("runtime.so");
+    fs::copy(tool::runtime(), &runtime).expect("a copy");
+    Rewrite::new(&runtime, out(&dir)).refuse(&dir.path(), &runtime, &["shared object"]);
+}
+
+fn static_programs() {
+    for flags in [["-static", "-no-pie"], ["-static-pie", "-fPIE"]] {
+        let dir = Dir::new("static");
+        let source = dir.write("main.c", "int main(void) { return 0; }\n");
+        let prog = dir.join("main");
+        Command::new(needs("gcc")).args(flags).arg(source).arg("-o").arg(&prog).succeed();
+        Command::new(&prog).succeed();
+        let words = ["static", "no loader runs", "dynamically"];
+        Rewrite::new(&prog, out(&dir)).refuse(&dir.path(), &prog, &words);
+    }
+}
+
+/// Go's linker makes static executables unless cgo is used; this is one that Debian ships.
+fn static_go() {
+    let dir = Dir::new("go");
+    let prog = dir.join("lf");
+    fs::copy(needs("/usr/bin/lf"), &prog).expect("a copy");
+    Rewrite::new(&prog, out(&dir)).refuse(&dir.path(), &prog, &["static", "no loader runs"]);
+}
+
+/// musl's loader ignores preinit arrays: a rewrite would be without effect.
+fn musl() {
+    let dir = Dir::new("musl");
+    let source = dir.write("main.c", "int main(void) { return 0; }\n");
+    let prog = dir.join("main");
+    Command::new(needs("musl-gcc")).arg(source).arg("-o").arg(&prog).succeed();
+    Command::new(&prog).succeed();
+    Rewrite::new(&prog, out(&dir)).refuse(&dir.path(), &prog, &["musl"]);
+}
+
+/// A copy of the binary where every user can run it; the build's own may be below /root.
+fn binary_for_all(dir: &Dir) -> PathBuf {
+    let copy = dir.join("allocs-rewrite");
+    fs::copy(tool::binary(), &copy).expect("a copy of the binary");
+    fs::set_permissions(&copy, Permissions::from_mode(0o755)).expect("mode 0755");
+    copy
+}
+
+/// `allocs-rewrite PROG -o OUT` as a user without privileges.
+fn as_nobody(dir: &Dir, prog: &Path, out: &Path) -> Command {
+    let binary = binary_for_all(dir);
+    let start = if rustix::process::geteuid().is_root() {
+        Command::new(needs("setpriv"))
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+            .arg(binary)
+    } else {
+        Command::new(binary)
+    };
+    start.arg(prog).arg("-o").arg(out)
+}
+
+fn not_readable() {
+    let dir = Dir::new("not-readable");
+    let prog = program(&dir);
+    fs::set_permissions(&prog, Permissions::from_mode(0o000)).expect("mode 0");
+    let target = out(&dir);
+    let command = as_nobody(&dir, &prog, &target);
+    Rewrite::new(&prog, &target)
+        .map(|_| command)
+        .refuse(&dir.path(), &prog, &["Permission denied"]);
+}
+
+fn out_directory_missing() {
+    let dir = Dir::new("out-missing");
+    let target = dir.join("no/such/directory/out");
+    let prog = program(&dir);
+    Rewrite::new(prog, &target).refuse(&dir.path(), &dir.join("no/such"), &["No such file"]);
+}
+
+fn out_directory_not_writable() {
+    let dir = Dir::new("out-not-writable");
+    let prog = program(&dir);
+    let target = out(&dir);
+    fs::set_permissions(dir.join("out"), Permissions::from_mode(0o555)).expect("mode 0555");
+    let command = as_nobody(&dir, &prog, &target);
+    Rewrite::new(&prog, &target)
+        .map(|_| command)
+        .refuse(&dir.path(), &dir.join("out"), &["Permission denied"]);
+}
+
+/// On a file system with room for neither the program nor the runtime; in a mount namespace, so
+/// that nothing stays mounted. The listing afterwards is made inside, too.
+fn disk_full() {
+    let dir = Dir::new("disk-full");
+    let prog = program(&dir);
+    let small = dir.make("small");
+    // Room for some pages, to fail in the middle, and for none, to fail at once.
+    for pages in [1, 2, 4, 5] {
+        let script = format!(
+            "mount -t tmpfs -o size={}k tmpfs {small} || exit 99
+             {binary} {prog} -o {small}/out
+             status=$?
+             ls -A {small}
+             exit $status",
+            pages * 4,
+            small = small.display(),
+            binary = tool::binary().display(),
+            prog = prog.display(),
+        );
+        let outcome = Command::new(needs("unshare"))
+            .args(["--map-root-user", "--mount", "sh", "-c", &script])
+            .run();
+        assert_ne!(outcome.code(), Some(99), "{outcome}cannot mount a tmpfs: run the tests as root");
+        assert_eq!(outcome.code(), Some(1), "{outcome}");
+        assert_eq!(outcome.stdout(), "", "{outcome}something was left behind");
+        let stderr = outcome.stderr();
+        assert_eq!(stderr.lines().count(), 1, "{outcome}one message is expected");
+        for word in ["allocs-rewrite: ", "small/", "No space left", "free some space"] {
+            assert!(stderr.contains(word), "{outcome}the message should say `{word}`");
+        }
+    }
+}
+
+fn out_is_no_file() {
+    let dir = Dir::new("out-is-no-file");
+    let prog = program(&dir);
+    let directory = dir.make("a-directory");
+    Rewrite::new(&prog, &directory).refuse(&dir.path(), &directory, &["director"]);
+
+    let null = Path::new("/dev/null");
+    Rewrite::new(&prog, null).refuse(&dir.path(), null, &["device"]);
+    let meta = fs::metadata(null).expect("/dev/null");
+    assert!(!meta.is_file(), "/dev/null was replaced");
+
+    let fifo = dir.join("a-fifo");
+    Command::line("mkfifo").arg(&fifo).succeed();
+    let outcome = Rewrite::new(&prog, &fifo).refuse(&dir.path(), &fifo, &[]);
+    assert!(outcome.stderr().to_lowercase().contains("fifo"), "{outcome}");
+
+    // Dangling: writing through it would make a file where nobody looks for it.
+    let link = dir.join("a-link");
+    symlink(dir.join("nowhere"), &link).expect("a link");
+    let outcome = Rewrite::new(&prog, &link).run();
+    let is_link = fs::symlink_metadata(&link).expect("the link").is_symlink();
+    assert!(
+        outcome.code() == Some(1) || !is_link || dir.join("nowhere").exists(),
+        "{outcome}success, and nothing was written"
+    );
+}
+
+fn already_rewritten() {
+    let dir = Dir::new("twice");
+    let once = dir.make("once").join("threads");
+    Rewrite::new(program(&dir), &once).succeed();
+    let words = ["already rewritten", RUNTIME];
+    Rewrite::new(&once, out(&dir)).refuse(&dir.path(), &once, &words);
+    Rewrite::new(&once, &once).refuse(&dir.path(), &once, &words);
+    // The same for a file that has grown.
+    let other = dir.make("other").join("threads");
+    Rewrite::new(program(&dir), &other).arg("--runtime").arg(tool::runtime()).succeed();
+    let needed = tool::runtime().display().to_string();
+    Rewrite::new(&other, out(&dir)).refuse(&dir.path(), &other, &["already rewritten", &needed]);
+}
+
+/// Builds a shared object from a line of C.
+fn library(dir: &Dir, name: &str, code: &str) -> PathBuf {
+    let source = dir.write(format!("{name}.c"), code);
+    let library = dir.join(name);
+    Command::new(needs("gcc"))
+        .args(["-shared", "-fPIC"])
+        .arg(source)
+        .arg("-o")
+        .arg(&library)
+        .succeed();
+    library
+}
+
+fn refuse_runtime(dir: &Dir, runtime: &Path, words: &[&str]) {
+    Rewrite::new(program(dir), out(dir))
+        .arg("--runtime")
+        .arg(runtime)
+        .refuse(&dir.path(), runtime, words);
+}
+
+fn runtime_without_init() {
+    let dir = Dir::new("no-init");
+    let runtime = library(&dir, "libother.so", "int answer(void) { return 42; }\n");
+    refuse_runtime(&dir, &runtime, &[INIT, "--init"]);
+
+    // Only used there, not defined.
+    let user = "void allocs_preinit(void);\nvoid f(void) { allocs_preinit(); }\n";
+    let runtime = library(&dir, "libuser.so", user);
+    refuse_runtime(&dir, &runtime, &[INIT, "--init"]);
+
+    // With the symbol that it does define, it is fine.
+    let runtime = library(&dir, "libmine.so", "void my_init(void) {}\n");
+    let result = Rewrite::new(program(&dir), out(&dir))
+        .arg("--runtime")
+        .arg(&runtime)
+        .arg("--init")
+        .arg("my_init")
+        .succeed();
+    result.command().succeed();
+}
+
+fn runtime_for_another_machine() {
+    let dir = Dir::new("runtime-machine");
+    let mut bytes = fs::read(tool::runtime()).expect("the runtime");
+    bytes[18] = 183;
+    let runtime = dir.write("libarm.so", &bytes);
+    refuse_runtime(&dir, &runtime, &["x86-64"]);
+}
+
+fn runtime_not_elf() {
+    let dir = Dir::new("runtime-not-elf");
+    let runtime = dir.write("libtext.so", "INPUT(libreal.so)\n");
+    refuse_runtime(&dir, &runtime, &["x86-64"]);
+    refuse_runtime(&dir, &dir.join("not-there.so"), &["No such file"]);
+    refuse_runtime(&dir, &dir.make("directory.so"), &["directory.so"]);
+    let program = dir.write("prog", fs::read("/bin/true").expect("a program"));
+    refuse_runtime(&dir, &program, &[]);
+}
+
+/// `lib/x.so` would be looked up from the directory that each user is in.
+fn runtime_name_with_a_bare_slash() {
+    let dir = Dir::new("runtime-name");
+    for name in ["lib/x.so", "./x.so", ""] {
+        refuse_runtime(&dir, Path::new(name), &["DT_NEEDED"]);
+    }
+}
+
+fn other_runtime_in_the_way() {
+    let dir = Dir::new("other-runtime");
+    let target = out(&dir);
+    let in_the_way = dir.write(format!("out/{RUNTIME}"), "an older version\n");
+    let prog = program(&dir);
+    Rewrite::new(&prog, &target).refuse(&dir.path(), &in_the_way, &["--force"]);
+    Rewrite::new(&prog, &target).arg("--force").succeed().command().succeed();
+    // And now that it is the right one, it is left alone.
+    let before = fs::metadata(&in_the_way).expect("the runtime").modified().expect("a time");
+    Rewrite::new(&prog, &target).succeed();
+    let after = fs::metadata(&in_the_way).expect("the runtime").modified().expect("a time");
+    assert_eq!(before, after, "an identical runtime was written again");
+}
+
+fn same_file_by_another_name() {
+    let dir = Dir::new("same-file");
+    let prog = program(&dir);
+    let link = dir.join("symbolic");
+    symlink(&prog, &link).expect("a symbolic link");
+    let hard = dir.join("hard");
+    fs::hard_link(&prog, &hard).expect("a hard link");
+    for other in [&link, &hard] {
+        Rewrite::new(&prog, other).refuse(&dir.path(), other, &["another name"]);
+        Rewrite::new(other, &prog).refuse(&dir.path(), &prog, &["another name"]);
+    }
+}
+
+/// The loader ignores `$ORIGIN` in a setuid program: the result would not start.
+fn setuid_with_origin() {
+    let dir = Dir::new("setuid");
+    let prog = program(&dir);
+    for mode in [0o4755, 0o2755] {
+        fs::set_permissions(&prog, Permissions::from_mode(mode)).expect("a setuid mode");
+        let kind = if mode & 0o4000 != 0 { "setuid" } else { "setgid" };
+        let words = [kind, "$ORIGIN", "--runtime"];
+        Rewrite::new(&prog, out(&dir)).refuse(&dir.path(), &prog, &words);
+    }
+    fs::set_permissions(&prog, Permissions::from_mode(0o755)).expect("a plain mode");
+    Command::new(needs("setcap")).arg("cap_net_raw+ep").arg(&prog).succeed();
+    let words = ["file capabilities", "$ORIGIN", "--runtime"];
+    Rewrite::new(&prog, out(&dir)).refuse(&dir.path(), &prog, &words);
+
+    Rewrite::new(&prog, out(&dir))
+        .arg("--runtime")
+        .arg(tool::runtime())
+        .succeed()
+        .command()
+        .succeed();
+}

@@ -1,0 +1,231 @@
+//! The copy is the program in all other ways: mode, appended bytes, holes; and the same bytes
+//! every time.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::Write;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use allocs_tests::sample::{Sample, Variant};
+use allocs_tests::tool;
+use allocs_tests::{Command, Dir, Rewrite, needs, trials};
+use libtest_mimic::Trial;
+
+pub(crate) fn trials() -> Vec<Trial> {
+    trials!["copy":
+        mode_is_kept,
+        same_bytes_every_time,
+        appended_bytes_stay_last,
+        appended_zip_still_works,
+        holes_stay_holes,
+        onto_itself,
+        onto_itself_through_a_link,
+        while_it_runs,
+        hard_links_elsewhere_keep_the_original,
+        an_existing_output_is_replaced_whole,
+        quiet_and_verbose,
+    ]
+}
+
+fn program(dir: &Dir) -> PathBuf {
+    Sample::named("threads").build(&dir.path(), Variant::GCC, &[])
+}
+
+/// By recycling, and by growing: a runtime path that no old string has room for.
+fn both_ways(prog: &Path, dir: &Dir, check: impl Fn(&Path, &Path)) {
+    let recycled = dir.make("recycled").join("program");
+    let result = Rewrite::new(prog, &recycled).succeed();
+    assert!(result.recycled(), "this was to be recycled: {}", result.json);
+    check(prog, &recycled);
+
+    let long = dir.make("a/path/that/is/longer/than/any/string/that/can/be/recycled");
+    let runtime = long.join(tool::RUNTIME);
+    fs::copy(tool::runtime(), &runtime).expect("the runtime copied");
+    let grown = dir.make("grown").join("program");
+    let result = Rewrite::new(prog, &grown).arg("--runtime").arg(runtime).succeed();
+    assert!(!result.recycled(), "this was to grow: {}", result.json);
+    check(prog, &grown);
+}
+
+fn mode_is_kept() {
+    let dir = Dir::new("mode");
+    let prog = program(&dir);
+    for mode in [0o755, 0o700, 0o555, 0o711, 0o644, 0o1755] {
+        fs::set_permissions(&prog, Permissions::from_mode(mode)).expect("a mode");
+        let out = dir.join(format!("{mode:o}"));
+        Rewrite::new(&prog, &out).succeed();
+        let kept = fs::metadata(&out).expect("the output").mode() & 0o7777;
+        assert_eq!(kept, mode, "mode {mode:o} became {kept:o}");
+    }
+}
+
+fn same_bytes_every_time() {
+    let dir = Dir::new("same-bytes");
+    let prog = program(&dir);
+    both_ways(&prog, &dir, |_, _| ());
+    for (way, runtime) in [("recycled", None), ("grown", Some("/usr/lib/some/long/name.so.1"))] {
+        let outputs = [dir.make(format!("{way}-1")), dir.make(format!("{way}-2"))].map(|dir| {
+            let out = dir.join("program");
+            let mut rewrite = Rewrite::new(&prog, &out);
+            if let Some(runtime) = runtime {
+                let origin = format!("$ORIGIN/../{runtime}");
+                let path = dir.join(format!("../{runtime}"));
+                fs::create_dir_all(path.parent().expect("a parent")).expect("directories");
+                fs::copy(tool::runtime(), path).expect("the runtime copied");
+                rewrite = rewrite.arg("--runtime").arg(origin);
+            }
+            rewrite.succeed();
+            fs::read(out).expect("the output")
+        });
+        assert!(outputs[0] == outputs[1], "{way}: two runs wrote different bytes");
+    }
+}
+
+fn append(path: &Path, bytes: &[u8]) {
+    let mut file = OpenOptions::new().append(true).open(path).expect("the program");
+    file.write_all(bytes).expect("appended");
+}
+
+fn appended_bytes_stay_last() {
+    let dir = Dir::new("appended");
+    let prog = program(&dir);
+    // A length that is no multiple of anything, and a trailer with its own length, as those who
+    // look from the end of the file write it.
+    let mut payload = b"payload ".repeat(1234);
+    payload.extend(b"trailer");
+    payload.extend(9879_u64.to_le_bytes());
+    append(&prog, &payload);
+    both_ways(&prog, &dir, |_, out| {
+        let bytes = fs::read(out).expect("the output");
+        assert!(bytes.ends_with(&payload), "{}: the payload is not last", out.display());
+        Command::new(out).succeed();
+    });
+}
+
+/// Python runs a zip archive that is appended to anything; this one is appended to Python itself.
+fn appended_zip_still_works() {
+    let dir = Dir::new("zip");
+    let prog = dir.join("self-extractor");
+    fs::copy(needs("/usr/bin/python3.11"), &prog).expect("a copy of python");
+    dir.write("__main__.py", "import sys\nprint('from the archive', sys.argv[1:])\n");
+    Command::new(needs("zip"))
+        .args(["-q", "app.zip", "__main__.py"])
+        .dir(dir.path())
+        .succeed();
+    append(&prog, &fs::read(dir.join("app.zip")).expect("the archive"));
+
+    let run = |prog: &Path| Command::new(prog).arg("-I").arg(prog).arg("x").succeed().stdout();
+    assert_eq!(run(&prog), "from the archive ['x']\n");
+    both_ways(&prog, &dir, |_, out| {
+        assert_eq!(run(out), "from the archive ['x']\n", "{}", out.display());
+    });
+}
+
+/// 1 GiB of hole takes no space and little time.
+fn holes_stay_holes() {
+    let dir = Dir::new("holes");
+    let prog = program(&dir);
+    let file = OpenOptions::new().write(true).open(&prog).expect("the program");
+    file.set_len(1 << 30).expect("a hole");
+    file.write_all_at(b"the end", (1 << 30) - 7).expect("an end");
+    drop(file);
+    both_ways(&prog, &dir, |_, out| {
+        let meta = fs::metadata(out).expect("the output");
+        let used = meta.blocks() * 512;
+        assert!(meta.len() >= 1 << 30, "{}: {} bytes long", out.display(), meta.len());
+        assert!(used < 1 << 20, "{}: takes {used} bytes of disk", out.display());
+        let mut end = [0; 7];
+        let file = File::open(out).expect("the output");
+        file.read_exact_at(&mut end, meta.len() - 7).expect("its end");
+        assert_eq!(&end, b"the end", "{}", out.display());
+        Command::new(out).succeed();
+    });
+}
+
+fn onto_itself() {
+    let dir = Dir::new("onto-itself");
+    let prog = program(&dir);
+    let original = Command::new(&prog).succeed();
+    let inode = fs::metadata(&prog).expect("the program").ino();
+    let reader = File::open(&prog).expect("the program");
+    let before = fs::read(&prog).expect("the program");
+
+    let result = Rewrite::new(&prog, &prog).succeed();
+    result.command().succeed().assert_same_as(&original);
+
+    // A new file under the old name: who has the old one open still reads all of it.
+    assert_ne!(fs::metadata(&prog).expect("the result").ino(), inode, "changed in place");
+    let mut still = vec![0; before.len()];
+    reader.read_exact_at(&mut still, 0).expect("the old file");
+    assert!(still == before, "the old file was changed");
+}
+
+/// The link stays a link; the file that it names is what is replaced.
+fn onto_itself_through_a_link() {
+    let dir = Dir::new("onto-link");
+    let prog = program(&dir);
+    let link = dir.join("link");
+    std::os::unix::fs::symlink("threads", &link).expect("a link");
+    Rewrite::new(&link, &link).succeed();
+    assert!(fs::symlink_metadata(&link).expect("the link").is_symlink(), "the link is gone");
+    Rewrite::new(&prog, dir.join("again")).refuse(&dir.path(), &prog, &["already rewritten"]);
+}
+
+/// A running program can be replaced, and goes on as it was.
+fn while_it_runs() {
+    let dir = Dir::new("while-it-runs");
+    let prog = dir.join("cat");
+    fs::copy("/bin/cat", &prog).expect("a copy");
+    let mut running = std::process::Command::new(&prog)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("cat starts");
+    Rewrite::new(&prog, &prog).succeed();
+    let mut stdin = running.stdin.take().expect("a pipe");
+    stdin.write_all(b"still here").expect("written");
+    drop(stdin);
+    let output = running.wait_with_output().expect("cat ends");
+    assert!(output.status.success() && output.stdout == b"still here", "{output:?}");
+}
+
+fn hard_links_elsewhere_keep_the_original() {
+    let dir = Dir::new("hard-links");
+    let prog = program(&dir);
+    let other = dir.join("other-name");
+    fs::hard_link(&prog, &other).expect("a hard link");
+    let before = fs::read(&other).expect("the program");
+    Rewrite::new(&prog, &prog).succeed();
+    assert!(fs::read(&other).expect("the other name") == before, "the other name changed");
+}
+
+fn an_existing_output_is_replaced_whole() {
+    let dir = Dir::new("existing");
+    let prog = program(&dir);
+    let fresh = dir.join("fresh");
+    Rewrite::new(&prog, &fresh).succeed();
+    let old = dir.write("old", vec![b'x'; 1 << 20]);
+    Rewrite::new(&prog, &old).succeed();
+    assert!(fs::read(&old).expect("old") == fs::read(&fresh).expect("fresh"), "bytes differ");
+    let mode = fs::metadata(&old).expect("old").mode();
+    assert_eq!(mode, fs::metadata(&prog).expect("the program").mode(), "mode");
+}
+
+/// One line that says what was written, none with -q, one per table with -v.
+fn quiet_and_verbose() {
+    let dir = Dir::new("quiet");
+    let prog = program(&dir);
+    let out = dir.join("out");
+    let run = |option: &[&str]| {
+        let command = Command::new(tool::binary()).arg(&prog).arg("-o").arg(&out);
+        let outcome = command.args(option).succeed();
+        assert_eq!(outcome.stderr(), "", "{outcome}");
+        outcome.stdout()
+    };
+    assert_eq!(run(&["-q"]), "");
+    let summary = run(&[]);
+    assert_eq!(summary.lines().count(), 1, "{summary}");
+    assert!(summary.contains(&*out.to_string_lossy()), "{summary}");
+    let verbose = run(&["-v"]);
+    assert!(verbose.lines().count() >= 5 && verbose.starts_with(summary.trim_end()), "{verbose}");
+}

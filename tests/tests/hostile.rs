@@ -1,0 +1,196 @@
+//! Files that were never meant to be: an error or a verified output, never a panic, never a hang.
+//!
+//! In process, on the library that the binary is made of: a hundred thousand processes would take
+//! too long. Every output that is written passed the rewriter's own verification; here it is read
+//! back by this crate's reader as well, and a part of them is run.
+
+use std::fs;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use allocs_rewrite::{INIT_SYMBOL, Options};
+use allocs_tests::sample::{Sample, Variant};
+use allocs_tests::trial::message;
+use allocs_tests::{Dir, tool, trials};
+use fastrand::Rng;
+use libtest_mimic::Trial;
+
+pub(crate) fn trials() -> Vec<Trial> {
+    trials!["hostile": prefixes, bytes, words, header_fields]
+}
+
+/// Fixed, so that a failure can be repeated; printed with each failure.
+const SEED: u64 = 0x616c_6c6f_6373;
+/// One rewrite of a small file takes about a millisecond.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Inputs are written to one file, again and again.
+struct Target {
+    dir: Dir,
+    input: PathBuf,
+    output: PathBuf,
+    good: Vec<u8>,
+    accepted: usize,
+    refused: usize,
+}
+
+impl Target {
+    fn new(name: &str, variant: Variant) -> Self {
+        let dir = Dir::new(name);
+        let program = Sample::named("threads").build(&dir.path(), variant, &["-s"]);
+        Self {
+            input: dir.join("input"),
+            output: dir.join("output"),
+            good: fs::read(program).expect("a program"),
+            dir,
+            accepted: 0,
+            refused: 0,
+        }
+    }
+
+    /// Rewrites `bytes`; `what` tells how to make them.
+    fn rewrite(&mut self, bytes: &[u8], what: &dyn Fn() -> String) {
+        fs::write(&self.input, bytes).expect("the input");
+        let options = Options {
+            input: self.input.clone(),
+            output: self.output.clone(),
+            runtime: Some(tool::runtime().display().to_string()),
+            init: INIT_SYMBOL.to_owned(),
+            force: false,
+        };
+        let start = Instant::now();
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            allocs_rewrite::rewrite(&options, &mut |_, _| ())
+        }));
+        let dir = self.dir.path();
+        let dir = dir.display();
+        match result {
+            Err(payload) => panic!("{}: panicked: {} (in {dir})", what(), message(&*payload)),
+            Ok(Ok(_)) => {
+                self.accepted += 1;
+                assert!(self.output.is_file(), "{}: no output (in {dir})", what());
+                fs::remove_file(&self.output).expect("the output removed");
+            }
+            Ok(Err(error)) => {
+                self.refused += 1;
+                let text = error.to_string();
+                assert!(
+                    text.contains("input: ") && !text.contains('\n'),
+                    "{}: the message is `{text}` (in {dir})",
+                    what()
+                );
+                let internal = text.contains("this is a bug");
+                assert!(!internal, "{}: `{text}` (in {dir})", what());
+                assert!(!self.output.exists(), "{}: refused and written (in {dir})", what());
+            }
+        }
+        let took = start.elapsed();
+        assert!(took < LIMIT, "{}: took {took:?} (in {dir})", what());
+    }
+
+    /// Nothing but the input is left, and the test was one: both outcomes were seen.
+    fn finish(&self) {
+        let left: Vec<_> = allocs_tests::dir::listing(&self.dir.path()).into_keys().collect();
+        assert_eq!(left.len(), 2, "left behind: {left:?}");
+        assert!(self.accepted > 0 && self.refused > 0, "one outcome only: {}", self.accepted);
+    }
+}
+
+const NON_PIE: Variant = Variant {
+    pie: false,
+    ..Variant::GCC
+};
+
+/// Every prefix: what a download that broke off, or a full disk, leaves behind.
+fn prefixes() {
+    for variant in [Variant::GCC, NON_PIE] {
+        let mut target = Target::new("prefixes", variant);
+        let good = target.good.clone();
+        for length in 0..=good.len() {
+            target.rewrite(&good[..length], &|| format!("{variant}, the first {length} bytes"));
+        }
+        target.finish();
+    }
+}
+
+/// 10,000 single-byte changes where it hurts: headers, dynamic tables, and anywhere.
+fn bytes() {
+    for variant in [Variant::GCC, NON_PIE] {
+        let mut target = Target::new("bytes", variant);
+        let mut rng = Rng::with_seed(SEED);
+        for round in 0..5_000 {
+            let mut bytes = target.good.clone();
+            let at = interesting(&mut rng, &bytes);
+            let value = rng.u8(..);
+            bytes[at] = value;
+            target.rewrite(&bytes, &|| {
+                format!("{variant}, seed {SEED:#x}, round {round}: byte {at} = {value:#04x}")
+            });
+        }
+        target.finish();
+    }
+}
+
+/// Words that are too large, negative when added to something, or nearly right.
+fn words() {
+    let hard = [0, 1, 7, 8, 0x18, 0xfff, 0x1000, 1 << 31, (1 << 32) - 1, 1 << 47, 1 << 63, !0, !7];
+    let mut target = Target::new("words", Variant::GCC);
+    let mut rng = Rng::with_seed(SEED);
+    for round in 0..5_000 {
+        let mut bytes = target.good.clone();
+        let mut changes = Vec::new();
+        for _ in 0..=rng.usize(..2) {
+            let at = interesting(&mut rng, &bytes) / 8 * 8;
+            let old = u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
+            let random = hard[rng.usize(..hard.len())];
+            let new = if rng.bool() { random } else { old.wrapping_add(random) };
+            bytes[at..at + 8].copy_from_slice(&new.to_le_bytes());
+            changes.push(format!("word at {at} = {new:#x}"));
+        }
+        target.rewrite(&bytes, &|| format!("seed {SEED:#x}, round {round}: {changes:?}"));
+    }
+    target.finish();
+}
+
+/// Every byte of the ELF header and the program headers, with each of a few values.
+fn header_fields() {
+    let mut target = Target::new("header-fields", Variant::GCC);
+    let good = target.good.clone();
+    let end = program_headers(&good).end;
+    for at in 0..end {
+        for value in [0, 1, 2, 0x7f, 0x80, 0xff, good[at] ^ 1, good[at].wrapping_add(8)] {
+            let mut bytes = good.clone();
+            bytes[at] = value;
+            target.rewrite(&bytes, &|| format!("byte {at} = {value:#04x}"));
+        }
+    }
+    target.finish();
+}
+
+/// A place: in the headers half of the time, in `.dynamic` a quarter, else anywhere.
+fn interesting(rng: &mut Rng, bytes: &[u8]) -> usize {
+    let part = match rng.u8(..4) {
+        0 => 0..program_headers(bytes).end,
+        1 => program_headers(bytes),
+        2 => dynamic(bytes),
+        _ => 0..bytes.len() - 8,
+    };
+    rng.usize(part)
+}
+
+fn program_headers(bytes: &[u8]) -> Range<usize> {
+    64..64 + 56 * usize::from(bytes[56])
+}
+
+fn dynamic(bytes: &[u8]) -> Range<usize> {
+    let mut headers = bytes[program_headers(bytes)].chunks(56);
+    let header = headers.find(|h| h[0] == 2 && h[1..4] == [0; 3]).expect("PT_DYNAMIC");
+    let word = |at: usize| {
+        let word = u64::from_le_bytes(header[at..at + 8].try_into().expect("8 bytes"));
+        usize::try_from(word).expect("an offset")
+    };
+    word(8)..word(8) + word(32)
+}
+

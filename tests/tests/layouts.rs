@@ -1,0 +1,279 @@
+//! Whatever linker made the file, and however it laid it out: rewritten, it is sound and runs the
+//! same.
+
+use std::fs;
+use std::path::Path;
+
+use allocs_tests::report::Report;
+use allocs_tests::sample::{Sample, Variant};
+use allocs_tests::tool::{self, RUNTIME};
+use allocs_tests::{Command, Dir, Rewrite, needs, structure, trial};
+use libtest_mimic::Trial;
+
+/// What is done to a program after it was linked.
+type Change = fn(&Path);
+
+/// Name, compiler, flags, change.
+type Layout = (&'static str, &'static str, &'static [&'static str], Change);
+
+const LAYOUTS: &[Layout] = &[
+    ("bfd", "gcc", &["-fuse-ld=bfd"], nothing),
+    ("gold", "gcc", &["-fuse-ld=gold"], nothing),
+    ("lld", "clang", &["-fuse-ld=lld"], nothing),
+    ("mold", "clang", &["-fuse-ld=mold"], nothing),
+    ("lld-no-rosegment", "clang", &["-fuse-ld=lld", "-Wl,--no-rosegment"], nothing),
+    ("lld-64k-pages", "clang", &["-fuse-ld=lld", "-Wl,-z,max-page-size=65536"], nothing),
+    ("64k-pages", "gcc", &["-Wl,-z,max-page-size=65536"], nothing),
+    ("no-separate-code", "gcc", &["-Wl,-z,noseparate-code"], nothing),
+    ("norelro", "gcc", &["-Wl,-z,norelro"], nothing),
+    ("hash-sysv", "gcc", &["-Wl,--hash-style=sysv"], nothing),
+    ("hash-both", "gcc", &["-Wl,--hash-style=both"], nothing),
+    ("hash-gnu", "gcc", &["-Wl,--hash-style=gnu"], nothing),
+    ("gold-hash-sysv", "gcc", &["-fuse-ld=gold", "-Wl,--hash-style=sysv"], nothing),
+    ("relr", "gcc", &["-Wl,-z,pack-relative-relocs"], nothing),
+    ("lld-relr", "clang", &["-fuse-ld=lld", "-Wl,--pack-dyn-relocs=relr"], nothing),
+    ("no-dynamic-undefined-weak", "gcc", &["-Wl,-z,nodynamic-undefined-weak"], nothing),
+    ("no-combreloc", "gcc", &["-Wl,-z,nocombreloc"], nothing),
+    ("no-new-dtags", "gcc", &["-Wl,--disable-new-dtags,-rpath,/nonexistent"], nothing),
+    ("no-start-files", "gcc", &["-nostartfiles", "-DOWN_START"], nothing),
+    ("build-id", "gcc", &["-Wl,--build-id=sha1"], nothing),
+    ("no-build-id", "gcc", &["-Wl,--build-id=none"], nothing),
+    ("cet", "gcc", &["-fcf-protection=full", "-Wl,-z,ibt,-z,shstk"], nothing),
+    ("executable-stack", "gcc", &["-Wl,-z,execstack"], nothing),
+    ("large-bss", "gcc", &["-DLARGE_BSS"], nothing),
+    ("export-dynamic", "gcc", &["-rdynamic"], nothing),
+    ("debug-info", "gcc", &["-g3"], nothing),
+    ("debug-info-zlib", "gcc", &["-g3", "-gz=zlib"], nothing),
+    ("stripped", "gcc", &["-s"], nothing),
+    ("sectionless", "gcc", &[], without_sections),
+    ("lld-sectionless", "clang", &["-fuse-ld=lld"], without_sections),
+    ("after-patchelf", "gcc", &[], with_rpath_by_patchelf),
+    ("after-objcopy", "gcc", &[], with_section_by_objcopy),
+];
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let mut all = vec![
+        trial("layouts::asan-finds-errors::clang", asan_finds_errors_clang),
+        trial("layouts::asan-finds-errors::gcc", asan_finds_errors_gcc),
+        trial("layouts::absolute-runtime", absolute_runtime),
+        trial("layouts::soname-runtime", soname_runtime),
+        trial("layouts::many-preinit-entries", many_preinit_entries),
+    ];
+    for layout in LAYOUTS {
+        for pie in [true, false] {
+            for long in [false, true] {
+                let name = format!(
+                    "layouts::{}::{}{}",
+                    layout.0,
+                    if pie { "pie" } else { "non-pie" },
+                    if long { "::long-name" } else { "" }
+                );
+                all.push(trial(name, move || runs_the_same(layout, pie, long)));
+            }
+        }
+    }
+    all
+}
+
+/// Allocates, uses thread-local data, a constructor, a weak symbol, relocated data and a vDSO call.
+const PROGRAM: &str = r#"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+extern int absent(void) __attribute__((weak));
+static __thread int per_thread = 41;
+static const char *const names[] = {"one", "two", "three"};
+static char *early;
+#ifdef LARGE_BSS
+static char large[1 << 30];
+#endif
+#ifdef OWN_START
+__asm__(".globl _start\n_start: and $-16, %rsp\n call main\n");
+#endif
+
+__attribute__((constructor)) static void start(void) { early = strdup("constructor"); }
+__attribute__((destructor)) static void end(void) { printf("destructor\n"); fflush(stdout); }
+
+int main(void) {
+    char *copy = malloc(12345);
+    snprintf(copy, 12345, "%s %s %d", names[per_thread % 3], early ? early : "none", ++per_thread);
+    puts(copy);
+    puts(absent ? "present" : "absent");
+    puts(time(NULL) > 0 ? "time" : "no time");
+#ifdef LARGE_BSS
+    large[sizeof large - 1] = 1;
+    printf("%d\n", large[sizeof large - 1]);
+#endif
+    free(copy);
+    free(early);
+    exit(5);
+}
+"#;
+
+fn build(dir: &Dir, compiler: &str, pie: bool, flags: &[&str], code: &str) -> std::path::PathBuf {
+    let source = dir.write("program.c", code);
+    let program = dir.make("original").join("program");
+    for flag in flags {
+        match *flag {
+            "-fuse-ld=lld" => drop(needs("ld.lld")),
+            "-fuse-ld=mold" => drop(needs("mold")),
+            "-fuse-ld=gold" => drop(needs("ld.gold")),
+            _ => {}
+        }
+    }
+    let pie = if pie { ["-fPIE", "-pie"] } else { ["-fno-pie", "-no-pie"] };
+    Command::new(needs(compiler))
+        .args(pie)
+        .arg("-O1")
+        .arg(source)
+        .arg("-o")
+        .arg(&program)
+        .args(flags)
+        .succeed();
+    program
+}
+
+fn runs_the_same((name, compiler, flags, change): &Layout, pie: bool, long: bool) {
+    let dir = Dir::new(name);
+    let program = build(&dir, compiler, pie, flags, PROGRAM);
+    change(&program);
+    let original = Command::new(&program).run();
+    assert!(original.code().is_some(), "{original}the original itself fails");
+
+    let out = dir.make("rewritten").join("program");
+    let rewrite = Rewrite::new(&program, &out);
+    let (result, needed) = if long {
+        let runtime = long_name(&dir);
+        let needed = runtime.display().to_string();
+        (rewrite.arg("--runtime").arg(&runtime).succeed(), needed)
+    } else {
+        (rewrite.succeed(), format!("$ORIGIN/{RUNTIME}"))
+    };
+    structure::check(&result, &needed);
+    structure::check_sections(&result);
+    result.command().run().assert_same_as(&original);
+
+    let (outcome, report) = Report::of(&result.command(), &dir.join("report.json"));
+    assert_eq!(report.phase(), "relocation", "{outcome}");
+    assert_eq!(report.before_init(), 0, "{outcome}");
+    assert!(report.bytes("malloc") >= 12345, "{outcome}{report:?}");
+
+    let stripped = structure::stripped(&result);
+    Command::new(stripped).run().assert_same_as(&original);
+}
+
+/// The runtime under a name that cannot be recycled, so that tables have to grow.
+fn long_name(dir: &Dir) -> std::path::PathBuf {
+    let long = dir.make("a-directory-whose-name-is-longer-than-any-name-that-can-be-recycled");
+    let runtime = long.join(RUNTIME);
+    fs::copy(tool::runtime(), &runtime).expect("the runtime copied");
+    runtime
+}
+
+fn nothing(_: &Path) {}
+
+/// e_shoff, e_shnum and e_shstrndx are 0: as `sstrip` and some packers leave it.
+fn without_sections(program: &Path) {
+    let mut bytes = fs::read(program).expect("the program");
+    bytes[40..48].fill(0);
+    bytes[60..64].fill(0);
+    fs::write(program, bytes).expect("the program");
+}
+
+fn with_rpath_by_patchelf(program: &Path) {
+    let patchelf = Command::new(needs("patchelf"));
+    let rpath = "/nonexistent/with/a/name/that/needs/room";
+    patchelf.args(["--set-rpath", rpath]).arg(program).succeed();
+}
+
+fn with_section_by_objcopy(program: &Path) {
+    let objcopy = Command::new(needs("objcopy"));
+    objcopy.args(["--add-section", ".extra=/etc/passwd"]).arg(program).succeed();
+}
+
+/// The sanitizer still sees the program's own errors.
+fn asan_finds_errors(compiler: &'static str) {
+    let dir = Dir::new("asan");
+    let variant = Variant {
+        compiler,
+        ..Variant::GCC
+    };
+    let program = Sample::named("sanitized").build(&dir.path(), variant, &[]);
+    let result = Rewrite::new(program, dir.join("rewritten")).succeed();
+    let outcome = result.command().arg("fault").run();
+    assert_eq!(outcome.code(), Some(1), "{outcome}");
+    assert!(outcome.stderr().contains("heap-use-after-free"), "{outcome}");
+}
+
+fn asan_finds_errors_clang() {
+    asan_finds_errors("clang");
+}
+
+fn asan_finds_errors_gcc() {
+    asan_finds_errors("gcc");
+}
+
+/// The result can be moved away from where it was made, without a file beside it.
+fn absolute_runtime() {
+    let dir = Dir::new("absolute");
+    let program = build(&dir, "gcc", true, &[], PROGRAM);
+    let out = dir.make("rewritten").join("program");
+    let rewrite = Rewrite::new(&program, &out).arg("--runtime").arg(tool::runtime());
+    let result = rewrite.succeed();
+    structure::check(&result, &tool::runtime().display().to_string());
+    let written = fs::read_dir(dir.join("rewritten")).expect("a listing").count();
+    assert_eq!(written, 1, "a runtime was written, too");
+    let elsewhere = dir.make("elsewhere").join("program");
+    fs::rename(&out, &elsewhere).expect("moved");
+    let (outcome, report) = Report::of(&Command::new(elsewhere), &dir.join("r.json"));
+    assert_eq!(report.phase(), "relocation", "{outcome}");
+}
+
+/// A bare soname is looked up as any library is.
+fn soname_runtime() {
+    let dir = Dir::new("soname");
+    let program = build(&dir, "gcc", true, &[], PROGRAM);
+    let out = dir.join("rewritten");
+    let result = Rewrite::new(&program, &out).arg("--runtime").arg(RUNTIME).succeed();
+    structure::check(&result, RUNTIME);
+    let missing = result.command().run();
+    assert_eq!(missing.code(), Some(127), "{missing}without the library, the loader says so");
+    let libraries = tool::runtime().parent().expect("a directory");
+    let command = result.command().env("LD_LIBRARY_PATH", libraries);
+    let (outcome, report) = Report::of(&command, &dir.join("r.json"));
+    assert_eq!(report.phase(), "relocation", "{outcome}");
+}
+
+/// More entries than any spare room has, all in their order.
+fn many_preinit_entries() {
+    use std::fmt::Write;
+    let mut code = "#include <stdio.h>\nstatic int order[500], used;\n".to_owned();
+    let mut entries = Vec::new();
+    for n in 0..500 {
+        writeln!(code, "static void e{n}(void) {{ order[used++] = {n}; }}").expect("a string");
+        entries.push(format!("e{n}"));
+    }
+    writeln!(
+        code,
+        "__attribute__((section(\".preinit_array\"), used)) static void (*all[])(void) = {{{}}};
+         int main(void) {{
+             for (int i = 0; i < 500; i++)
+                 if (order[i] != i) return 1;
+             puts(\"in order\");
+             return used == 500 ? 0 : 2;
+         }}",
+        entries.join(", ")
+    )
+    .expect("a string");
+    for pie in [true, false] {
+        let dir = Dir::new("many-entries");
+        let program = build(&dir, "gcc", pie, &[], &code);
+        let original = Command::new(&program).succeed();
+        let result = Rewrite::new(&program, dir.join("rewritten")).succeed();
+        structure::check(&result, &format!("$ORIGIN/{RUNTIME}"));
+        result.command().run().assert_same_as(&original);
+    }
+}

@@ -1,0 +1,46 @@
+//! Every promise to users, one module each, on real programs under the real loader.
+//!
+//! `tests/run` installs what this needs and runs it. A part: `cargo test -p allocs-tests -- layouts::`.
+//! A failing test prints the command, what it printed and its directory, which is kept.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test says that something is wrong by panicking"
+)]
+
+mod bad_input;
+mod copy;
+mod hooks;
+mod hostile;
+mod layouts;
+mod order;
+mod runtime_exports;
+mod samples;
+mod system;
+mod work;
+
+use std::process::ExitCode;
+
+use libtest_mimic::Arguments;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    allocs_tests::trial::remember_places();
+    // The long ones first, so that no core is idle at the end.
+    let trials = [
+        work::trials(),
+        hostile::trials(),
+        samples::trials(),
+        order::trials(),
+        layouts::trials(),
+        bad_input::trials(),
+        copy::trials(),
+        hooks::trials(),
+        runtime_exports::trials(),
+        system::trials(),
+    ];
+    let conclusion = libtest_mimic::run(&arguments, trials.into_iter().flatten().collect());
+    system::print_tally();
+    conclusion.exit_code()
+}

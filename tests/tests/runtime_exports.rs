@@ -1,0 +1,95 @@
+//! The runtime depends on nothing, so that it can be first everywhere; and exports nothing but the
+//! hooks and its init, so that no name of it can get between a program and its libraries.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use allocs_tests::elf::Elf;
+use allocs_tests::tool::{self, INIT, RUNTIME};
+use allocs_tests::{Command, needs, trials};
+use libtest_mimic::Trial;
+use object::elf;
+use object::read::elf::ElfFile64;
+use object::{Object, ObjectSymbol, SymbolFlags};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    trials!["runtime_exports":
+        exports,
+        depends_on_nothing,
+        needs_no_relocation,
+        is_protected,
+        is_small,
+    ]
+}
+
+/// All that it exports, with the symbol's type.
+const EXPORTS: &[(&str, elf::SymbolType)] = &[
+    (INIT, elf::STT_GNU_IFUNC),
+    ("aligned_alloc", elf::STT_FUNC),
+    ("calloc", elf::STT_FUNC),
+    ("cfree", elf::STT_FUNC),
+    ("free", elf::STT_FUNC),
+    ("free_aligned_sized", elf::STT_FUNC),
+    ("free_sized", elf::STT_FUNC),
+    ("malloc", elf::STT_FUNC),
+    ("malloc_usable_size", elf::STT_FUNC),
+    ("memalign", elf::STT_FUNC),
+    ("posix_memalign", elf::STT_FUNC),
+    ("pvalloc", elf::STT_FUNC),
+    ("realloc", elf::STT_FUNC),
+    ("reallocarray", elf::STT_FUNC),
+    ("valloc", elf::STT_FUNC),
+];
+
+fn exports() {
+    let bytes = fs::read(tool::runtime()).expect("the runtime");
+    let file: ElfFile64<'_> = ElfFile64::parse(&*bytes).expect("the runtime as ELF");
+    let mut defined = BTreeMap::new();
+    for symbol in file.dynamic_symbols() {
+        let name = symbol.name().expect("a name");
+        assert!(!symbol.is_undefined(), "{name} is not defined");
+        let SymbolFlags::Elf { st_info, .. } = symbol.flags() else {
+            panic!("{name} has no ELF type");
+        };
+        defined.insert(name, st_info.0 & 0xf);
+    }
+    let expected: BTreeMap<_, _> = EXPORTS.iter().map(|(name, kind)| (*name, kind.0)).collect();
+    assert_eq!(defined, expected);
+}
+
+fn depends_on_nothing() {
+    let runtime = Elf::read(tool::runtime());
+    assert_eq!(runtime.needed(), Vec::<String>::new());
+    assert_eq!(runtime.soname().as_deref(), Some(RUNTIME));
+    assert_eq!(runtime.entry(elf::DT_INIT_ARRAY), None);
+    assert_eq!(runtime.segment(elf::PT_TLS.0), None, "thread-local storage");
+    let initfirst = u64::from(elf::DF_1_INITFIRST.0);
+    assert_eq!(runtime.flags_1() & initfirst, initfirst, "DF_1_INITFIRST");
+    assert_eq!(runtime.entry(elf::DT_VERNEED), None, "needs versions of a library");
+}
+
+/// A hook may be entered before the loader has relocated the runtime.
+fn needs_no_relocation() {
+    let runtime = Elf::read(tool::runtime());
+    assert_eq!(runtime.relocations(), []);
+    assert_eq!(runtime.entry(elf::DT_RELR), None);
+    assert_eq!(runtime.entry(elf::DT_TEXTREL), None);
+}
+
+fn is_protected() {
+    let runtime = Elf::read(tool::runtime());
+    for segment in &runtime.segments {
+        let both = elf::PF_W.0 | elf::PF_X.0;
+        assert_ne!(segment.flags & both, both, "{segment:x?} is writable and executable");
+    }
+    assert!(runtime.relro().is_some(), "no RELRO");
+    assert!(runtime.segment(elf::PT_GNU_STACK.0).is_some(), "an executable stack");
+    let lint = Command::new(needs("eu-elflint")).arg("--gnu-ld").arg(tool::runtime());
+    assert_eq!(lint.run().stdout(), "No errors\n");
+}
+
+/// It is mapped into every process.
+fn is_small() {
+    let size = fs::metadata(tool::runtime()).expect("the runtime").len();
+    assert!(size < 128 << 10, "{size} bytes");
+}

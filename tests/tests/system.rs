@@ -1,0 +1,299 @@
+//! Every dynamically linked program in /usr/bin and /usr/sbin starts after the rewrite as it did
+//! before: same exit status and same output of `--version`, or of `--help` where that is refused.
+//! There is no list of known exceptions.
+//!
+//! Each is rewritten and run under its own name in a tree where everything else is as in the system
+//! (`Mirror`), so that what it finds beside itself is there, and messages with its path are the same.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use allocs_tests::mirror::Mirror;
+use allocs_tests::report::Report;
+use allocs_tests::tool::{self, RUNTIME, Rewritten};
+use allocs_tests::{Command, Outcome, Rewrite, elf, structure, trial};
+use libtest_mimic::Trial;
+
+/// Programs that are not started (though rewritten and read back), each with the reason.
+const NOT_STARTED: &[(&str, &str)] = &[
+    ("killall5", "takes no option for help: it signals every process"),
+    ("systemctl", "is also halt, poweroff and reboot, and talks to the init of this machine"),
+    ("systemd", "is an init"),
+    ("init", "is an init"),
+    ("shutdown", "ends this machine"),
+    ("halt", "ends this machine"),
+    ("poweroff", "ends this machine"),
+    ("reboot", "ends this machine"),
+    ("runlevel", "talks to init"),
+    ("telinit", "tells init what to do"),
+    ("kexec", "starts another kernel"),
+];
+
+const LIMIT: Duration = Duration::from_secs(10);
+/// No program needs more to print its version; one that prints for ever is stopped.
+const OUTPUT_LIMIT: u64 = 64 << 20;
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let programs = programs().iter();
+    programs
+        .map(|program| trial(format!("system::{}", program.display()), || check(program)))
+        .collect()
+}
+
+/// Real paths, each file once, whatever its names are.
+fn programs() -> &'static [PathBuf] {
+    static PROGRAMS: OnceLock<Vec<PathBuf>> = OnceLock::new();
+    PROGRAMS.get_or_init(|| {
+        let mut seen = BTreeSet::new();
+        let mut all = Vec::new();
+        for dir in ["/usr/bin", "/usr/sbin"] {
+            for entry in fs::read_dir(dir).expect("a directory of programs") {
+                let entry = entry.expect("an entry").path();
+                let Ok(real) = entry.canonicalize() else {
+                    continue; // a dangling link
+                };
+                let meta = fs::metadata(&real).expect("its metadata");
+                let runs = meta.is_file() && meta.mode() & 0o111 != 0;
+                if runs && seen.insert((meta.dev(), meta.ino())) && elf::is_dynamic_executable(&real)
+                {
+                    all.push(real);
+                }
+            }
+        }
+        all.sort();
+        all
+    })
+}
+
+/// One tree for all, made when the first test needs it; dropped, and so removed, by `print_tally`.
+static MIRROR: Mutex<Option<Arc<Mirror>>> = Mutex::new(None);
+
+fn mirror() -> Arc<Mirror> {
+    let mut mirror = MIRROR.lock().expect("the tree");
+    let made = mirror.get_or_insert_with(|| Arc::new(Mirror::new("system", programs())));
+    Arc::clone(made)
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    programs: usize,
+    recycled: usize,
+    moved: BTreeMap<String, usize>,
+    privileged: Vec<PathBuf>,
+    reported: usize,
+    before_init: Vec<PathBuf>,
+    not_started: Vec<PathBuf>,
+    timed_out: Vec<PathBuf>,
+    failing: usize,
+    varying: Vec<PathBuf>,
+}
+
+static TALLY: Mutex<Option<Tally>> = Mutex::new(None);
+
+fn count(change: impl FnOnce(&mut Tally)) {
+    change(TALLY.lock().expect("the tally").get_or_insert_default());
+}
+
+fn check(real: &'static PathBuf) {
+    let mirror = &*mirror();
+    let path = mirror.put_copy(real);
+    let name = real.file_name().expect("a name");
+    let start = !NOT_STARTED.iter().any(|(not, _)| name == *not);
+
+    let original = start.then(|| Original::learn(&path, mirror, real));
+    let result = rewrite(real, &path);
+    if let Some(original) = original {
+        compare(&original, &result, mirror, real);
+    } else {
+        count(|tally| tally.not_started.push(real.clone()));
+    }
+    mirror.put_link(real);
+    count(|tally| {
+        tally.programs += 1;
+        tally.recycled += usize::from(result.recycled());
+        for table in result.moved() {
+            *tally.moved.entry(table).or_default() += 1;
+        }
+    });
+}
+
+/// Rewrites `real` to `path`, where a copy of it is. One that the loader starts with privileges gets
+/// the runtime by an absolute path, after the tool has refused `$ORIGIN` for it.
+fn rewrite(real: &Path, path: &Path) -> Rewritten {
+    let plain = Rewrite::new(real, path);
+    let (result, needed) = if is_privileged(real) {
+        let outcome = plain.run();
+        assert_eq!(outcome.code(), Some(1), "{outcome}");
+        assert!(outcome.stderr().contains("$ORIGIN"), "{outcome}");
+        count(|tally| tally.privileged.push(real.to_owned()));
+        let runtime = tool::runtime();
+        let needed = runtime.display().to_string();
+        (plain.arg("--runtime").arg(runtime).succeed(), needed)
+    } else {
+        (plain.succeed(), format!("$ORIGIN/{RUNTIME}"))
+    };
+    structure::check(&result, &needed);
+    result
+}
+
+fn is_privileged(path: &Path) -> bool {
+    let capabilities = rustix::fs::getxattr(path, "security.capability", &mut [0_u8; 64]);
+    let mode = fs::metadata(path).expect("metadata").mode();
+    mode & 0o6000 != 0 || capabilities.is_ok()
+}
+
+/// What the original prints, and how that varies by itself.
+struct Original {
+    option: &'static str,
+    runs: Vec<Outcome>,
+}
+
+impl Original {
+    fn learn(path: &Path, mirror: &Mirror, real: &Path) -> Self {
+        let mut option = "--version";
+        let mut first = run(path, option, mirror, real);
+        if first.code() != Some(0) {
+            option = "--help";
+            first = run(path, option, mirror, real);
+        }
+        if first.status.is_none() {
+            count(|tally| tally.timed_out.push(real.to_owned()));
+        } else if first.code() != Some(0) {
+            count(|tally| tally.failing += 1);
+        }
+        let second = run(path, option, mirror, real);
+        Self {
+            option,
+            runs: vec![first, second],
+        }
+    }
+
+    fn varies(&self) -> bool {
+        self.runs.iter().any(|run| !run.same_as(&self.runs[0]))
+    }
+
+    /// Whether `rewritten` did what some run of the original did, or differs from it only where the
+    /// original's runs differ from each other: in numbers (times, ids, addresses), or in all.
+    fn allows(&self, rewritten: &Outcome) -> bool {
+        if self.runs.iter().any(|run| run.same_as(rewritten)) {
+            return true;
+        }
+        let first = blurred(&self.runs[0]);
+        let same_status = self.runs.iter().any(|run| run.status == rewritten.status);
+        if self.runs.iter().all(|run| blurred(run) == first) {
+            self.varies() && same_status && blurred(rewritten) == first
+        } else {
+            same_status
+        }
+    }
+}
+
+/// Output with every number made one sign.
+fn blurred(outcome: &Outcome) -> (String, String) {
+    let blur = |text: String| {
+        let mut blurred = String::new();
+        for c in text.chars() {
+            let c = if c.is_ascii_hexdigit() { '#' } else { c };
+            if c != '#' || !blurred.ends_with('#') {
+                blurred.push(c);
+            }
+        }
+        blurred
+    };
+    (blur(outcome.stdout()), blur(outcome.stderr()))
+}
+
+fn run(path: &Path, option: &str, mirror: &Mirror, real: &Path) -> Outcome {
+    command(path, option, mirror, real).run()
+}
+
+/// In an empty directory of its own, which is the home directory as well.
+fn command(path: &Path, option: &str, mirror: &Mirror, real: &Path) -> Command {
+    let name = real.file_name().expect("a name").to_string_lossy();
+    let scratch = mirror.scratch(&name);
+    fs::remove_dir_all(&scratch).expect("the old one removed");
+    let scratch = mirror.scratch(&name);
+    Command::new(path)
+        .arg(option)
+        .dir(&scratch)
+        .env("HOME", &scratch)
+        .env("TMPDIR", &scratch)
+        .limit(LIMIT)
+        .file_size_limit(OUTPUT_LIMIT)
+}
+
+fn compare(original: &Original, result: &Rewritten, mirror: &Mirror, real: &Path) {
+    let file = real.file_name().expect("a name").to_string_lossy();
+    let report = mirror.scratch("reports").join(format!("{file}.json"));
+    let rewritten = command(&result.path, original.option, mirror, real)
+        .env("ALLOCS_REPORT", &report)
+        .run();
+    let mut known = Original {
+        option: original.option,
+        runs: original.runs.clone(),
+    };
+    if !known.allows(&rewritten) {
+        // Before this counts as a difference: does the original do that, too, now and then?
+        let kept = result.path.with_extension("rewritten");
+        fs::rename(&result.path, &kept).expect("put aside");
+        fs::copy(real, &result.path).expect("the original again");
+        for _ in 0..3 {
+            known.runs.push(run(&result.path, known.option, mirror, real));
+        }
+        fs::rename(&kept, &result.path).expect("put back");
+    }
+    assert!(
+        known.allows(&rewritten),
+        "{} behaves differently\n== original\n{}== rewritten\n{rewritten}",
+        real.display(),
+        known.runs[0]
+    );
+    if known.varies() {
+        count(|tally| tally.varying.push(real.to_owned()));
+    }
+    // One that ends by _exit or exec leaves no report.
+    if let Ok(report) = Report::read(&report) {
+        assert_eq!(report.phase(), "relocation", "{rewritten}{report:?}");
+        count(|tally| {
+            tally.reported += 1;
+            if report.before_init() > 0 {
+                tally.before_init.push(real.to_owned());
+            }
+        });
+    }
+}
+
+/// What the programs were, for those who read the log. Ends the tree.
+pub(crate) fn print_tally() {
+    drop(MIRROR.lock().expect("the tree").take());
+    let Some(tally) = TALLY.lock().expect("the tally").take() else {
+        return;
+    };
+    let Tally {
+        programs,
+        recycled,
+        moved,
+        reported,
+        failing,
+        ..
+    } = tally;
+    println!("system programs: {programs} rewritten, {recycled} of them without growing");
+    for (table, count) in moved {
+        println!("  {count} times moved: {table}");
+    }
+    println!("  {reported} wrote a report; {failing} know neither --version nor --help");
+    for (what, list) in [
+        ("given the runtime by an absolute path (setuid or the like)", tally.privileged),
+        ("not started", tally.not_started),
+        ("still running at the time limit, before and after", tally.timed_out),
+        ("printing something else each time, before and after", tally.varying),
+        ("allocating in a resolver, before anything can start", tally.before_init),
+    ] {
+        let list: Vec<_> = list.iter().map(|path| path.display().to_string()).collect();
+        println!("  {} {what}: {}", list.len(), list.join(" "));
+    }
+}
