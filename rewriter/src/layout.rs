@@ -14,9 +14,9 @@ use crate::elf::{Dyn, Entry, FileOffset, PAGE, Rela, Section, Segment, Symbol, V
 use crate::error::Result;
 use crate::headers::Move;
 use crate::parse::{Image, locate};
-use crate::plan::{InitSymbol, Plan, Request, init_symbol_entry, set};
+use crate::plan::{InitSymbol, Plan, Preinit, Request, init_symbol_entry, set};
 use crate::recycle::Findings;
-use crate::room::Place;
+use crate::room::{Place, Room};
 use crate::source::Source;
 use crate::spans::{Content, Spans};
 use crate::sysv_hash::SysvHash;
@@ -98,19 +98,34 @@ impl<'a> Builder<'a> {
             .malformed("its segments leave no addresses for a new one")
     }
 
-    /// Address of the preinit array: it is the last thing in the room.
+    /// Address of the preinit array.
     fn array(&self) -> Vaddr {
-        let entries = match self.plan.preinit.moves {
-            true => self.plan.preinit.old_entries + 1,
-            false => 1,
-        };
-        Vaddr(self.plan.room.end.0 - 8 * entries)
+        let room_end = self.plan.room.as_ref().map_or(0, |room| room.end.0);
+        match &self.plan.preinit {
+            Preinit::Terminator => {
+                let (start, entries) = self.dynamic_place();
+                Vaddr(start.0 + Dyn::SIZE * entries - 8)
+            }
+            Preinit::Extended => Vaddr(room_end - 8),
+            Preinit::Moved(entries) => Vaddr(room_end - 8 * (entries.values.len() as u64 + 1)),
+        }
+    }
+
+    /// Address of .dynamic, and how many entries it has with all its DT_NULLs.
+    fn dynamic_place(&self) -> (Vaddr, u64) {
+        let old = &self.image.dynamic;
+        match (self.plan.dynamic.moves, &self.plan.room) {
+            (true, Some(room)) => (room.start, self.plan.dynamic.entries.len() as u64 + 1),
+            _ => (old.table.vaddr, old.capacity as u64),
+        }
     }
 
     /// Extends the writable segment and RELRO over the room, and moves the segment's bytes to the
     /// insertion where the file has no place for it.
     fn place_writable_segment(&mut self) -> Result<()> {
-        let room = &self.plan.room;
+        let Some(room) = &self.plan.room else {
+            return Ok(());
+        };
         let old = self.image.segments[room.load].clone();
         let mut load = old.clone();
         match room.place {
@@ -133,7 +148,7 @@ impl<'a> Builder<'a> {
             self.move_segment(&old, &mut load)?;
         }
         self.segments[room.load] = load;
-        self.extend_relro();
+        self.extend_relro(room);
         Ok(())
     }
 
@@ -165,8 +180,7 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    fn extend_relro(&mut self) {
-        let room = &self.plan.room;
+    fn extend_relro(&mut self, room: &Room) {
         for relro in self.segments.iter_mut().filter(|s| s.kind == PT_GNU_RELRO) {
             if relro.vaddr > room.start {
                 let grown = relro.vaddr.0 - room.start.0;
@@ -459,7 +473,8 @@ impl<'a> Builder<'a> {
         } else {
             self.append_relocation(&mut gained, slot)?;
         }
-        let Some(array) = self.image.preinit.filter(|_| self.plan.preinit.moves) else {
+        let (Some(array), Preinit::Moved(entries)) = (self.image.preinit, &self.plan.preinit)
+        else {
             return Ok(());
         };
         let first = self.array().0 + 8;
@@ -467,9 +482,9 @@ impl<'a> Builder<'a> {
             let place = Vaddr(first + (rela.place.0 - array.vaddr.0));
             self.put_relocation(index, Rela { place, ..rela })?;
         }
-        for &entry in &self.plan.preinit.unpacked {
+        for &entry in &entries.unpacked {
             let value = usize::try_from(entry).ok();
-            let value = value.and_then(|entry| self.plan.preinit.values.get(entry));
+            let value = value.and_then(|entry| entries.values.get(entry));
             let rela = Rela {
                 place: Vaddr(first + 8 * entry),
                 symbol: 0,
@@ -496,10 +511,10 @@ impl<'a> Builder<'a> {
 
     /// The values that the program's own entries have in the file, behind the new entry.
     fn put_preinit_values(&mut self) -> Result<()> {
-        if !self.plan.preinit.moves {
+        let Preinit::Moved(entries) = &self.plan.preinit else {
             return Ok(());
-        }
-        let values = [0].iter().chain(&self.plan.preinit.values);
+        };
+        let values = [0].iter().chain(&entries.values);
         let bytes = values.flat_map(|value| value.to_le_bytes()).collect();
         self.put_at(self.array(), bytes)
     }
@@ -514,7 +529,7 @@ impl<'a> Builder<'a> {
             let before = encode(&self.image.dynamic.entries);
             return self.put_changed(old.vaddr, &before, &encode(&entries), 16);
         }
-        let start = self.plan.room.start;
+        let (start, _) = self.dynamic_place();
         let mut bytes = encode(&entries);
         bytes.resize(bytes.len() + 16, 0); // DT_NULL
         let size = bytes.len() as u64;

@@ -36,17 +36,44 @@ pub(crate) enum InitSymbol {
     Appended,
 }
 
-/// The preinit array of the result.
+/// Where the preinit array of the result is.
 #[derive(Clone, Debug)]
-pub(crate) struct Preinit {
-    /// Number of entries that the program brought.
-    pub(crate) old_entries: u64,
-    /// True if those have to move to stand behind the new one.
-    pub(crate) moves: bool,
-    /// Their values in the file, where they move.
+pub(crate) enum Preinit {
+    /// In the d_un of the last DT_NULL, which no reader of .dynamic looks at (gABI, "Dynamic
+    /// Section"): eight bytes under RELRO that every executable has, and enough for one entry.
+    Terminator,
+    /// The program's own entries stay, and the new one goes in front of them.
+    Extended,
+    /// The program's own entries move to stand behind the new one.
+    Moved(MovedEntries),
+}
+
+/// Preinit entries of the program's own that move.
+#[derive(Clone, Debug)]
+pub(crate) struct MovedEntries {
+    /// Their values in the file.
     pub(crate) values: Vec<u64>,
-    /// Entries (by number) that move away from a DT_RELR relocation and need one of their own.
+    /// Those (by number) that move away from a DT_RELR relocation and need one of their own.
     pub(crate) unpacked: Vec<u64>,
+}
+
+impl Preinit {
+    /// Bytes of room that the array needs.
+    fn wanted(&self) -> u64 {
+        match self {
+            Self::Terminator => 0,
+            Self::Extended => 8,
+            Self::Moved(entries) => 8 * (entries.values.len() as u64 + 1),
+        }
+    }
+
+    /// Number of relocations that moved entries need.
+    fn relocations(&self) -> u64 {
+        match self {
+            Self::Moved(entries) => entries.unpacked.len() as u64,
+            _ => 0,
+        }
+    }
 }
 
 /// .dynamic of the result, DT_PREINIT_ARRAY and all addresses of moved tables still as before.
@@ -63,8 +90,8 @@ pub(crate) struct Plan {
     pub(crate) init_symbol: InitSymbol,
     pub(crate) preinit: Preinit,
     pub(crate) dynamic: DynamicPlan,
-    /// Room for the array's new entries and .dynamic.
-    pub(crate) room: Room,
+    /// Room for the array's new entries and .dynamic, where they need any.
+    pub(crate) room: Option<Room>,
     /// The tables that move into a new read-only segment, and room for its program header.
     pub(crate) headers: Headers,
 }
@@ -81,9 +108,13 @@ impl Plan {
         let listed = position_of(source, image, request.needed)?;
         let names = names::plan(image, findings, &init_symbol, request, listed);
         let preinit = plan_preinit(source, image, findings)?;
-        let rela_grows =
-            matches!(init_symbol, InitSymbol::Appended) || !preinit.unpacked.is_empty();
-        let entries = dynamic_entries(image, &names, listed, rela_grows);
+        let appended = matches!(init_symbol, InitSymbol::Appended);
+        let growing = Growing {
+            names: names.appended_size(),
+            symbol: appended,
+            relocations: u64::from(appended) + preinit.relocations(),
+        };
+        let entries = dynamic_entries(image, &names, listed, growing.relocations > 0);
         let dynamic = DynamicPlan {
             moves: entries.len() >= image.dynamic.capacity,
             entries,
@@ -93,25 +124,14 @@ impl Plan {
                 true => (dynamic.entries.len() as u64 + 1) * Dyn::SIZE,
                 false => 0,
             },
-            array: match preinit.moves {
-                true => 8 * (preinit.old_entries + 1),
-                false => 8,
-            },
-            array_in_file: preinit.moves,
+            array: preinit.wanted(),
+            in_front: matches!(preinit, Preinit::Extended),
         };
-        let room = room::find(source, image, findings, wanted)?;
-        if preinit.old_entries > 0 && !preinit.moves && room.place != room::Place::Below {
-            return Err(source.error(ErrorKind::NoRoom {
-                what: "has a preinit array with no room in front of it".to_owned(),
-                advice: "link it again with GNU ld, which leaves room there",
-            }));
-        }
-        let growing = Growing {
-            names: names.appended_size(),
-            symbol: matches!(init_symbol, InitSymbol::Appended),
-            relocations: u64::from(matches!(init_symbol, InitSymbol::Appended))
-                + preinit.unpacked.len() as u64,
+        let room = match wanted.total() {
+            0 => None,
+            _ => Some(room::find(source, image, findings, wanted)?),
         };
+
         let headers = headers::plan(source, image, growing)?;
         Ok(Self {
             names,
@@ -202,48 +222,33 @@ fn position_of(source: &Source, image: &Image, needed: &str) -> Result<Option<us
 }
 
 fn plan_preinit(source: &Source, image: &Image, findings: &Findings) -> Result<Preinit> {
-    let none = Preinit {
-        old_entries: 0,
-        moves: false,
-        values: Vec::new(),
-        unpacked: Vec::new(),
-    };
     let Some(array) = image.preinit else {
-        return Ok(none);
+        return Ok(Preinit::Terminator);
     };
-    let old_entries = array.size / 8;
     if array.size % 8 != 0 || array.vaddr.0 % 8 != 0 {
         return Err(source.malformed("its preinit array has an impossible size or place"));
     }
     let (_, load) = room::writable_load(source, image)?;
     // An array at the start of the segment grows downwards, and its entries stay.
     if load.vaddr == array.vaddr {
-        return Ok(Preinit {
-            old_entries,
-            ..none
-        });
+        return Ok(Preinit::Extended);
     }
-    let aligned = |rela: &Rela| (rela.place.0.wrapping_sub(array.vaddr.0)) % 8 == 0;
+    let aligned = |rela: &Rela| rela.place.0.wrapping_sub(array.vaddr.0) % 8 == 0;
     if !findings.preinit.iter().all(|(_, rela)| aligned(rela)) {
         return Err(source.malformed("a relocation straddles two preinit entries"));
     }
     let bytes = source.bytes(array.at, array.size, "the preinit array")?;
-    let values: Vec<u64> = bytes
-        .chunks_exact(8)
-        .map(|value| {
-            value
-                .iter()
-                .rev()
-                .fold(0, |sum, &byte| sum << 8 | u64::from(byte))
-        })
-        .collect();
-    let packed = crate::relr::covered(source, image, array)?;
-    Ok(Preinit {
-        old_entries,
-        moves: true,
-        values,
-        unpacked: packed,
-    })
+    let values = bytes.chunks_exact(8);
+    let value = |bytes: &[u8]| {
+        bytes
+            .iter()
+            .rev()
+            .fold(0, |sum, &byte| sum << 8 | u64::from(byte))
+    };
+    Ok(Preinit::Moved(MovedEntries {
+        values: values.map(value).collect(),
+        unpacked: crate::relr::covered(source, image, array)?,
+    }))
 }
 
 /// The new .dynamic without its DT_NULL. What is there keeps its place: DT_NEEDED entries pass

@@ -6,8 +6,7 @@ use serde::Serialize;
 
 use crate::layout::Layout;
 use crate::parse::Image;
-use crate::plan::{InitSymbol, Plan, Request};
-use crate::room::Place;
+use crate::plan::{InitSymbol, Plan, Preinit, Request};
 
 /// The outcome of a rewrite. Its JSON form is what `--json` prints.
 #[derive(Clone, Debug, Serialize)]
@@ -158,28 +157,30 @@ pub(crate) fn tables(
             );
         }
     }
-    let old = plan.preinit.old_entries;
-    let place = match plan.room.place {
-        Place::Below => "in the padding below RELRO",
-        Place::Above => "in the padding at the end of RELRO",
+    let old = image.preinit.map_or(0, |array| array.size / 8);
+    let preinit = match plan.preinit {
+        Preinit::Terminator => (
+            Action::InPlace,
+            "in the value of .dynamic's last DT_NULL".to_owned(),
+        ),
+        Preinit::Extended => (Action::InPlace, format!("in front of the {old} that stay")),
+        Preinit::Moved(_) => (Action::Moved, format!("with the other {old} behind it")),
     };
-    let preinit = match plan.preinit.moves {
-        true => Action::Moved,
-        false => Action::InPlace,
-    };
-    let detail = format!("new entry at {}, {place}, {old} behind it", layout.slot);
-    say(".preinit_array", preinit, detail);
+    let detail = format!("new first entry at {}, {}", layout.slot, preinit.1);
+    say(".preinit_array", preinit.0, detail);
+
     let spare = image
         .dynamic
         .capacity
         .saturating_sub(image.dynamic.entries.len() + 1);
     let added = plan.dynamic.entries.len() - image.dynamic.entries.len();
-    let dynamic = match plan.dynamic.moves {
-        true => (Action::Moved, "to the RELRO padding"),
-        false => (Action::InPlace, "in its spare ones"),
+    let detail = format!("{added} entries added, {spare} were spare");
+    let action = match plan.dynamic.moves {
+        true => Action::Moved,
+        false => Action::InPlace,
     };
-    let detail = format!("{added} entries added to {spare} spare ones: {}", dynamic.1);
-    say(".dynamic", dynamic.0, detail);
+    say(".dynamic", action, detail);
+
     for table in &plan.headers.moves {
         let made_way = table.extra == 0;
         if made_way {

@@ -1,6 +1,6 @@
 //! Where new bytes can go that are written during relocation and read-only afterwards.
 //!
-//! The preinit array's new entry, and .dynamic if it has to grow, must lie in whole pages that
+//! A preinit array that has to grow, and .dynamic if it has to, must lie in whole pages that
 //! PT_GNU_RELRO covers, next to what is there. A linker that starts the RELRO pages at their first
 //! section leaves file padding below it (GNU ld); one that pads to the end of the last page leaves
 //! memory above (lld, mold). Where the file has other bytes at that place, the whole segment's
@@ -21,17 +21,14 @@ pub(crate) struct Wanted {
     pub(crate) dynamic: u64,
     /// The preinit array's new entries.
     pub(crate) array: u64,
-    /// True if the entries have a value in the file, besides their relocations.
-    pub(crate) array_in_file: bool,
+    /// True if the array must end where the writable segment starts.
+    pub(crate) in_front: bool,
 }
 
 impl Wanted {
-    fn total(self) -> u64 {
+    /// Bytes in all.
+    pub(crate) fn total(self) -> u64 {
         self.dynamic + self.array
-    }
-
-    fn in_file(self) -> bool {
-        self.dynamic > 0 || self.array_in_file
     }
 }
 
@@ -91,11 +88,8 @@ pub(crate) fn find(
     {
         return Ok(room.clone());
     }
-    let above = search.above();
-    if let (Some(room), false) = (&above, wanted.in_file()) {
-        return Ok(room.clone());
-    }
-    match below.or(above) {
+    let above = || search.above().filter(|_| !wanted.in_front);
+    match below.or_else(above) {
         Some(room) => Ok(Room {
             segment_moves: true,
             ..room

@@ -9,7 +9,7 @@ use goblin::elf::dynamic as tag;
 use goblin::elf::program_header as pt;
 use goblin::elf::reloc::{R_X86_64_64, R_X86_64_RELATIVE};
 use goblin::elf::section_header::{SHF_ALLOC, SHT_NOBITS};
-use goblin::elf::sym::{STB_GLOBAL, STB_WEAK, Sym, Symtab, st_bind};
+use goblin::elf::sym::{STB_GLOBAL, STB_WEAK, Symtab, st_bind};
 
 use crate::elf::{FileOffset, PAGE, align_down, overlap};
 use crate::error::{Error, Result};
@@ -37,12 +37,12 @@ pub(crate) fn verify(
     check.protection()?;
     check.sections()?;
     check.dynamic()?;
-    let renamed = check.symbols()?;
-    check.strings(&renamed)?;
+    let dead = check.symbols()?;
+    check.strings(&dead)?;
     check.preinit_array()?;
     check.relocations()?;
     check.small_things()?;
-    check.changed_bytes(spans, &renamed)
+    check.changed_bytes(spans, &dead)
 }
 
 struct Check<'a> {
@@ -60,11 +60,13 @@ fn written(spans: &Spans) -> Vec<(u64, u64)> {
     ours.map(|span| (span.at.0, span.len)).collect()
 }
 
-/// A symbol that differs between the files, with its index.
-struct Renamed {
+/// A symbol that may be recycled.
+struct Dead {
+    /// In .dynsym.
     index: u64,
-    before: Sym,
-    name: Vec<u8>,
+    /// Its name: offset in .dynstr, and length with the NUL.
+    name: u64,
+    len: u64,
 }
 
 impl Check<'_> {
@@ -274,9 +276,9 @@ impl Check<'_> {
 
     /// All symbols are what they were, but for those that never resolved: one of them, or a new
     /// one at the end, is the init symbol.
-    fn symbols(&self) -> Result<Vec<Renamed>> {
+    fn symbols(&self) -> Result<Vec<Dead>> {
+        let dead = self.dead_symbols()?;
         let size = self.symbol_count() * 24;
-        let mut renamed = Vec::new();
         let tables = (
             self.before.table(tag::DT_SYMTAB, size)?,
             self.after.table(tag::DT_SYMTAB, size)?,
@@ -288,46 +290,52 @@ impl Check<'_> {
             if old == new {
                 return Ok(());
             }
-            let parse = |bytes| {
-                Symtab::parse(bytes, 0, 1, CTX)
-                    .ok()
-                    .and_then(|all| all.get(0))
-            };
-            let (Some(old), Some(new)) = (parse(old), parse(new)) else {
-                return Err(self.broken("a symbol cannot be read"));
-            };
-            renamed.push(self.renamed(index, old, new)?);
-            Ok(())
+            let was_dead = dead.iter().any(|symbol| symbol.index == index);
+            self.require(was_dead, "a symbol changed that the program uses")?;
+            let new = self.after.symbol(index)?;
+            let name = self.after.string(new.st_name as u64)?;
+            let init = name == self.request.init.as_bytes();
+            let bind = if init { STB_GLOBAL } else { STB_WEAK };
+            let expected = new.st_shndx == 0 && st_bind(new.st_info) == bind && new.st_value == 0;
+            self.require(expected, "a recycled symbol is not an undefined one")
         })?;
-        Ok(renamed)
+        Ok(dead)
     }
 
-    fn renamed(&self, index: u64, old: Sym, new: Sym) -> Result<Renamed> {
+    /// The symbols that only the C runtime's start files refer to, and that nobody defines.
+    fn dead_symbols(&self) -> Result<Vec<Dead>> {
         let start_files = [
             b"_ITM_deregisterTMCloneTable".as_slice(),
             b"_ITM_registerTMCloneTable",
             b"__gmon_start__",
         ];
-        let name = self.before.string(old.st_name as u64)?;
-        let dead = old.st_shndx == 0 && st_bind(old.st_info) == STB_WEAK;
-        self.require(
-            dead && start_files.contains(&name.as_slice()),
-            "a symbol changed that the program uses",
-        )?;
-        let new_name = self.after.string(new.st_name as u64)?;
-        let init = new_name == self.request.init.as_bytes();
-        let bind = if init { STB_GLOBAL } else { STB_WEAK };
-        let expected = new.st_shndx == 0 && st_bind(new.st_info) == bind && new.st_value == 0;
-        self.require(expected, "a recycled symbol is not an undefined one")?;
-        Ok(Renamed {
-            index,
-            before: old,
-            name,
-        })
+        let mut dead = Vec::new();
+        let size = self.symbol_count() * 24;
+        let Some(table) = self.before.table(tag::DT_SYMTAB, size)? else {
+            return Ok(dead);
+        };
+        let at = FileOffset(table.at);
+        let source = self.before.source;
+        source.for_each_window(at, size, "the dynamic symbol table", |start, window| {
+            let symbols = Symtab::parse(window, 0, window.len() / 24, CTX);
+            let symbols = symbols.map_err(|error| self.broken(error.to_string()))?;
+            for (index, symbol) in (start / 24..).zip(symbols.iter()) {
+                if symbol.st_shndx == 0 && st_bind(symbol.st_info) == STB_WEAK {
+                    let name = symbol.st_name as u64;
+                    let string = self.before.string(name)?;
+                    if start_files.contains(&string.as_slice()) {
+                        let len = string.len() as u64 + 1;
+                        dead.push(Dead { index, name, len });
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        Ok(dead)
     }
 
     /// .dynstr has every byte that it had, but for names of symbols that were given another.
-    fn strings(&self, renamed: &[Renamed]) -> Result<()> {
+    fn strings(&self, dead: &[Dead]) -> Result<()> {
         let size = self.before.get(tag::DT_STRSZ).unwrap_or(0);
         let tables = (
             self.before.table(tag::DT_STRTAB, size)?,
@@ -337,12 +345,11 @@ impl Check<'_> {
             return Err(self.broken("DT_STRTAB was lost"));
         };
         self.pairs(before, after, 1, |at, old, new| {
-            let free = |at: u64| {
-                renamed.iter().any(|symbol| {
-                    let start = symbol.before.st_name as u64;
-                    overlap(start, symbol.name.len() as u64 + 1, at, 1)
-                })
+            let free = |at| {
+                dead.iter()
+                    .any(|symbol| overlap(symbol.name, symbol.len, at, 1))
             };
+
             let bytes = old.iter().zip(new).zip(at..);
             let stray = bytes
                 .filter(|((old, new), at)| old != new && !free(*at))
@@ -571,8 +578,8 @@ impl Check<'_> {
     }
 
     /// Each byte of ours lies in a table that may change; around ours, the pages are the input's.
-    fn changed_bytes(&self, spans: &Spans, renamed: &[Renamed]) -> Result<u64> {
-        let allowed = self.allowed(renamed)?;
+    fn changed_bytes(&self, spans: &Spans, dead: &[Dead]) -> Result<u64> {
+        let allowed = self.allowed(dead)?;
         let mut changed = 0;
         for span in spans.iter() {
             let len = self.before.source.len();
@@ -613,7 +620,7 @@ impl Check<'_> {
     }
 
     /// File ranges (offset, length) of the input that a promise allows to change.
-    fn allowed(&self, renamed: &[Renamed]) -> Result<Vec<(u64, u64)>> {
+    fn allowed(&self, dead: &[Dead]) -> Result<Vec<(u64, u64)>> {
         let (before, after) = (&self.before, &self.after);
         let headers = |view: &View<'_>| {
             let header = &view.header;
@@ -634,15 +641,15 @@ impl Check<'_> {
             });
             ranges.extend(of_kind.map(|s| (s.p_offset, s.p_filesz)));
         }
-        for symbol in renamed {
-            let strings = before.table(tag::DT_STRTAB, 1)?.map_or(0, |table| table.at);
-            let start = strings + symbol.before.st_name as u64;
-            ranges.push((start, symbol.name.len() as u64 + 1));
-            let symbols = before
-                .table(tag::DT_SYMTAB, 24)?
-                .map_or(0, |table| table.at);
+        let strings = before.table(tag::DT_STRTAB, 1)?.map_or(0, |table| table.at);
+        let symbols = before
+            .table(tag::DT_SYMTAB, 24)?
+            .map_or(0, |table| table.at);
+        for symbol in dead {
+            ranges.push((strings + symbol.name, symbol.len));
             ranges.push((symbols + 24 * symbol.index, 24));
         }
+
         if let Some(table) = Self::relocation_table(before)? {
             ranges.push((table.at, table.size));
         }
