@@ -419,11 +419,10 @@ fn read_dynamic(source: &Source, segments: &[Segment]) -> Result<Dynamic> {
         .iter()
         .position(|entry| entry.tag == DT_NULL)
         .unwrap_or(slots.len());
-    let nothing = Dyn {
-        tag: DT_NULL,
-        value: 0,
-    };
-    let spare = slots[used..].iter().take_while(|&&entry| entry == nothing);
+    // A DT_NULL's value means nothing: chrpath and meson leave one behind when they drop an entry.
+    let spare = slots[used..]
+        .iter()
+        .take_while(|entry| entry.tag == DT_NULL);
     let capacity = used + spare.count();
     let mut entries = slots;
     entries.truncate(used);
