@@ -11,8 +11,18 @@ use object::elf::{PT_INTERP, PT_LOAD, PT_NOTE, PT_PHDR};
 use crate::elf::{Entry, FileOffset, PAGE, Rela, Segment, Symbol, Vaddr, align_up, overlap};
 use crate::error::{ErrorKind, Result};
 use crate::parse::{Image, Table};
-use crate::plan::Growing;
 use crate::source::Source;
+
+/// By how much the tables that only the loader reads have to grow.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Growing {
+    /// Bytes of .dynstr.
+    pub(crate) names: u64,
+    /// True if .dynsym gets one more symbol.
+    pub(crate) symbol: bool,
+    /// Relocations in .rela.dyn.
+    pub(crate) relocations: u64,
+}
 
 /// A range of the input that is mapped elsewhere in the result.
 #[derive(Clone, Debug)]

@@ -4,22 +4,19 @@
 //! data), and with bytes replaced here and there. First all segments, sections and moved tables
 //! get their final places; then each table's new content is put where it has ended up.
 
-use object::elf::{
-    DT_GNU_HASH, DT_HASH, DT_JMPREL, DT_PREINIT_ARRAY, DT_RELA, DT_RELASZ, DT_STRSZ, DT_STRTAB,
-    DT_SYMTAB, DT_VERSYM, DynamicTag, PF_R, PT_GNU_RELRO, PT_LOAD, PT_PHDR, ProgramFlags,
-    R_X86_64_64, R_X86_64_RELATIVE, SHT_DYNAMIC, SHT_NOBITS, SHT_PREINIT_ARRAY,
-};
+mod content;
 
-use crate::elf::{Dyn, Entry, FileOffset, PAGE, Rela, Section, Segment, Symbol, Vaddr, align_up};
+use object::elf::{PF_R, PT_GNU_RELRO, PT_LOAD, PT_PHDR, ProgramFlags, SHT_NOBITS};
+
+use crate::elf::{Dyn, Entry, FileOffset, PAGE, Section, Segment, Vaddr, align_up};
 use crate::error::Result;
 use crate::headers::Move;
 use crate::parse::{Image, locate};
-use crate::plan::{InitSymbol, Plan, Preinit, Request, init_symbol_entry, set};
+use crate::plan::{Plan, Preinit, Request};
 use crate::recycle::Findings;
 use crate::room::{Place, Room};
 use crate::source::Source;
 use crate::spans::{Content, Spans};
-use crate::sysv_hash::SysvHash;
 
 /// Where everything goes.
 #[derive(Debug)]
@@ -50,6 +47,7 @@ impl Layout {
         builder.put_relocations()?;
         builder.put_preinit_values()?;
         builder.put_dynamic()?;
+        builder.put_debugger_symbols()?;
         builder.put_headers()?;
         Ok(Self {
             slot: builder.array(),
@@ -386,272 +384,6 @@ impl<'a> Builder<'a> {
     fn put_at(&mut self, address: Vaddr, bytes: Vec<u8>) -> Result<()> {
         let at = self.file_offset(address, bytes.len() as u64)?;
         self.put_bytes(at, bytes)
-    }
-
-    /// Puts the entries of `new` at `address` that differ from `old`.
-    fn put_changed(&mut self, address: Vaddr, old: &[u8], new: &[u8], size: usize) -> Result<()> {
-        for (offset, bytes) in changed_entries(old, new, size) {
-            self.put_at(Vaddr(address.0 + offset), bytes)?;
-        }
-        Ok(())
-    }
-
-    fn put_names(&mut self) -> Result<()> {
-        let names = &self.plan.names;
-        for (offset, bytes) in &names.overwritten {
-            let address = self.new_address(Vaddr(self.image.strtab.vaddr.0 + offset));
-            self.put_at(address, bytes.clone())?;
-        }
-        if let Some(address) = self.gained(".dynstr") {
-            self.put_at(address, names.appended.clone())?;
-        }
-        Ok(())
-    }
-
-    fn put_symbols(&mut self) -> Result<()> {
-        let symtab = self.image.symtab.vaddr.0;
-        let address = |index: u32| Vaddr(symtab + Symbol::SIZE * u64::from(index));
-        let symbol = init_symbol_entry(&self.plan.init_symbol, self.plan.names.init);
-        if let InitSymbol::Recycled { dead, .. } = &self.plan.init_symbol {
-            self.put_at(self.new_address(address(dead.index)), symbol.encode())?;
-        }
-        if let Some(end) = self.gained(".dynsym") {
-            self.put_at(end, symbol.encode())?;
-        }
-        if let Some(end) = self.gained(".gnu.version") {
-            // VER_NDX_GLOBAL: unversioned, as the linker marks undefined symbols without one.
-            self.put_at(end, vec![1, 0])?;
-        }
-        for (dead, name) in &self.plan.names.renamed {
-            let symbol = Symbol {
-                name: *name,
-                ..dead.symbol
-            };
-            self.put_at(self.new_address(address(dead.index)), symbol.encode())?;
-        }
-        Ok(())
-    }
-
-    /// Number of the init symbol in .dynsym.
-    fn init_index(&self) -> u32 {
-        match &self.plan.init_symbol {
-            InitSymbol::Recycled { dead, .. } => dead.index,
-            InitSymbol::Appended => u32::try_from(self.image.symbol_count()).unwrap_or(u32::MAX),
-        }
-    }
-
-    fn put_hash(&mut self, request: Request<'_>) -> Result<()> {
-        let Some(table) = self.image.sysv_hash else {
-            return Ok(());
-        };
-        let bytes = self
-            .source
-            .bytes(table.at, table.size, "the DT_HASH table")?;
-        let mut hash = SysvHash::decode(&bytes)
-            .ok_or_else(|| self.source.malformed("its DT_HASH table has no buckets"))?;
-        for (dead, _) in &self.plan.names.renamed {
-            hash.remove(dead.index);
-            hash.insert(dead.index, crate::names::FILLER);
-        }
-        hash.remove(self.init_index());
-        hash.insert(self.init_index(), request.init);
-        let address = self.new_address(table.vaddr);
-        self.put_changed(address, &bytes, &hash.encode(), 4)
-    }
-
-    /// The new entry's relocation, and those of the entries that moved along with it.
-    fn put_relocations(&mut self) -> Result<()> {
-        let slot = Rela {
-            place: self.array(),
-            symbol: self.init_index(),
-            kind: R_X86_64_64,
-            addend: 0,
-        };
-        let mut gained = self.gained(".rela.dyn");
-        if let InitSymbol::Recycled { relocation, .. } = self.plan.init_symbol {
-            self.put_relocation(relocation, slot)?;
-        } else {
-            self.append_relocation(&mut gained, slot)?;
-        }
-        let (Some(array), Preinit::Moved(entries)) = (self.image.preinit, &self.plan.preinit)
-        else {
-            return Ok(());
-        };
-        let first = self.array().0 + 8;
-        for &(index, rela) in &self.findings.preinit {
-            let place = Vaddr(first + (rela.place.0 - array.vaddr.0));
-            self.put_relocation(index, Rela { place, ..rela })?;
-        }
-        for &entry in &entries.unpacked {
-            let value = usize::try_from(entry).ok();
-            let value = value.and_then(|entry| entries.values.get(entry));
-            let rela = Rela {
-                place: Vaddr(first + 8 * entry),
-                symbol: 0,
-                kind: R_X86_64_RELATIVE,
-                addend: value.copied().unwrap_or(0).cast_signed(),
-            };
-            self.append_relocation(&mut gained, rela)?;
-        }
-        Ok(())
-    }
-
-    fn put_relocation(&mut self, index: u64, rela: Rela) -> Result<()> {
-        let table = self.image.rela.map_or(0, |table| table.vaddr.0);
-        let address = self.new_address(Vaddr(table + Rela::SIZE * index));
-        self.put_at(address, rela.encode())
-    }
-
-    fn append_relocation(&mut self, end: &mut Option<Vaddr>, rela: Rela) -> Result<()> {
-        let address =
-            end.ok_or_else(|| self.source.malformed("it has no room for a relocation"))?;
-        *end = address.checked_add(Rela::SIZE);
-        self.put_at(address, rela.encode())
-    }
-
-    /// The values that the program's own entries have in the file, behind the new entry.
-    fn put_preinit_values(&mut self) -> Result<()> {
-        let Preinit::Moved(entries) = &self.plan.preinit else {
-            return Ok(());
-        };
-        let values = [0].iter().chain(&entries.values);
-        let bytes = values.flat_map(|value| value.to_le_bytes()).collect();
-        self.put_at(self.array(), bytes)
-    }
-
-    fn put_dynamic(&mut self) -> Result<()> {
-        let entries = self.dynamic_entries();
-        let encode = |entries: &[Dyn]| -> Vec<u8> {
-            entries.iter().flat_map(|entry| entry.encode()).collect()
-        };
-        let old = self.image.dynamic.table;
-        if !self.plan.dynamic.moves {
-            let before = encode(&self.image.dynamic.entries);
-            return self.put_changed(old.vaddr, &before, &encode(&entries), 16);
-        }
-        let (start, _) = self.dynamic_place();
-        let mut bytes = encode(&entries);
-        bytes.resize(bytes.len() + 16, 0); // DT_NULL
-        let size = bytes.len() as u64;
-        let at = self.file_offset(start, size)?;
-        self.put_bytes(at, bytes)?;
-        for segment in &mut self.segments {
-            if segment.kind == object::elf::PT_DYNAMIC {
-                segment.offset = at;
-                segment.vaddr = start;
-                segment.paddr = start.0;
-                segment.filesz = size;
-                segment.memsz = size;
-            }
-        }
-        for section in &mut self.sections {
-            if section.kind == SHT_DYNAMIC && section.vaddr == old.vaddr {
-                section.offset = at;
-                section.vaddr = start;
-                section.size = size;
-            }
-        }
-        Ok(())
-    }
-
-    /// The planned entries with the addresses and sizes that this layout gave.
-    fn dynamic_entries(&self) -> Vec<Dyn> {
-        let mut entries = self.plan.dynamic.entries.clone();
-        set(&mut entries, DT_PREINIT_ARRAY, self.array().0);
-        for (table, to) in &self.moved {
-            let (address_tag, size_tag) = tags(table.name);
-            let Some(tag) = address_tag else { continue };
-            set(&mut entries, tag, to.0);
-            if let Some(tag) = size_tag {
-                set(&mut entries, tag, table.from.size + table.extra);
-            }
-        }
-        entries
-    }
-
-    /// The program headers, section headers and ELF header, where they changed.
-    fn put_headers(&mut self) -> Result<()> {
-        self.describe_preinit_section();
-        let encode_segments = |segments: &[Segment]| -> Vec<u8> {
-            segments
-                .iter()
-                .flat_map(|segment| segment.encode())
-                .collect()
-        };
-        let (old, new) = (
-            encode_segments(&self.image.segments),
-            encode_segments(&self.segments),
-        );
-        let changed = changed_entries(&old, &new, 56);
-        for (offset, bytes) in changed {
-            self.put_bytes(FileOffset(self.image.segments_at.0 + offset), bytes)?;
-        }
-        let encode_sections = |sections: &[Section]| -> Vec<u8> {
-            sections
-                .iter()
-                .flat_map(|section| section.encode())
-                .collect()
-        };
-        let mut old = encode_sections(&self.image.sections);
-        if self.sections_at != self.image.sections_at {
-            old.clear(); // the whole table is new at its new place
-        }
-        let new = encode_sections(&self.sections);
-        for (offset, bytes) in changed_entries(&old, &new, 64) {
-            self.put_bytes(FileOffset(self.sections_at.0 + offset), bytes)?;
-        }
-        let mut header = self.image.header.clone();
-        let count = u16::try_from(self.segments.len());
-        header.set_program_header_count(count.map_err(|_| self.overflow())?);
-        header.set_section_headers(self.sections_at);
-        let (old, new) = (self.image.header.encode(), header.encode());
-        for (offset, bytes) in changed_entries(&old, &new, 8) {
-            self.put_bytes(FileOffset(offset), bytes)?;
-        }
-        Ok(())
-    }
-
-    /// Keeps the section header of a preinit array that grew or moved true.
-    fn describe_preinit_section(&mut self) {
-        let Some(old) = self.image.preinit else {
-            return;
-        };
-        let array = self.array();
-        let size = old.size + 8;
-        let at = locate(&self.segments, array, size);
-        for section in &mut self.sections {
-            if let (SHT_PREINIT_ARRAY, Some(at)) = (section.kind, at)
-                && section.vaddr == old.vaddr
-            {
-                section.offset = at;
-                section.vaddr = array;
-                section.size = size;
-            }
-        }
-    }
-}
-
-/// The entries of `new` that differ from `old`, with their offset; all that lie behind it do.
-fn changed_entries(old: &[u8], new: &[u8], size: usize) -> Vec<(u64, Vec<u8>)> {
-    let old = old.chunks(size).map(Some).chain(std::iter::repeat(None));
-    let pairs = new.chunks(size).zip(old).enumerate();
-    pairs
-        .filter(|(_, (new, old))| *old != Some(*new))
-        .map(|(index, (new, _))| ((index * size) as u64, new.to_vec()))
-        .collect()
-}
-
-/// The dynamic entries that say where a table is, and how many bytes it has.
-fn tags(name: &str) -> (Option<DynamicTag>, Option<DynamicTag>) {
-    match name {
-        ".dynstr" => (Some(DT_STRTAB), Some(DT_STRSZ)),
-        ".dynsym" => (Some(DT_SYMTAB), None),
-        ".gnu.version" => (Some(DT_VERSYM), None),
-        ".gnu.hash" => (Some(DT_GNU_HASH), None),
-        ".hash" => (Some(DT_HASH), None),
-        ".rela.dyn" => (Some(DT_RELA), Some(DT_RELASZ)),
-        ".rela.plt" => (Some(DT_JMPREL), None),
-        _ => (None, None),
     }
 }
 

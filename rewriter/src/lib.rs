@@ -8,7 +8,7 @@
 //! | plan   | `plan`, `names`, `room`, `headers`| what changes, table by table |
 //! | layout | `layout`, `spans`                 | every offset and address |
 //! | write  | `write`                           | a file, whole or not at all |
-//! | verify | `verify`, `view`                  | the file read back by another parser |
+//! | verify | `verify`                          | the file read back by another parser |
 //!
 //! No phase changes what an earlier one made.
 
@@ -33,7 +33,6 @@ mod spans;
 mod sysv_hash;
 mod verify;
 mod versions;
-mod view;
 mod write;
 
 use std::path::{Path, PathBuf};

@@ -1,7 +1,6 @@
 //! Where the new strings go in .dynstr: over names that are no longer needed, or at its end.
 
 use crate::parse::Image;
-use crate::plan::{InitSymbol, Request};
 use crate::recycle::{DeadSymbol, Findings};
 
 /// The name of a symbol that has lost its own: reserved like those of libitm, and never defined.
@@ -29,43 +28,33 @@ impl Names {
     }
 }
 
-/// Decides where the strings go. `listed` is the runtime's position among the DT_NEEDED entries,
-/// if it is one already.
+/// The strings that a rewrite needs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Strings<'a> {
+    /// The init symbol's name.
+    pub(crate) init: &'a str,
+    /// The runtime's DT_NEEDED string.
+    pub(crate) needed: Needed<'a>,
+}
+
+/// The runtime's DT_NEEDED string.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Needed<'a> {
+    /// In .dynstr already, at this offset: the program was linked to the runtime.
+    Present(u64),
+    /// To be put there.
+    New(&'a str),
+}
+
+/// Decides where the strings go. `carrier` is the dead symbol that becomes the init symbol.
 pub(crate) fn plan(
     image: &Image,
     findings: &Findings,
-    init_symbol: &InitSymbol,
-    request: Request<'_>,
-    listed: Option<usize>,
+    carrier: Option<&DeadSymbol>,
+    wanted: &Strings<'_>,
 ) -> Names {
-    let present = listed.and_then(|position| {
-        let mut needed = image.dynamic.entries.iter();
-        let mut needed = needed
-            .by_ref()
-            .filter(|entry| entry.tag == object::elf::DT_NEEDED);
-        needed.nth(position).map(|entry| entry.value)
-    });
-    let wanted = Strings {
-        init: request.init,
-        needed: present.is_none().then_some(request.needed),
-    };
-    let recycled = match init_symbol {
-        InitSymbol::Recycled { dead, .. } => recycle(findings, dead, &wanted),
-        InitSymbol::Appended => None,
-    };
-    let mut names = match recycled {
-        Some(names) => names,
-        None => append(image, &wanted),
-    };
-    if let Some(offset) = present {
-        names.needed = offset;
-    }
-    names
-}
-
-struct Strings<'a> {
-    init: &'a str,
-    needed: Option<&'a str>,
+    let recycled = carrier.and_then(|carrier| recycle(findings, carrier, wanted));
+    recycled.unwrap_or_else(|| append(image, wanted))
 }
 
 /// A dead symbol's name, as room for others.
@@ -103,8 +92,8 @@ fn pack(donors: &[&DeadSymbol], carrier: &DeadSymbol, wanted: &Strings<'_>) -> O
     };
     let init = u32::try_from(put(wanted.init)?).ok()?;
     let needed = match wanted.needed {
-        Some(needed) => put(needed)?,
-        None => 0,
+        Needed::New(needed) => put(needed)?,
+        Needed::Present(offset) => offset,
     };
     let nameless: Vec<&DeadSymbol> = donors
         .iter()
@@ -134,8 +123,14 @@ fn pack(donors: &[&DeadSymbol], carrier: &DeadSymbol, wanted: &Strings<'_>) -> O
 fn append(image: &Image, wanted: &Strings<'_>) -> Names {
     let end = image.strtab.size;
     let mut appended = nul_terminated(wanted.init);
-    let needed = end + appended.len() as u64;
-    appended.extend(wanted.needed.map(nul_terminated).unwrap_or_default());
+    let needed = match wanted.needed {
+        Needed::Present(offset) => offset,
+        Needed::New(needed) => {
+            let at = end + appended.len() as u64;
+            appended.extend(nul_terminated(needed));
+            at
+        }
+    };
     Names {
         init: u32::try_from(end).unwrap_or(u32::MAX),
         needed,

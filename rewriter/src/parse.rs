@@ -4,15 +4,19 @@
 //! section headers works. Sections are read where they exist, only to keep them true. What the
 //! loader could not load is refused here; everything after can rely on what the fields say.
 
+mod identify;
+mod tables;
+
 use object::elf::{
-    DF_1_PIE, DT_FLAGS_1, DT_GNU_HASH, DT_HASH, DT_JMPREL, DT_NULL, DT_PLTRELSZ, DT_PREINIT_ARRAY,
-    DT_PREINIT_ARRAYSZ, DT_RELA, DT_RELASZ, DT_SONAME, DT_STRSZ, DT_STRTAB, DT_SYMTAB, DT_VERSYM,
-    DynamicTag, ET_CORE, ET_DYN, ET_EXEC, ET_REL, Machine, PT_DYNAMIC, PT_GNU_RELRO, PT_INTERP,
-    PT_LOAD, PT_NOTE,
+    DT_JMPREL, DT_NULL, DT_PLTRELSZ, DT_PREINIT_ARRAY, DT_PREINIT_ARRAYSZ, DT_RELA, DT_RELASZ,
+    DT_STRSZ, DT_STRTAB, DT_SYMTAB, DT_VERSYM, DynamicTag, PT_DYNAMIC, PT_GNU_RELRO, PT_LOAD,
 };
 
-use crate::elf::{Dyn, Entry, FileOffset, Header, PAGE, Rela, Section, Segment, Vaddr};
-use crate::error::{ErrorKind, Result};
+use self::identify::{read_header, refuse_shared_object, refuse_what_no_loader_runs};
+pub(crate) use self::tables::words;
+use self::tables::{Tables, without_plt};
+use crate::elf::{Dyn, Entry, FileOffset, Header, PAGE, Section, Segment, Vaddr};
+use crate::error::Result;
 use crate::source::Source;
 
 /// A table that the dynamic section names.
@@ -187,77 +191,6 @@ impl Image {
     }
 }
 
-fn read_header(source: &Source) -> Result<Header> {
-    let len = source.len();
-    let start = source.bytes(FileOffset(0), len.min(Header::SIZE), "the ELF header")?;
-    if start.is_empty() {
-        return Err(source.error(ErrorKind::Empty));
-    }
-    if start.starts_with(b"#!") {
-        return Err(source.error(script(source)?));
-    }
-    if !start.starts_with(&object::elf::ELFMAG) {
-        return Err(source.error(ErrorKind::NotElf));
-    }
-    let word = |at: usize| -> Option<u16> {
-        let bytes = [*start.get(at)?, *start.get(at + 1)?];
-        Some(match start.get(5) {
-            Some(2) => u16::from_be_bytes(bytes),
-            _ => u16::from_le_bytes(bytes),
-        })
-    };
-    if let (Some(&class), Some(&data), Some(machine)) = (start.get(4), start.get(5), word(18)) {
-        let name = machine_name(Machine(machine), data == 2);
-        if class == 1 {
-            return Err(source.error(ErrorKind::Class32 { machine: name }));
-        }
-        if class == 2 && (machine != object::elf::EM_X86_64.0 || data != 1) {
-            return Err(source.error(ErrorKind::Machine { machine: name }));
-        }
-        if class != 2 {
-            return Err(source.malformed(format!("its ELF class is {class}")));
-        }
-    }
-    source.check(FileOffset(0), Header::SIZE, "the ELF header")?;
-    let header = Header::decode(&start).ok_or_else(|| source.error(ErrorKind::NotElf))?;
-    match header.file_type() {
-        ET_EXEC | ET_DYN => Ok(header),
-        ET_REL => Err(source.error(ErrorKind::Relocatable)),
-        ET_CORE => Err(source.error(ErrorKind::Core)),
-        other => Err(source.malformed(format!("its ELF type is {}", other.0))),
-    }
-}
-
-fn script(source: &Source) -> Result<ErrorKind> {
-    let line = source.bytes(FileOffset(2), (source.len() - 2).min(256), "the first line")?;
-    let line = line.split(|&byte| byte == b'\n').next().unwrap_or(&[]);
-    Ok(ErrorKind::Script {
-        interpreter: String::from_utf8_lossy(line).trim().to_owned(),
-    })
-}
-
-fn machine_name(machine: Machine, big_endian: bool) -> String {
-    use object::elf as e;
-    let name = match machine {
-        e::EM_386 => "i386",
-        e::EM_X86_64 => "x86-64",
-        e::EM_AARCH64 => "AArch64",
-        e::EM_ARM => "ARM",
-        e::EM_RISCV => "RISC-V",
-        e::EM_PPC64 => "64-bit PowerPC",
-        e::EM_PPC => "PowerPC",
-        e::EM_S390 => "S/390",
-        e::EM_MIPS => "MIPS",
-        e::EM_LOONGARCH => "LoongArch",
-        e::EM_SPARCV9 => "SPARC V9",
-        _ => return format!("machine number {}", machine.0),
-    };
-    match big_endian {
-        true => format!("big-endian {name}"),
-        false => name.to_owned(),
-    }
-}
-
 fn read_segments(source: &Source, header: &Header) -> Result<(FileOffset, Vec<Segment>)> {
     let (at, count, entry_size) = header.program_headers();
     if count == 0 {
@@ -305,72 +238,6 @@ fn check_segment(source: &Source, segment: &Segment) -> Result<()> {
         return Err(
             source.malformed("a segment's file offset and address differ modulo its alignment")
         );
-    }
-    Ok(())
-}
-
-/// Static programs, and those of a loader that this tool does not serve yet.
-fn refuse_what_no_loader_runs(
-    source: &Source,
-    header: &Header,
-    segments: &[Segment],
-) -> Result<()> {
-    let find = |kind| segments.iter().find(|segment| segment.kind == kind);
-    if find(PT_LOAD).is_none() {
-        return Err(source.malformed("it has no PT_LOAD segment"));
-    }
-    if let Some(interpreter) = find(PT_INTERP) {
-        let path = source.bytes(
-            interpreter.offset,
-            interpreter.filesz.min(4096),
-            "the interpreter path",
-        )?;
-        let path = path.split(|&byte| byte == 0).next().unwrap_or(&[]);
-        let path = String::from_utf8_lossy(path).into_owned();
-        if path.is_empty() {
-            return Err(source.malformed("its PT_INTERP names no loader"));
-        }
-        let name = path.rsplit('/').next().unwrap_or(&path);
-        if name.starts_with("ld-musl-") {
-            return Err(source.error(ErrorKind::Musl { interpreter: path }));
-        }
-        return Ok(());
-    }
-    let what = if header.file_type() == ET_EXEC {
-        match is_go(source, segments)? {
-            true => " (a Go program; build it with -linkmode=external to have a loader)",
-            false => "",
-        }
-    } else if is_static_pie(source, segments) {
-        " (static-pie)"
-    } else {
-        return Err(source.error(ErrorKind::SharedObject));
-    };
-    Err(source.error(ErrorKind::Static { what }))
-}
-
-/// True if a note says that Go's linker made the file (owner `Go`, cmd/link `ELF_NOTE_GO_NAME`).
-fn is_go(source: &Source, segments: &[Segment]) -> Result<bool> {
-    for note in segments.iter().filter(|segment| segment.kind == PT_NOTE) {
-        let bytes = source.bytes(note.offset, note.filesz.min(PAGE), "a note")?;
-        if bytes.get(12..16) == Some(b"Go\0\0") {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-fn is_static_pie(source: &Source, segments: &[Segment]) -> bool {
-    read_dynamic(source, segments)
-        .is_ok_and(|dynamic| dynamic.get(DT_FLAGS_1).unwrap_or(0) & DF_1_PIE.0 != 0)
-}
-
-/// A library with a PT_INTERP (libc.so.6 is one) is loaded by others, not run.
-fn refuse_shared_object(source: &Source, header: &Header, dynamic: &Dynamic) -> Result<()> {
-    let flags = dynamic.get(DT_FLAGS_1).unwrap_or(0);
-    let pie = flags & DF_1_PIE.0 != 0;
-    if header.file_type() == ET_DYN && !pie && dynamic.get(DT_SONAME).is_some() {
-        return Err(source.error(ErrorKind::SharedObject));
     }
     Ok(())
 }
@@ -445,17 +312,6 @@ pub(crate) fn locate(segments: &[Segment], address: Vaddr, size: u64) -> Option<
         .find_map(|load| load.locate(address, size))
 }
 
-/// Some linkers let DT_RELASZ include the PLT relocations that follow; the loader takes them off
-/// (glibc elf/dynamic-link.h, `_ELF_DYNAMIC_DO_RELOC`).
-fn without_plt(rela: Table, jmprel: Option<Table>) -> Table {
-    let Some(plt) = jmprel else { return rela };
-    let ends_together = rela.vaddr.0.checked_add(rela.size) == plt.vaddr.0.checked_add(plt.size);
-    match plt.vaddr.since(rela.vaddr) {
-        Some(size) if ends_together && plt.size > 0 => Table { size, ..rela },
-        _ => rela,
-    }
-}
-
 fn elf_end(header: &Header, segments: &[Segment], sections: &[Section]) -> FileOffset {
     let (segments_at, _, _) = header.program_headers();
     let (sections_at, _, _) = header.section_headers();
@@ -477,157 +333,4 @@ fn elf_end(header: &Header, segments: &[Segment], sections: &[Section]) -> FileO
         .chain(tables)
         .max()
         .unwrap_or_default()
-}
-
-/// Finds the tables that .dynamic names.
-struct Tables<'a> {
-    source: &'a Source,
-    segments: &'a [Segment],
-    dynamic: &'a Dynamic,
-}
-
-impl Tables<'_> {
-    fn table(&self, address: Vaddr, size: u64, what: &'static str) -> Result<Table> {
-        let at = locate(self.segments, address, size).ok_or_else(|| {
-            self.source
-                .malformed(format!("{what} lies in no PT_LOAD segment"))
-        })?;
-        Ok(Table {
-            vaddr: address,
-            at,
-            size,
-        })
-    }
-
-    /// The table at the address in `tag`, whose size in bytes is in `size_tag`.
-    fn sized(
-        &self,
-        tag: DynamicTag,
-        size_tag: DynamicTag,
-        what: &'static str,
-    ) -> Result<Option<Table>> {
-        let Some(address) = self.dynamic.get(tag) else {
-            return Ok(None);
-        };
-        let size = self.dynamic.get(size_tag).unwrap_or(0);
-        self.table(Vaddr(address), size, what).map(Some)
-    }
-
-    /// The table at the address in `tag`, with `count` entries of `entry_size` bytes.
-    fn counted(
-        &self,
-        tag: DynamicTag,
-        count: u64,
-        entry_size: u64,
-        what: &'static str,
-    ) -> Result<Option<Table>> {
-        let Some(address) = self.dynamic.get(tag) else {
-            return Ok(None);
-        };
-        let size = count.checked_mul(entry_size).ok_or_else(|| {
-            self.source
-                .malformed(format!("{what} has an impossible size"))
-        })?;
-        self.table(Vaddr(address), size, what).map(Some)
-    }
-
-    /// DT_HASH: nbucket, nchain, buckets, chains (gABI, "Hash Table").
-    fn sysv_hash(&self) -> Result<Option<Table>> {
-        const WHAT: &str = "the DT_HASH table";
-        let Some(address) = self.dynamic.get(DT_HASH).map(Vaddr) else {
-            return Ok(None);
-        };
-        let head = self.table(address, 8, WHAT)?;
-        let head = words(&self.source.bytes(head.at, 8, WHAT)?);
-        let size = 4 * (2 + u64::from(head[0]) + u64::from(head[1]));
-        self.table(address, size, WHAT).map(Some)
-    }
-
-    /// DT_GNU_HASH: four words, the Bloom filter, buckets, and one chain word for each symbol from
-    /// `symoffset` on; a chain ends at a word whose lowest bit is set (glibc elf/dl-lookup.c).
-    fn gnu_hash(&self) -> Result<Option<Table>> {
-        const WHAT: &str = "the DT_GNU_HASH table";
-        let Some(address) = self.dynamic.get(DT_GNU_HASH).map(Vaddr) else {
-            return Ok(None);
-        };
-        let head = self.table(address, 16, WHAT)?;
-        let head = words(&self.source.bytes(head.at, 16, WHAT)?);
-        let (buckets, first_symbol, bloom) = (u64::from(head[0]), u64::from(head[1]), head[2]);
-        let before_chains = 16 + 8 * u64::from(bloom) + 4 * buckets;
-        let fixed = self.table(address, before_chains, WHAT)?;
-        let buckets_at = FileOffset(fixed.at.0 + before_chains - 4 * buckets);
-        let mut last = 0;
-        self.source
-            .for_each_window(buckets_at, 4 * buckets, WHAT, |_, window| {
-                last = words(window)
-                    .into_iter()
-                    .fold(last, |last, word| last.max(u64::from(word)));
-                Ok(())
-            })?;
-        let Some(mut index) = last.checked_sub(first_symbol).filter(|_| last > 0) else {
-            return Ok(Some(fixed));
-        };
-        loop {
-            // The rest of the segment, a page at a time: the chain must end in it.
-            let chain = self.table(Vaddr(address.0 + before_chains + 4 * index), 4, WHAT)?;
-            let rest = self.source.len() - chain.at.0;
-            let page = words(&self.source.bytes(chain.at, rest.min(PAGE), WHAT)?);
-            let steps = page.len() as u64;
-            if let Some(end) = page.iter().position(|word| word & 1 == 1) {
-                let size = before_chains + 4 * (index + end as u64 + 1);
-                return self.table(address, size, WHAT).map(Some);
-            }
-            index += steps;
-        }
-    }
-
-    /// No tag gives the number of dynamic symbols: it is what the hash tables and the section
-    /// headers know of, whichever is more, or without section headers, the relocations.
-    fn symbol_count(
-        &self,
-        sysv_hash: Option<Table>,
-        gnu_hash: Option<Table>,
-        relocations: [Option<Table>; 2],
-        sections: &[Section],
-    ) -> Result<u64> {
-        let mut count = 1;
-        if let Some(hash) = sysv_hash {
-            count = count.max(u64::from(
-                words(&self.source.bytes(hash.at, 8, "DT_HASH")?)[1],
-            ));
-        }
-        if let Some(hash) = gnu_hash {
-            let head = words(&self.source.bytes(hash.at, 16, "DT_GNU_HASH")?);
-            let before_chains = 16 + 8 * u64::from(head[2]) + 4 * u64::from(head[0]);
-            let chains = (hash.size - before_chains) / 4;
-            if chains > 0 {
-                count = count.max(u64::from(head[1]) + chains);
-            }
-        }
-        let symtab = self.dynamic.get(DT_SYMTAB).map(Vaddr);
-        let of_section = sections.iter().find(|section| {
-            section.kind == object::elf::SHT_DYNSYM && Some(section.vaddr) == symtab
-        });
-        if let Some(section) = of_section {
-            return Ok(count.max(section.size / 24));
-        }
-        for table in relocations.into_iter().flatten() {
-            let entries = table.size / Rela::SIZE;
-            const WHAT: &str = "a relocation table";
-            self.source
-                .for_each(table.at, entries, WHAT, |_, rela: Rela| {
-                    count = count.max(u64::from(rela.symbol) + 1);
-                    Ok(())
-                })?;
-        }
-        Ok(count)
-    }
-}
-
-/// The little-endian words of `bytes`.
-pub(crate) fn words(bytes: &[u8]) -> Vec<u32> {
-    bytes
-        .chunks_exact(4)
-        .map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]))
-        .collect()
 }

@@ -11,8 +11,8 @@ use object::elf::{
 
 use crate::elf::{Dyn, Entry, Rela, Symbol};
 use crate::error::{ErrorKind, Result};
-use crate::headers::{self, Headers};
-use crate::names::{self, Names};
+use crate::headers::{self, Growing, Headers};
+use crate::names::{self, Names, Needed, Strings};
 use crate::parse::Image;
 use crate::recycle::{DeadSymbol, Findings};
 use crate::room::{self, Room, Wanted};
@@ -106,7 +106,18 @@ impl Plan {
         refuse_second_rewrite(source, image, findings, request)?;
         let init_symbol = plan_init_symbol(&findings.dead);
         let listed = position_of(source, image, request.needed)?;
-        let names = names::plan(image, findings, &init_symbol, request, listed);
+        let carrier = match &init_symbol {
+            InitSymbol::Recycled { dead, .. } => Some(dead),
+            InitSymbol::Appended => None,
+        };
+        let wanted = Strings {
+            init: request.init,
+            needed: match listed {
+                Some(position) => Needed::Present(needed_value(image, position)),
+                None => Needed::New(request.needed),
+            },
+        };
+        let names = names::plan(image, findings, carrier, &wanted);
         let preinit = plan_preinit(source, image, findings)?;
         let appended = matches!(init_symbol, InitSymbol::Appended);
         let growing = Growing {
@@ -142,17 +153,6 @@ impl Plan {
             headers,
         })
     }
-}
-
-/// By how much the tables that only the loader reads have to grow.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Growing {
-    /// Bytes of .dynstr.
-    pub(crate) names: u64,
-    /// True if .dynsym gets one more symbol.
-    pub(crate) symbol: bool,
-    /// Relocations in .rela.dyn.
-    pub(crate) relocations: u64,
 }
 
 /// An executable whose first preinit entry is filled from outside has been rewritten before: no
@@ -219,6 +219,13 @@ pub(crate) fn init_symbol_entry(init_symbol: &InitSymbol, name: u32) -> Symbol {
 fn position_of(source: &Source, image: &Image, needed: &str) -> Result<Option<usize>> {
     let names = image.needed(source)?;
     Ok(names.iter().position(|name| name == needed.as_bytes()))
+}
+
+/// Value of the DT_NEEDED entry at `position` among them.
+fn needed_value(image: &Image, position: usize) -> u64 {
+    let entries = image.dynamic.entries.iter();
+    let mut needed = entries.filter(|entry| entry.tag == DT_NEEDED);
+    needed.nth(position).map_or(0, |entry| entry.value)
 }
 
 fn plan_preinit(source: &Source, image: &Image, findings: &Findings) -> Result<Preinit> {

@@ -5,18 +5,20 @@
 //! after ours and around it (see `write`); the pages that ours lie in are compared with the input
 //! byte for byte, and each of our bytes must belong to a table that a promise names.
 
+mod bytes;
+mod tables;
+mod view;
+
 use goblin::elf::dynamic as tag;
 use goblin::elf::program_header as pt;
-use goblin::elf::reloc::{R_X86_64_64, R_X86_64_RELATIVE};
 use goblin::elf::section_header::{SHF_ALLOC, SHT_NOBITS};
-use goblin::elf::sym::{STB_GLOBAL, STB_WEAK, Symtab, st_bind};
 
+use self::view::{Range, View, broken};
 use crate::elf::{FileOffset, PAGE, align_down, overlap};
 use crate::error::{Error, Result};
 use crate::plan::Request;
 use crate::source::Source;
 use crate::spans::{Content, Spans};
-use crate::view::{CTX, Range, View, broken};
 
 /// Fails unless `result` is `source` with exactly the promised changes. Returns how many bytes of
 /// the input have another value in the result.
@@ -203,61 +205,6 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn dynamic(&self) -> Result<()> {
-        let mut needed = self.before.needed()?;
-        needed.retain(|name| name != self.request.needed.as_bytes());
-        needed.insert(0, self.request.needed.as_bytes().to_vec());
-        let in_order = self.after.needed()? == needed;
-        self.require(
-            in_order,
-            "DT_NEEDED is not the runtime and then what it was",
-        )?;
-        let flags = self.before.get(tag::DT_FLAGS_1).unwrap_or(0) | tag::DF_1_INITFIRST;
-        let kept = self.after.get(tag::DT_FLAGS_1) == Some(flags);
-        self.require(
-            kept,
-            "DT_FLAGS_1 is not what it was with DF_1_INITFIRST added",
-        )?;
-        let may_change = [
-            tag::DT_NEEDED,
-            tag::DT_FLAGS_1,
-            tag::DT_PREINIT_ARRAY,
-            tag::DT_PREINIT_ARRAYSZ,
-            tag::DT_STRTAB,
-            tag::DT_STRSZ,
-            tag::DT_SYMTAB,
-            tag::DT_VERSYM,
-            tag::DT_HASH,
-            tag::DT_GNU_HASH,
-            tag::DT_RELA,
-            tag::DT_RELASZ,
-            tag::DT_RELAENT,
-            tag::DT_JMPREL,
-        ];
-        let fixed = |view: &View<'_>| -> Vec<(u64, u64)> {
-            let entries = view.dynamic.iter();
-            entries
-                .filter(|(tag, _)| !may_change.contains(tag))
-                .copied()
-                .collect()
-        };
-        let same = fixed(&self.before) == fixed(&self.after);
-        self.require(same, "a dynamic entry changed that had no reason to")?;
-        for (tag, size) in [(tag::DT_GNU_HASH, 16), (tag::DT_JMPREL, self.plt_size())] {
-            let tables = (self.before.table(tag, size)?, self.after.table(tag, size)?);
-            if let (Some(before), Some(after)) = tables {
-                self.pairs(before, after, 1, |_, old, new| {
-                    self.require(old == new, "a table changed that only moved")
-                })?;
-            }
-        }
-        Ok(())
-    }
-
-    fn plt_size(&self) -> u64 {
-        self.before.get(tag::DT_PLTRELSZ).unwrap_or(0)
-    }
-
     /// Number of dynamic symbols that the section headers or, without them, the distance to the
     /// string table gives: only to know how far to compare.
     fn symbol_count(&self) -> u64 {
@@ -274,90 +221,6 @@ impl Check<'_> {
         }
     }
 
-    /// All symbols are what they were, but for those that never resolved: one of them, or a new
-    /// one at the end, is the init symbol.
-    fn symbols(&self) -> Result<Vec<Dead>> {
-        let dead = self.dead_symbols()?;
-        let size = self.symbol_count() * 24;
-        let tables = (
-            self.before.table(tag::DT_SYMTAB, size)?,
-            self.after.table(tag::DT_SYMTAB, size)?,
-        );
-        let (Some(before), Some(after)) = tables else {
-            return Err(self.broken("DT_SYMTAB was lost"));
-        };
-        self.pairs(before, after, 24, |index, old, new| {
-            if old == new {
-                return Ok(());
-            }
-            let was_dead = dead.iter().any(|symbol| symbol.index == index);
-            self.require(was_dead, "a symbol changed that the program uses")?;
-            let new = self.after.symbol(index)?;
-            let name = self.after.string(new.st_name as u64)?;
-            let init = name == self.request.init.as_bytes();
-            let bind = if init { STB_GLOBAL } else { STB_WEAK };
-            let expected = new.st_shndx == 0 && st_bind(new.st_info) == bind && new.st_value == 0;
-            self.require(expected, "a recycled symbol is not an undefined one")
-        })?;
-        Ok(dead)
-    }
-
-    /// The symbols that only the C runtime's start files refer to, and that nobody defines.
-    fn dead_symbols(&self) -> Result<Vec<Dead>> {
-        let start_files = [
-            b"_ITM_deregisterTMCloneTable".as_slice(),
-            b"_ITM_registerTMCloneTable",
-            b"__gmon_start__",
-        ];
-        let mut dead = Vec::new();
-        let size = self.symbol_count() * 24;
-        let Some(table) = self.before.table(tag::DT_SYMTAB, size)? else {
-            return Ok(dead);
-        };
-        let at = FileOffset(table.at);
-        let source = self.before.source;
-        source.for_each_window(at, size, "the dynamic symbol table", |start, window| {
-            let symbols = Symtab::parse(window, 0, window.len() / 24, CTX);
-            let symbols = symbols.map_err(|error| self.broken(error.to_string()))?;
-            for (index, symbol) in (start / 24..).zip(symbols.iter()) {
-                if symbol.st_shndx == 0 && st_bind(symbol.st_info) == STB_WEAK {
-                    let name = symbol.st_name as u64;
-                    let string = self.before.string(name)?;
-                    if start_files.contains(&string.as_slice()) {
-                        let len = string.len() as u64 + 1;
-                        dead.push(Dead { index, name, len });
-                    }
-                }
-            }
-            Ok(())
-        })?;
-        Ok(dead)
-    }
-
-    /// .dynstr has every byte that it had, but for names of symbols that were given another.
-    fn strings(&self, dead: &[Dead]) -> Result<()> {
-        let size = self.before.get(tag::DT_STRSZ).unwrap_or(0);
-        let tables = (
-            self.before.table(tag::DT_STRTAB, size)?,
-            self.after.table(tag::DT_STRTAB, size)?,
-        );
-        let (Some(before), Some(after)) = tables else {
-            return Err(self.broken("DT_STRTAB was lost"));
-        };
-        self.pairs(before, after, 1, |at, old, new| {
-            let free = |at| {
-                dead.iter()
-                    .any(|symbol| overlap(symbol.name, symbol.len, at, 1))
-            };
-
-            let bytes = old.iter().zip(new).zip(at..);
-            let stray = bytes
-                .filter(|((old, new), at)| old != new && !free(*at))
-                .count();
-            self.require(stray == 0, "a string changed that the program uses")
-        })
-    }
-
     /// The preinit array that DT_PREINIT_ARRAY names; empty where there is none.
     fn array(&self, view: &View<'_>) -> Result<Range> {
         Ok(Range {
@@ -365,29 +228,6 @@ impl Check<'_> {
             at: 0,
             size: view.get(tag::DT_PREINIT_ARRAYSZ).unwrap_or(0),
         })
-    }
-
-    /// One new entry, first, filled by one relocation against the init symbol; then the old ones.
-    fn preinit_array(&self) -> Result<()> {
-        let (before, after) = (self.array(&self.before)?, self.array(&self.after)?);
-        self.require(
-            after.size == before.size + 8,
-            "DT_PREINIT_ARRAY has not one more entry",
-        )?;
-        self.require(after.vaddr % 8 == 0, "DT_PREINIT_ARRAY is not aligned")?;
-        for entry in 0..before.size / 8 {
-            let old = before.vaddr + 8 * entry;
-            let new = after.vaddr + 8 * (entry + 1);
-            if old != new {
-                let value = |view: &View<'_>, at: u64| -> Result<Vec<u8>> {
-                    let at = FileOffset(view.locate(at, 8)?);
-                    view.source.bytes(at, 8, "a preinit entry")
-                };
-                let kept = value(&self.before, old)? == value(&self.after, new)?;
-                self.require(kept, "an entry of the preinit array lost its value")?;
-            }
-        }
-        Ok(())
     }
 
     /// .rela.dyn without the PLT relocations that DT_RELASZ may include.
@@ -404,93 +244,6 @@ impl Check<'_> {
             _ => size,
         };
         Ok(Some(Range { size, ..table }))
-    }
-
-    /// Every relocation is what it was; those of preinit entries follow their entry; exactly one
-    /// fills the new entry, either a new one or one that filled a slot for nothing.
-    fn relocations(&self) -> Result<()> {
-        let after = Self::relocation_table(&self.after)?;
-        let after = after.ok_or_else(|| self.broken("there is no DT_RELA"))?;
-        let empty = Range { size: 0, ..after };
-        let before = Self::relocation_table(&self.before)?.unwrap_or(empty);
-        let common = before.size.min(after.size);
-        self.require(common == before.size, "relocations were lost")?;
-        let mut init = 0;
-        let shared = Range {
-            size: common,
-            ..after
-        };
-        self.pairs(before, shared, 24, |_, old, new| {
-            if old != new {
-                init += u32::from(self.changed_relocation(&Entry::read(old), &Entry::read(new))?);
-            }
-            Ok(())
-        })?;
-        let added = after.size - common;
-        let bytes =
-            self.after
-                .source
-                .bytes(FileOffset(after.at + common), added, "the new relocations")?;
-        for new in bytes.chunks_exact(24).map(Entry::read) {
-            init += u32::from(self.new_relocation(&new)?);
-        }
-        self.require(
-            init == 1,
-            "the new preinit entry is not filled by exactly one relocation",
-        )
-    }
-
-    /// True if `new` fills the new entry; an error if it is neither that nor an old preinit
-    /// entry's.
-    fn changed_relocation(&self, old: &Entry, new: &Entry) -> Result<bool> {
-        let (before, after) = (self.array(&self.before)?, self.array(&self.after)?);
-        if self.fills_new_entry(new)? {
-            return Ok(true);
-        }
-        let skip = old.place.wrapping_sub(before.vaddr);
-        let follows = skip < before.size && new.place == after.vaddr + 8 + skip;
-        let same = (old.info, old.addend) == (new.info, new.addend);
-        self.require(
-            follows && same,
-            "a relocation changed that had no reason to",
-        )?;
-        Ok(false)
-    }
-
-    /// The same for a relocation that was not there before: a packed one of an old entry.
-    fn new_relocation(&self, new: &Entry) -> Result<bool> {
-        if self.fills_new_entry(new)? {
-            return Ok(true);
-        }
-        let array = self.array(&self.after)?;
-        let inside = new.place > array.vaddr && new.place < array.vaddr + array.size;
-        let value = self.after.source.bytes(
-            FileOffset(self.after.locate(new.place, 8)?),
-            8,
-            "a preinit entry",
-        )?;
-        let relative = new.info == u64::from(R_X86_64_RELATIVE) && new.addend == value[..];
-        self.require(
-            inside && relative,
-            "a relocation was added without a reason",
-        )?;
-        Ok(false)
-    }
-
-    fn fills_new_entry(&self, new: &Entry) -> Result<bool> {
-        if new.place != self.array(&self.after)?.vaddr {
-            return Ok(false);
-        }
-        let symbol = self.after.symbol(new.info >> 32)?;
-        let name = self.after.string(symbol.st_name as u64)?;
-        let kind = new.info & u64::from(u32::MAX);
-        let filled = kind == u64::from(R_X86_64_64)
-            && new.addend == [0; 8]
-            && name == self.request.init.as_bytes()
-            && symbol.st_shndx == 0
-            && st_bind(symbol.st_info) == STB_GLOBAL;
-        self.require(filled, "the new preinit entry is filled by something else")?;
-        Ok(true)
     }
 
     /// Interpreter path and notes have their bytes, and a build-id in the first page stays there.
@@ -576,134 +329,9 @@ impl Check<'_> {
             Ok(())
         })
     }
-
-    /// Each byte of ours lies in a table that may change; around ours, the pages are the input's.
-    fn changed_bytes(&self, spans: &Spans, dead: &[Dead]) -> Result<u64> {
-        let allowed = self.allowed(dead)?;
-        let mut changed = 0;
-        for span in spans.iter() {
-            let len = self.before.source.len();
-            match &span.content {
-                Content::Bytes(bytes) => {
-                    let end = (span.at.0 + span.len).min(len);
-                    let old_size = end.saturating_sub(span.at.0);
-                    let old = match old_size {
-                        0 => Vec::new(),
-                        _ => self
-                            .before
-                            .source
-                            .bytes(span.at, old_size, "changed bytes")?,
-                    };
-                    let differs = old.iter().zip(bytes).zip(span.at.0..);
-                    for (_, at) in differs.filter(|((old, new), _)| old != new) {
-                        changed += 1;
-                        let named = allowed.iter().any(|range| overlap(range.0, range.1, at, 1));
-                        self.require(named, &format!("byte {at} changed without a reason"))?;
-                    }
-                    let mut written = vec![0; bytes.len()];
-                    self.after.source.fill(span.at, &mut written)?;
-                    self.require(&written == bytes, "the file has not what was written")?;
-                }
-                Content::Input(from) => {
-                    for (skip, size) in edges(span.at.0, span.len) {
-                        let old = FileOffset(from.0 + skip);
-                        let old = self.before.source.bytes(old, size, "copied bytes")?;
-                        let new = FileOffset(span.at.0 + skip);
-                        let new = self.after.source.bytes(new, size, "copied bytes")?;
-                        self.require(old == new, "a byte changed that was only copied")?;
-                    }
-                }
-                Content::Zero => {}
-            }
-        }
-        Ok(changed)
-    }
-
-    /// File ranges (offset, length) of the input that a promise allows to change.
-    fn allowed(&self, dead: &[Dead]) -> Result<Vec<(u64, u64)>> {
-        let (before, after) = (&self.before, &self.after);
-        let headers = |view: &View<'_>| {
-            let header = &view.header;
-            [
-                (0, 64),
-                (header.e_phoff, u64::from(header.e_phnum) * 56),
-                (header.e_shoff, view.sections.len() as u64 * 64),
-            ]
-        };
-        let mut ranges: Vec<(u64, u64)> = headers(before).into();
-        ranges.extend(headers(after));
-        for view in [before, after] {
-            let of_kind = view.segments.iter().filter(|s| {
-                matches!(
-                    s.p_type,
-                    pt::PT_DYNAMIC | pt::PT_NOTE | pt::PT_INTERP | pt::PT_GNU_PROPERTY
-                )
-            });
-            ranges.extend(of_kind.map(|s| (s.p_offset, s.p_filesz)));
-        }
-        let strings = before.table(tag::DT_STRTAB, 1)?.map_or(0, |table| table.at);
-        let symbols = before
-            .table(tag::DT_SYMTAB, 24)?
-            .map_or(0, |table| table.at);
-        for symbol in dead {
-            ranges.push((strings + symbol.name, symbol.len));
-            ranges.push((symbols + 24 * symbol.index, 24));
-        }
-
-        if let Some(table) = Self::relocation_table(before)? {
-            ranges.push((table.at, table.size));
-        }
-        if let Some(table) = before.table(tag::DT_HASH, 8)? {
-            let words = crate::parse::words(&before.source.bytes(
-                FileOffset(table.at),
-                8,
-                "the DT_HASH table",
-            )?);
-            ranges.push((
-                table.at,
-                4 * (2 + u64::from(words[0]) + u64::from(words[1])),
-            ));
-        }
-        let array = self.array(after)?;
-        if let Ok(at) = after.locate(array.vaddr, array.size) {
-            ranges.push((at, array.size));
-        }
-        Ok(ranges)
-    }
-}
-
-/// The parts of `[at, at+len)` that share a page with what lies before or behind it, as offsets
-/// from `at` and lengths.
-fn edges(at: u64, len: u64) -> [(u64, u64); 2] {
-    let first = (PAGE - at % PAGE).min(len);
-    let last = ((at + len) % PAGE).min(len - first);
-    [(0, first), (len - last, last)]
 }
 
 /// First address behind a segment.
 fn end(segment: &pt::ProgramHeader) -> u64 {
     segment.p_vaddr.saturating_add(segment.p_memsz)
-}
-
-/// A relocation as it stands in the file.
-struct Entry {
-    place: u64,
-    info: u64,
-    addend: [u8; 8],
-}
-
-impl Entry {
-    /// `bytes` are the 24 of one entry.
-    fn read(bytes: &[u8]) -> Self {
-        let word = |at: usize| -> [u8; 8] {
-            let mut word = [0; 8];
-            word.copy_from_slice(&bytes[at..at + 8]);
-            word
-        };
-        Self {
-            place: u64::from_le_bytes(word(0)),
-            info: u64::from_le_bytes(word(8)),
-            addend: word(16),
-        }
-    }
 }

@@ -1,0 +1,152 @@
+//! What kind of file this is, and why it may be one that no loader will run.
+
+use object::elf::{
+    DF_1_PIE, DT_FLAGS_1, DT_SONAME, ET_CORE, ET_DYN, ET_EXEC, ET_REL, Machine, PT_INTERP, PT_LOAD,
+    PT_NOTE,
+};
+
+use super::{Dynamic, read_dynamic};
+use crate::elf::{Entry, FileOffset, Header, PAGE, Segment};
+use crate::error::{ErrorKind, Result};
+use crate::source::Source;
+
+pub(super) fn read_header(source: &Source) -> Result<Header> {
+    let len = source.len();
+    let start = source.bytes(FileOffset(0), len.min(Header::SIZE), "the ELF header")?;
+    if start.is_empty() {
+        return Err(source.error(ErrorKind::Empty));
+    }
+    if start.starts_with(b"#!") {
+        return Err(source.error(script(source)?));
+    }
+    if !start.starts_with(&object::elf::ELFMAG) {
+        return Err(source.error(ErrorKind::NotElf));
+    }
+    let word = |at: usize| -> Option<u16> {
+        let bytes = [*start.get(at)?, *start.get(at + 1)?];
+        Some(match start.get(5) {
+            Some(2) => u16::from_be_bytes(bytes),
+            _ => u16::from_le_bytes(bytes),
+        })
+    };
+    if let (Some(&class), Some(&data), Some(machine)) = (start.get(4), start.get(5), word(18)) {
+        let name = machine_name(Machine(machine), data == 2);
+        if class == 1 {
+            return Err(source.error(ErrorKind::Class32 { machine: name }));
+        }
+        if class == 2 && (machine != object::elf::EM_X86_64.0 || data != 1) {
+            return Err(source.error(ErrorKind::Machine { machine: name }));
+        }
+        if class != 2 {
+            return Err(source.malformed(format!("its ELF class is {class}")));
+        }
+    }
+    source.check(FileOffset(0), Header::SIZE, "the ELF header")?;
+    let header = Header::decode(&start).ok_or_else(|| source.error(ErrorKind::NotElf))?;
+    match header.file_type() {
+        ET_EXEC | ET_DYN => Ok(header),
+        ET_REL => Err(source.error(ErrorKind::Relocatable)),
+        ET_CORE => Err(source.error(ErrorKind::Core)),
+        other => Err(source.malformed(format!("its ELF type is {}", other.0))),
+    }
+}
+
+fn script(source: &Source) -> Result<ErrorKind> {
+    let line = source.bytes(FileOffset(2), (source.len() - 2).min(256), "the first line")?;
+    let line = line.split(|&byte| byte == b'\n').next().unwrap_or(&[]);
+    Ok(ErrorKind::Script {
+        interpreter: String::from_utf8_lossy(line).trim().to_owned(),
+    })
+}
+
+fn machine_name(machine: Machine, big_endian: bool) -> String {
+    use object::elf as e;
+    let name = match machine {
+        e::EM_386 => "i386",
+        e::EM_X86_64 => "x86-64",
+        e::EM_AARCH64 => "AArch64",
+        e::EM_ARM => "ARM",
+        e::EM_RISCV => "RISC-V",
+        e::EM_PPC64 => "64-bit PowerPC",
+        e::EM_PPC => "PowerPC",
+        e::EM_S390 => "S/390",
+        e::EM_MIPS => "MIPS",
+        e::EM_LOONGARCH => "LoongArch",
+        e::EM_SPARCV9 => "SPARC V9",
+        _ => return format!("machine number {}", machine.0),
+    };
+    match big_endian {
+        true => format!("big-endian {name}"),
+        false => name.to_owned(),
+    }
+}
+
+/// Static programs, and those of a loader that this tool does not serve yet.
+pub(super) fn refuse_what_no_loader_runs(
+    source: &Source,
+    header: &Header,
+    segments: &[Segment],
+) -> Result<()> {
+    let find = |kind| segments.iter().find(|segment| segment.kind == kind);
+    if find(PT_LOAD).is_none() {
+        return Err(source.malformed("it has no PT_LOAD segment"));
+    }
+    if let Some(interpreter) = find(PT_INTERP) {
+        let path = source.bytes(
+            interpreter.offset,
+            interpreter.filesz.min(4096),
+            "the interpreter path",
+        )?;
+        let path = path.split(|&byte| byte == 0).next().unwrap_or(&[]);
+        let path = String::from_utf8_lossy(path).into_owned();
+        if path.is_empty() {
+            return Err(source.malformed("its PT_INTERP names no loader"));
+        }
+        let name = path.rsplit('/').next().unwrap_or(&path);
+        if name.starts_with("ld-musl-") {
+            return Err(source.error(ErrorKind::Musl { interpreter: path }));
+        }
+        return Ok(());
+    }
+    let what = if header.file_type() == ET_EXEC {
+        match is_go(source, segments)? {
+            true => " (a Go program; build it with -linkmode=external to have a loader)",
+            false => "",
+        }
+    } else if is_static_pie(source, segments) {
+        " (static-pie)"
+    } else {
+        return Err(source.error(ErrorKind::SharedObject));
+    };
+    Err(source.error(ErrorKind::Static { what }))
+}
+
+/// True if a note says that Go's linker made the file (owner `Go`, cmd/link `ELF_NOTE_GO_NAME`).
+fn is_go(source: &Source, segments: &[Segment]) -> Result<bool> {
+    for note in segments.iter().filter(|segment| segment.kind == PT_NOTE) {
+        let bytes = source.bytes(note.offset, note.filesz.min(PAGE), "a note")?;
+        if bytes.get(12..16) == Some(b"Go\0\0") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn is_static_pie(source: &Source, segments: &[Segment]) -> bool {
+    read_dynamic(source, segments)
+        .is_ok_and(|dynamic| dynamic.get(DT_FLAGS_1).unwrap_or(0) & DF_1_PIE.0 != 0)
+}
+
+/// A library with a PT_INTERP (libc.so.6 is one) is loaded by others, not run.
+pub(super) fn refuse_shared_object(
+    source: &Source,
+    header: &Header,
+    dynamic: &Dynamic,
+) -> Result<()> {
+    let flags = dynamic.get(DT_FLAGS_1).unwrap_or(0);
+    let pie = flags & DF_1_PIE.0 != 0;
+    if header.file_type() == ET_DYN && !pie && dynamic.get(DT_SONAME).is_some() {
+        return Err(source.error(ErrorKind::SharedObject));
+    }
+    Ok(())
+}

@@ -1,0 +1,172 @@
+//! The tables that .dynamic names: where each is, and how long.
+
+use object::elf::{DT_GNU_HASH, DT_HASH, DT_SYMTAB, DynamicTag};
+
+use super::{Dynamic, Table, locate};
+use crate::elf::{Entry, FileOffset, PAGE, Rela, Section, Segment, Vaddr};
+use crate::error::Result;
+use crate::source::Source;
+
+/// Finds the tables that .dynamic names.
+pub(super) struct Tables<'a> {
+    pub(super) source: &'a Source,
+    pub(super) segments: &'a [Segment],
+    pub(super) dynamic: &'a Dynamic,
+}
+
+impl Tables<'_> {
+    fn table(&self, address: Vaddr, size: u64, what: &'static str) -> Result<Table> {
+        let at = locate(self.segments, address, size).ok_or_else(|| {
+            self.source
+                .malformed(format!("{what} lies in no PT_LOAD segment"))
+        })?;
+        Ok(Table {
+            vaddr: address,
+            at,
+            size,
+        })
+    }
+
+    /// The table at the address in `tag`, whose size in bytes is in `size_tag`.
+    pub(super) fn sized(
+        &self,
+        tag: DynamicTag,
+        size_tag: DynamicTag,
+        what: &'static str,
+    ) -> Result<Option<Table>> {
+        let Some(address) = self.dynamic.get(tag) else {
+            return Ok(None);
+        };
+        let size = self.dynamic.get(size_tag).unwrap_or(0);
+        self.table(Vaddr(address), size, what).map(Some)
+    }
+
+    /// The table at the address in `tag`, with `count` entries of `entry_size` bytes.
+    pub(super) fn counted(
+        &self,
+        tag: DynamicTag,
+        count: u64,
+        entry_size: u64,
+        what: &'static str,
+    ) -> Result<Option<Table>> {
+        let Some(address) = self.dynamic.get(tag) else {
+            return Ok(None);
+        };
+        let size = count.checked_mul(entry_size).ok_or_else(|| {
+            self.source
+                .malformed(format!("{what} has an impossible size"))
+        })?;
+        self.table(Vaddr(address), size, what).map(Some)
+    }
+
+    /// DT_HASH: nbucket, nchain, buckets, chains (gABI, "Hash Table").
+    pub(super) fn sysv_hash(&self) -> Result<Option<Table>> {
+        const WHAT: &str = "the DT_HASH table";
+        let Some(address) = self.dynamic.get(DT_HASH).map(Vaddr) else {
+            return Ok(None);
+        };
+        let head = self.table(address, 8, WHAT)?;
+        let head = words(&self.source.bytes(head.at, 8, WHAT)?);
+        let size = 4 * (2 + u64::from(head[0]) + u64::from(head[1]));
+        self.table(address, size, WHAT).map(Some)
+    }
+
+    /// DT_GNU_HASH: four words, the Bloom filter, buckets, and one chain word for each symbol from
+    /// `symoffset` on; a chain ends at a word whose lowest bit is set (glibc elf/dl-lookup.c).
+    pub(super) fn gnu_hash(&self) -> Result<Option<Table>> {
+        const WHAT: &str = "the DT_GNU_HASH table";
+        let Some(address) = self.dynamic.get(DT_GNU_HASH).map(Vaddr) else {
+            return Ok(None);
+        };
+        let head = self.table(address, 16, WHAT)?;
+        let head = words(&self.source.bytes(head.at, 16, WHAT)?);
+        let (buckets, first_symbol, bloom) = (u64::from(head[0]), u64::from(head[1]), head[2]);
+        let before_chains = 16 + 8 * u64::from(bloom) + 4 * buckets;
+        let fixed = self.table(address, before_chains, WHAT)?;
+        let buckets_at = FileOffset(fixed.at.0 + before_chains - 4 * buckets);
+        let mut last = 0;
+        self.source
+            .for_each_window(buckets_at, 4 * buckets, WHAT, |_, window| {
+                last = words(window)
+                    .into_iter()
+                    .fold(last, |last, word| last.max(u64::from(word)));
+                Ok(())
+            })?;
+        let Some(mut index) = last.checked_sub(first_symbol).filter(|_| last > 0) else {
+            return Ok(Some(fixed));
+        };
+        loop {
+            // The rest of the segment, a page at a time: the chain must end in it.
+            let chain = self.table(Vaddr(address.0 + before_chains + 4 * index), 4, WHAT)?;
+            let rest = self.source.len() - chain.at.0;
+            let page = words(&self.source.bytes(chain.at, rest.min(PAGE), WHAT)?);
+            let steps = page.len() as u64;
+            if let Some(end) = page.iter().position(|word| word & 1 == 1) {
+                let size = before_chains + 4 * (index + end as u64 + 1);
+                return self.table(address, size, WHAT).map(Some);
+            }
+            index += steps;
+        }
+    }
+
+    /// No tag gives the number of dynamic symbols: it is what the hash tables and the section
+    /// headers know of, whichever is more, or without section headers, the relocations.
+    pub(super) fn symbol_count(
+        &self,
+        sysv_hash: Option<Table>,
+        gnu_hash: Option<Table>,
+        relocations: [Option<Table>; 2],
+        sections: &[Section],
+    ) -> Result<u64> {
+        let mut count = 1;
+        if let Some(hash) = sysv_hash {
+            count = count.max(u64::from(
+                words(&self.source.bytes(hash.at, 8, "DT_HASH")?)[1],
+            ));
+        }
+        if let Some(hash) = gnu_hash {
+            let head = words(&self.source.bytes(hash.at, 16, "DT_GNU_HASH")?);
+            let before_chains = 16 + 8 * u64::from(head[2]) + 4 * u64::from(head[0]);
+            let chains = (hash.size - before_chains) / 4;
+            if chains > 0 {
+                count = count.max(u64::from(head[1]) + chains);
+            }
+        }
+        let symtab = self.dynamic.get(DT_SYMTAB).map(Vaddr);
+        let of_section = sections.iter().find(|section| {
+            section.kind == object::elf::SHT_DYNSYM && Some(section.vaddr) == symtab
+        });
+        if let Some(section) = of_section {
+            return Ok(count.max(section.size / 24));
+        }
+        for table in relocations.into_iter().flatten() {
+            let entries = table.size / Rela::SIZE;
+            const WHAT: &str = "a relocation table";
+            self.source
+                .for_each(table.at, entries, WHAT, |_, rela: Rela| {
+                    count = count.max(u64::from(rela.symbol) + 1);
+                    Ok(())
+                })?;
+        }
+        Ok(count)
+    }
+}
+
+/// Some linkers let DT_RELASZ include the PLT relocations that follow; the loader takes them off
+/// (glibc elf/dynamic-link.h, `_ELF_DYNAMIC_DO_RELOC`).
+pub(super) fn without_plt(rela: Table, jmprel: Option<Table>) -> Table {
+    let Some(plt) = jmprel else { return rela };
+    let ends_together = rela.vaddr.0.checked_add(rela.size) == plt.vaddr.0.checked_add(plt.size);
+    match plt.vaddr.since(rela.vaddr) {
+        Some(size) if ends_together && plt.size > 0 => Table { size, ..rela },
+        _ => rela,
+    }
+}
+
+/// The little-endian words of `bytes`.
+pub(crate) fn words(bytes: &[u8]) -> Vec<u32> {
+    bytes
+        .chunks_exact(4)
+        .map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]))
+        .collect()
+}

@@ -1,0 +1,147 @@
+//! The check of the bytes themselves: which may differ, and that no others do.
+
+use goblin::elf::dynamic as tag;
+use goblin::elf::program_header as pt;
+use goblin::elf::section_header::SHT_SYMTAB;
+use goblin::elf::sym::Symtab;
+
+use super::view::{CTX, View};
+use super::{Check, Dead};
+use crate::elf::{FileOffset, PAGE, overlap};
+use crate::error::Result;
+use crate::spans::{Content, Spans};
+
+impl Check<'_> {
+    /// Each byte of ours lies in a table that may change; around ours, the pages are the input's.
+    pub(super) fn changed_bytes(&self, spans: &Spans, dead: &[Dead]) -> Result<u64> {
+        let allowed = self.allowed(dead)?;
+        let mut changed = 0;
+        for span in spans.iter() {
+            let len = self.before.source.len();
+            match &span.content {
+                Content::Bytes(bytes) => {
+                    let end = (span.at.0 + span.len).min(len);
+                    let old_size = end.saturating_sub(span.at.0);
+                    let old = match old_size {
+                        0 => Vec::new(),
+                        _ => self
+                            .before
+                            .source
+                            .bytes(span.at, old_size, "changed bytes")?,
+                    };
+                    let differs = old.iter().zip(bytes).zip(span.at.0..);
+                    for (_, at) in differs.filter(|((old, new), _)| old != new) {
+                        changed += 1;
+                        let named = allowed.iter().any(|range| overlap(range.0, range.1, at, 1));
+                        self.require(named, &format!("byte {at} changed without a reason"))?;
+                    }
+                    let mut written = vec![0; bytes.len()];
+                    self.after.source.fill(span.at, &mut written)?;
+                    self.require(&written == bytes, "the file has not what was written")?;
+                }
+                Content::Input(from) => {
+                    for (skip, size) in edges(span.at.0, span.len) {
+                        let old = FileOffset(from.0 + skip);
+                        let old = self.before.source.bytes(old, size, "copied bytes")?;
+                        let new = FileOffset(span.at.0 + skip);
+                        let new = self.after.source.bytes(new, size, "copied bytes")?;
+                        self.require(old == new, "a byte changed that was only copied")?;
+                    }
+                }
+                Content::Zero => {}
+            }
+        }
+        Ok(changed)
+    }
+
+    /// File ranges (offset, length) of the input that a promise allows to change.
+    fn allowed(&self, dead: &[Dead]) -> Result<Vec<(u64, u64)>> {
+        let (before, after) = (&self.before, &self.after);
+        let headers = |view: &View<'_>| {
+            let header = &view.header;
+            [
+                (0, 64),
+                (header.e_phoff, u64::from(header.e_phnum) * 56),
+                (header.e_shoff, view.sections.len() as u64 * 64),
+            ]
+        };
+        let mut ranges: Vec<(u64, u64)> = headers(before).into();
+        ranges.extend(headers(after));
+        for view in [before, after] {
+            let of_kind = view.segments.iter().filter(|s| {
+                matches!(
+                    s.p_type,
+                    pt::PT_DYNAMIC | pt::PT_NOTE | pt::PT_INTERP | pt::PT_GNU_PROPERTY
+                )
+            });
+            ranges.extend(of_kind.map(|s| (s.p_offset, s.p_filesz)));
+        }
+        let strings = before.table(tag::DT_STRTAB, 1)?.map_or(0, |table| table.at);
+        let symbols = before
+            .table(tag::DT_SYMTAB, 24)?
+            .map_or(0, |table| table.at);
+        for symbol in dead {
+            ranges.push((strings + symbol.name, symbol.len));
+            ranges.push((symbols + 24 * symbol.index, 24));
+        }
+
+        if let Some(table) = Self::relocation_table(before)? {
+            ranges.push((table.at, table.size));
+        }
+        if let Some(table) = before.table(tag::DT_HASH, 8)? {
+            let words = crate::parse::words(&before.source.bytes(
+                FileOffset(table.at),
+                8,
+                "the DT_HASH table",
+            )?);
+            ranges.push((
+                table.at,
+                4 * (2 + u64::from(words[0]) + u64::from(words[1])),
+            ));
+        }
+        self.allow_debugger_symbols(&mut ranges)?;
+        let array = self.array(after)?;
+        if let Ok(at) = after.locate(array.vaddr, array.size) {
+            ranges.push((at, array.size));
+        }
+        Ok(ranges)
+    }
+
+    /// Values of .symtab symbols may change that follow their section to another address.
+    fn allow_debugger_symbols(&self, ranges: &mut Vec<(u64, u64)>) -> Result<()> {
+        let sections = (&self.before.sections, &self.after.sections);
+        let moved: Vec<bool> = (sections.0.iter().zip(sections.1))
+            .map(|(old, new)| old.sh_addr != new.sh_addr)
+            .collect();
+        if !moved.contains(&true) {
+            return Ok(());
+        }
+        let source = self.before.source;
+        for table in sections
+            .0
+            .iter()
+            .filter(|section| section.sh_type == SHT_SYMTAB)
+        {
+            let at = FileOffset(table.sh_offset);
+            source.for_each_window(at, table.sh_size, "the symbol table", |skip, window| {
+                let symbols = Symtab::parse(window, 0, window.len() / 24, CTX);
+                let symbols = symbols.map_err(|error| self.broken(error.to_string()))?;
+                for (index, symbol) in (0..).zip(symbols.iter()) {
+                    if moved.get(symbol.st_shndx) == Some(&true) {
+                        ranges.push((table.sh_offset + skip + 24 * index + 8, 8));
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// The parts of `[at, at+len)` that share a page with what lies before or behind it, as offsets
+/// from `at` and lengths.
+fn edges(at: u64, len: u64) -> [(u64, u64); 2] {
+    let first = (PAGE - at % PAGE).min(len);
+    let last = ((at + len) % PAGE).min(len - first);
+    [(0, first), (len - last, last)]
+}
