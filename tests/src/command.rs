@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::File;
-use std::io::{Read, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -21,7 +21,10 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// The environment is the same for every command, wherever the tests run: short, in no language,
 /// and without any LD_ variable or ALLOCS_ variable of the caller.
 const ENVIRONMENT: &[(&str, &str)] = &[
-    ("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"),
+    (
+        "PATH",
+        "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin",
+    ),
     ("LC_ALL", "C"),
     ("TZ", "UTC"),
     ("HOME", "/nonexistent"),
@@ -156,9 +159,7 @@ impl Command {
         };
         // SAFETY: the closure makes raw system calls only, which is allowed between fork and exec.
         unsafe { command.pre_exec(prepare) };
-        let mut child = command
-            .spawn()
-            .unwrap_or_else(|e| panic!("cannot start {self}: {e}"));
+        let mut child = spawn(&mut command).unwrap_or_else(|e| panic!("cannot start {self}: {e}"));
 
         let pid = Pid::from_child(&child);
         let ended = {
@@ -226,6 +227,20 @@ fn quoted(word: &OsStr) -> String {
     } else {
         format!("'{}'", word.replace('\'', r"'\''"))
     }
+}
+
+/// A program that a test has just written may be busy: another test's child that is between fork
+/// and exec holds every descriptor of this process, the one for writing as well.
+fn spawn(command: &mut std::process::Command) -> io::Result<Child> {
+    for _ in 0..100 {
+        match command.spawn() {
+            Err(e) if e.kind() == io::ErrorKind::ExecutableFileBusy => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            result => return result,
+        }
+    }
+    command.spawn()
 }
 
 fn contents(file: &mut File) -> Vec<u8> {

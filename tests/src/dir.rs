@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
+use crate::Command;
+
 /// A directory of its own for one test. It is removed at the end of the test, unless the test
 /// fails or `ALLOCS_TESTS_KEEP` is set; its path then is in what the failure prints.
 #[derive(Debug)]
@@ -95,4 +97,12 @@ pub fn listing(path: &Path) -> BTreeMap<PathBuf, Entry> {
         }
     }
     all
+}
+
+/// Copies a program, mode and all, in a process of its own: its descriptor for writing is then in
+/// no other test's child, and the copy can be started at once.
+pub fn copy_program(from: &Path, to: &Path) {
+    Command::line("cp --preserve=mode --")
+        .args([from, to])
+        .succeed();
 }

@@ -121,14 +121,21 @@ impl Elf {
     pub fn entries(&self, tag: elf::DynamicTag) -> Vec<u64> {
         let tag = tag.0.cast_unsigned();
         let entries = self.dynamic.iter();
-        entries.filter(|(t, _)| *t == tag).map(|(_, v)| *v).collect()
+        entries
+            .filter(|(t, _)| *t == tag)
+            .map(|(_, v)| *v)
+            .collect()
     }
 
     /// The value of the one dynamic entry with `tag`.
     pub fn entry(&self, tag: elf::DynamicTag) -> Option<u64> {
         let found = self.entries(tag);
         let path = self.path.display();
-        assert!(found.len() <= 1, "{path}: {} entries of {tag:?}", found.len());
+        assert!(
+            found.len() <= 1,
+            "{path}: {} entries of {tag:?}",
+            found.len()
+        );
         found.first().copied()
     }
 
@@ -160,7 +167,11 @@ impl Elf {
         let slot = |at| {
             let here: Vec<_> = relocations.iter().filter(|r| r.at == at).collect();
             let path = self.path.display();
-            assert!(here.len() <= 1, "{path}: {} relocations at {at:#x}", here.len());
+            assert!(
+                here.len() <= 1,
+                "{path}: {} relocations at {at:#x}",
+                here.len()
+            );
             match here.first() {
                 Some(r) if r.kind == elf::R_X86_64_64.0 => {
                     assert_eq!(r.addend, 0, "{path}: addend of the slot at {at:#x}");
@@ -195,7 +206,11 @@ impl Elf {
                 addend: self.word(at + 16),
             }
         };
-        ranges.into_iter().flat_map(|r| r.step_by(24)).map(read).collect()
+        ranges
+            .into_iter()
+            .flat_map(|r| r.step_by(24))
+            .map(read)
+            .collect()
     }
 
     /// The name of dynamic symbol `index`.

@@ -4,10 +4,10 @@
 //!
 //! | module | what |
 //! | --- | --- |
-//! | [`trial`] | tests by name; a panic is a failure with its place |
+//! | [`mod@trial`] | tests by name; a panic is a failure with its place |
 //! | [`dir`] | temporary directories |
 //! | [`command`] | run with a time limit, compare, report |
-//! | [`needs`] | programs that must be installed, and the packages that have them |
+//! | [`mod@needs`] | programs that must be installed, and the packages that have them |
 //! | [`tool`] | `allocs-rewrite`: where it is, its JSON |
 //! | [`mirror`] | a tree where system programs can be replaced |
 //! | [`sample`] | `samples/`: directives, compilers, variants |

@@ -46,14 +46,17 @@ impl Mirror {
     /// Where `real` is in the tree.
     pub fn path(&self, real: &Path) -> PathBuf {
         let mut path = self.dir.join("root");
-        path.extend(real.components().filter(|c| matches!(c, Component::Normal(_))));
+        path.extend(
+            real.components()
+                .filter(|c| matches!(c, Component::Normal(_))),
+        );
         path
     }
 
     /// Puts a copy of the original in its place.
     pub fn put_copy(&self, real: &Path) -> PathBuf {
         let path = self.remove(real);
-        fs::copy(real, &path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        crate::dir::copy_program(real, &path);
         path
     }
 

@@ -57,7 +57,11 @@ impl Report {
     pub fn number(&self, path: &[&str]) -> u64 {
         let value = path.iter().fold(&self.json, |value, name| &value[*name]);
         value.as_u64().unwrap_or_else(|| {
-            panic!("{}: no number at {path:?} in {}", self.path.display(), self.json)
+            panic!(
+                "{}: no number at {path:?} in {}",
+                self.path.display(),
+                self.json
+            )
         })
     }
 

@@ -133,7 +133,11 @@ impl Sample {
         let text = fs::read_to_string(source).expect("a readable sample");
         let extension = source.extension().unwrap_or_default();
         let mut sample = Self {
-            name: source.file_stem().unwrap_or_default().to_string_lossy().into(),
+            name: source
+                .file_stem()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into(),
             source: source.to_owned(),
             language: match extension.to_str() {
                 Some("c") => Language::C,
@@ -189,11 +193,7 @@ impl Sample {
         let mut all = Vec::new();
         for compiler in compilers {
             for (pie, now) in [(true, false), (true, true), (false, false), (false, true)] {
-                all.push(Variant {
-                    compiler,
-                    pie,
-                    now,
-                });
+                all.push(Variant { compiler, pie, now });
             }
         }
         all
@@ -258,7 +258,10 @@ fn rustc() -> PathBuf {
     let find = || {
         let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
         let mut ask = std::process::Command::new(rustc);
-        let answer = ask.args(["--print", "sysroot"]).output().expect("rustc starts");
+        let answer = ask
+            .args(["--print", "sysroot"])
+            .output()
+            .expect("rustc starts");
         let sysroot = String::from_utf8(answer.stdout).expect("a path in UTF-8");
         Path::new(sysroot.trim()).join("bin/rustc")
     };
@@ -266,5 +269,7 @@ fn rustc() -> PathBuf {
 }
 
 fn file_name(path: &Path) -> &str {
-    path.file_name().and_then(|name| name.to_str()).expect("a name in ASCII")
+    path.file_name()
+        .and_then(|name| name.to_str())
+        .expect("a name in ASCII")
 }

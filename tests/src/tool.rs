@@ -21,7 +21,13 @@ pub fn binary() -> &'static Path {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut build = std::process::Command::new(cargo);
         build
-            .args(["build", "--workspace", "--bin", "allocs-rewrite", "--locked"])
+            .args([
+                "build",
+                "--workspace",
+                "--bin",
+                "allocs-rewrite",
+                "--locked",
+            ])
             .args(["--message-format", "json-render-diagnostics"])
             .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
         if !cfg!(debug_assertions) {
@@ -129,7 +135,10 @@ impl Rewrite {
             file.display()
         );
         for word in words {
-            assert!(stderr.contains(word), "{outcome}the message should say `{word}`");
+            assert!(
+                stderr.contains(word),
+                "{outcome}the message should say `{word}`"
+            );
         }
         assert_eq!(before, after, "{outcome}something was written");
         outcome

@@ -31,7 +31,10 @@ pub fn remember_places() {
 
 /// The text of a panic.
 pub fn message(payload: &(dyn Any + Send)) -> &str {
-    match (payload.downcast_ref::<String>(), payload.downcast_ref::<&str>()) {
+    match (
+        payload.downcast_ref::<String>(),
+        payload.downcast_ref::<&str>(),
+    ) {
         (Some(text), _) => text,
         (None, Some(text)) => text,
         (None, None) => "a panic without a message",

@@ -6,6 +6,7 @@ use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use allocs_tests::dir::copy_program;
 use allocs_tests::sample::{Sample, Variant};
 use allocs_tests::tool;
 use allocs_tests::{Command, Dir, Rewrite, needs, trials};
@@ -31,20 +32,30 @@ fn program(dir: &Dir) -> PathBuf {
     Sample::named("threads").build(&dir.path(), Variant::GCC, &[])
 }
 
-/// By recycling, and by growing: a runtime path that no old string has room for.
-fn both_ways(prog: &Path, dir: &Dir, check: impl Fn(&Path, &Path)) {
+/// By recycling, and by growing: with a runtime path that no old string has room for.
+fn both_ways(prog: &Path, dir: &Dir, check: impl Fn(&Path)) {
     let recycled = dir.make("recycled").join("program");
     let result = Rewrite::new(prog, &recycled).succeed();
-    assert!(result.recycled(), "this was to be recycled: {}", result.json);
-    check(prog, &recycled);
+    assert!(
+        result.recycled(),
+        "this was to be recycled: {}",
+        result.json
+    );
+    check(&recycled);
+    check(&grown(prog, dir));
+}
 
+fn grown(prog: &Path, dir: &Dir) -> PathBuf {
     let long = dir.make("a/path/that/is/longer/than/any/string/that/can/be/recycled");
     let runtime = long.join(tool::RUNTIME);
     fs::copy(tool::runtime(), &runtime).expect("the runtime copied");
     let grown = dir.make("grown").join("program");
-    let result = Rewrite::new(prog, &grown).arg("--runtime").arg(runtime).succeed();
+    let result = Rewrite::new(prog, &grown)
+        .arg("--runtime")
+        .arg(runtime)
+        .succeed();
     assert!(!result.recycled(), "this was to grow: {}", result.json);
-    check(prog, &grown);
+    grown
 }
 
 fn mode_is_kept() {
@@ -62,8 +73,10 @@ fn mode_is_kept() {
 fn same_bytes_every_time() {
     let dir = Dir::new("same-bytes");
     let prog = program(&dir);
-    both_ways(&prog, &dir, |_, _| ());
-    for (way, runtime) in [("recycled", None), ("grown", Some("/usr/lib/some/long/name.so.1"))] {
+    for (way, runtime) in [
+        ("recycled", None),
+        ("grown", Some("/usr/lib/some/long/name.so.1")),
+    ] {
         let outputs = [dir.make(format!("{way}-1")), dir.make(format!("{way}-2"))].map(|dir| {
             let out = dir.join("program");
             let mut rewrite = Rewrite::new(&prog, &out);
@@ -77,12 +90,18 @@ fn same_bytes_every_time() {
             rewrite.succeed();
             fs::read(out).expect("the output")
         });
-        assert!(outputs[0] == outputs[1], "{way}: two runs wrote different bytes");
+        assert!(
+            outputs[0] == outputs[1],
+            "{way}: two runs wrote different bytes"
+        );
     }
 }
 
 fn append(path: &Path, bytes: &[u8]) {
-    let mut file = OpenOptions::new().append(true).open(path).expect("the program");
+    let mut file = OpenOptions::new()
+        .append(true)
+        .open(path)
+        .expect("the program");
     file.write_all(bytes).expect("appended");
 }
 
@@ -95,29 +114,50 @@ fn appended_bytes_stay_last() {
     payload.extend(b"trailer");
     payload.extend(9879_u64.to_le_bytes());
     append(&prog, &payload);
-    both_ways(&prog, &dir, |_, out| {
+    both_ways(&prog, &dir, |out| {
         let bytes = fs::read(out).expect("the output");
-        assert!(bytes.ends_with(&payload), "{}: the payload is not last", out.display());
+        assert!(
+            bytes.ends_with(&payload),
+            "{}: the payload is not last",
+            out.display()
+        );
         Command::new(out).succeed();
     });
 }
 
-/// Python runs a zip archive that is appended to anything; this one is appended to Python itself.
+/// Python runs a zip archive that is appended to anything: to Python itself, which is no PIE and
+/// grows, and to a program that can be recycled.
 fn appended_zip_still_works() {
     let dir = Dir::new("zip");
-    let prog = dir.join("self-extractor");
-    fs::copy(needs("/usr/bin/python3.11"), &prog).expect("a copy of python");
-    dir.write("__main__.py", "import sys\nprint('from the archive', sys.argv[1:])\n");
-    Command::new(needs("zip"))
-        .args(["-q", "app.zip", "__main__.py"])
-        .dir(dir.path())
-        .succeed();
-    append(&prog, &fs::read(dir.join("app.zip")).expect("the archive"));
+    dir.write(
+        "__main__.py",
+        "import sys\nprint('from the archive', sys.argv[1:])\n",
+    );
+    let zip = Command::new(needs("zip")).args(["-q", "app.zip", "__main__.py"]);
+    zip.dir(dir.path()).succeed();
+    let archive = fs::read(dir.join("app.zip")).expect("the archive");
+    let python = needs("/usr/bin/python3.11");
+    let run = |python: &Path, archive: &Path| {
+        let outcome = Command::new(python)
+            .arg("-I")
+            .arg(archive)
+            .arg("x")
+            .succeed();
+        assert_eq!(outcome.stdout(), "from the archive ['x']\n", "{outcome}");
+    };
 
-    let run = |prog: &Path| Command::new(prog).arg("-I").arg(prog).arg("x").succeed().stdout();
-    assert_eq!(run(&prog), "from the archive ['x']\n");
-    both_ways(&prog, &dir, |_, out| {
-        assert_eq!(run(out), "from the archive ['x']\n", "{}", out.display());
+    let prog = dir.join("self-extractor");
+    copy_program(&python, &prog);
+    append(&prog, &archive);
+    run(&prog, &prog);
+    let out = grown(&prog, &dir);
+    run(&out, &out);
+
+    let prog = program(&dir);
+    append(&prog, &archive);
+    both_ways(&prog, &dir, |out| {
+        Command::new(out).succeed();
+        run(&python, out);
     });
 }
 
@@ -125,18 +165,32 @@ fn appended_zip_still_works() {
 fn holes_stay_holes() {
     let dir = Dir::new("holes");
     let prog = program(&dir);
-    let file = OpenOptions::new().write(true).open(&prog).expect("the program");
+    let file = OpenOptions::new()
+        .write(true)
+        .open(&prog)
+        .expect("the program");
     file.set_len(1 << 30).expect("a hole");
-    file.write_all_at(b"the end", (1 << 30) - 7).expect("an end");
+    file.write_all_at(b"the end", (1 << 30) - 7)
+        .expect("an end");
     drop(file);
-    both_ways(&prog, &dir, |_, out| {
+    both_ways(&prog, &dir, |out| {
         let meta = fs::metadata(out).expect("the output");
         let used = meta.blocks() * 512;
-        assert!(meta.len() >= 1 << 30, "{}: {} bytes long", out.display(), meta.len());
-        assert!(used < 1 << 20, "{}: takes {used} bytes of disk", out.display());
+        assert!(
+            meta.len() >= 1 << 30,
+            "{}: {} bytes long",
+            out.display(),
+            meta.len()
+        );
+        assert!(
+            used < 1 << 20,
+            "{}: takes {used} bytes of disk",
+            out.display()
+        );
         let mut end = [0; 7];
         let file = File::open(out).expect("the output");
-        file.read_exact_at(&mut end, meta.len() - 7).expect("its end");
+        file.read_exact_at(&mut end, meta.len() - 7)
+            .expect("its end");
         assert_eq!(&end, b"the end", "{}", out.display());
         Command::new(out).succeed();
     });
@@ -154,7 +208,11 @@ fn onto_itself() {
     result.command().succeed().assert_same_as(&original);
 
     // A new file under the old name: who has the old one open still reads all of it.
-    assert_ne!(fs::metadata(&prog).expect("the result").ino(), inode, "changed in place");
+    assert_ne!(
+        fs::metadata(&prog).expect("the result").ino(),
+        inode,
+        "changed in place"
+    );
     let mut still = vec![0; before.len()];
     reader.read_exact_at(&mut still, 0).expect("the old file");
     assert!(still == before, "the old file was changed");
@@ -167,7 +225,10 @@ fn onto_itself_through_a_link() {
     let link = dir.join("link");
     std::os::unix::fs::symlink("threads", &link).expect("a link");
     Rewrite::new(&link, &link).succeed();
-    assert!(fs::symlink_metadata(&link).expect("the link").is_symlink(), "the link is gone");
+    assert!(
+        fs::symlink_metadata(&link).expect("the link").is_symlink(),
+        "the link is gone"
+    );
     Rewrite::new(&prog, dir.join("again")).refuse(&dir.path(), &prog, &["already rewritten"]);
 }
 
@@ -175,7 +236,7 @@ fn onto_itself_through_a_link() {
 fn while_it_runs() {
     let dir = Dir::new("while-it-runs");
     let prog = dir.join("cat");
-    fs::copy("/bin/cat", &prog).expect("a copy");
+    copy_program(Path::new("/bin/cat"), &prog);
     let mut running = std::process::Command::new(&prog)
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
@@ -186,7 +247,10 @@ fn while_it_runs() {
     stdin.write_all(b"still here").expect("written");
     drop(stdin);
     let output = running.wait_with_output().expect("cat ends");
-    assert!(output.status.success() && output.stdout == b"still here", "{output:?}");
+    assert!(
+        output.status.success() && output.stdout == b"still here",
+        "{output:?}"
+    );
 }
 
 fn hard_links_elsewhere_keep_the_original() {
@@ -196,7 +260,10 @@ fn hard_links_elsewhere_keep_the_original() {
     fs::hard_link(&prog, &other).expect("a hard link");
     let before = fs::read(&other).expect("the program");
     Rewrite::new(&prog, &prog).succeed();
-    assert!(fs::read(&other).expect("the other name") == before, "the other name changed");
+    assert!(
+        fs::read(&other).expect("the other name") == before,
+        "the other name changed"
+    );
 }
 
 fn an_existing_output_is_replaced_whole() {
@@ -206,9 +273,16 @@ fn an_existing_output_is_replaced_whole() {
     Rewrite::new(&prog, &fresh).succeed();
     let old = dir.write("old", vec![b'x'; 1 << 20]);
     Rewrite::new(&prog, &old).succeed();
-    assert!(fs::read(&old).expect("old") == fs::read(&fresh).expect("fresh"), "bytes differ");
+    assert!(
+        fs::read(&old).expect("old") == fs::read(&fresh).expect("fresh"),
+        "bytes differ"
+    );
     let mode = fs::metadata(&old).expect("old").mode();
-    assert_eq!(mode, fs::metadata(&prog).expect("the program").mode(), "mode");
+    assert_eq!(
+        mode,
+        fs::metadata(&prog).expect("the program").mode(),
+        "mode"
+    );
 }
 
 /// One line that says what was written, none with -q, one per table with -v.
@@ -227,5 +301,8 @@ fn quiet_and_verbose() {
     assert_eq!(summary.lines().count(), 1, "{summary}");
     assert!(summary.contains(&*out.to_string_lossy()), "{summary}");
     let verbose = run(&["-v"]);
-    assert!(verbose.lines().count() >= 5 && verbose.starts_with(summary.trim_end()), "{verbose}");
+    assert!(
+        verbose.lines().count() >= 5 && verbose.starts_with(summary.trim_end()),
+        "{verbose}"
+    );
 }

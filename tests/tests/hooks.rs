@@ -36,10 +36,19 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 /// Builds a program of `tests/programs/`; the compiler must not know what malloc is.
 fn build(dir: &Dir, name: &str) -> PathBuf {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("programs").join(name);
+    let source = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("programs")
+        .join(name);
     let program = dir.join(source.file_stem().expect("a name"));
     Command::new(needs("gcc"))
-        .args(["-Wall", "-Wextra", "-Werror", "-fno-builtin", "-O1", "-pthread"])
+        .args([
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-fno-builtin",
+            "-O1",
+            "-pthread",
+        ])
         .arg(source.with_extension("c"))
         .arg("-o")
         .arg(&program)
@@ -93,7 +102,10 @@ fn every_hook_is_counted() {
         "free_sized",
         "free_aligned_sized",
     ] {
-        assert!(report.calls(hook) > 0, "{outcome}{hook} was called: {report:?}");
+        assert!(
+            report.calls(hook) > 0,
+            "{outcome}{hook} was called: {report:?}"
+        );
     }
 }
 
@@ -130,10 +142,18 @@ fn counts_are_exact() {
         report
     };
     let (none, ten) = (count("0"), count("10"));
-    let expected = [("malloc", 20, 10007), ("calloc", 20, 30027), ("realloc", 10, 20011)];
+    let expected = [
+        ("malloc", 20, 10007),
+        ("calloc", 20, 30027),
+        ("realloc", 10, 20011),
+    ];
     for (hook, calls, bytes) in expected {
         assert_eq!(ten.calls(hook) - none.calls(hook), calls, "calls of {hook}");
-        assert_eq!(ten.bytes(hook) - none.bytes(hook), 10 * bytes, "bytes of {hook}");
+        assert_eq!(
+            ten.bytes(hook) - none.bytes(hook),
+            10 * bytes,
+            "bytes of {hook}"
+        );
     }
     assert_eq!(ten.calls("free") - none.calls("free"), 20, "calls of free");
     let live = |report: &Report| report.number(&["live", "chunks"]);
@@ -148,11 +168,25 @@ fn silent_without_a_report() {
     let cwd = dir.make("cwd");
     let before = allocs_tests::dir::listing(&dir.path());
     let outcome = result.command().dir(&cwd).succeed();
-    assert_eq!((outcome.stdout().as_str(), outcome.stderr().as_str()), ("", ""));
+    assert_eq!(
+        (outcome.stdout().as_str(), outcome.stderr().as_str()),
+        ("", "")
+    );
     // An empty name is no name.
-    let outcome = result.command().dir(&cwd).env("ALLOCS_REPORT", "").succeed();
-    assert_eq!((outcome.stdout().as_str(), outcome.stderr().as_str()), ("", ""));
-    assert_eq!(allocs_tests::dir::listing(&dir.path()), before, "files appeared");
+    let outcome = result
+        .command()
+        .dir(&cwd)
+        .env("ALLOCS_REPORT", "")
+        .succeed();
+    assert_eq!(
+        (outcome.stdout().as_str(), outcome.stderr().as_str()),
+        ("", "")
+    );
+    assert_eq!(
+        allocs_tests::dir::listing(&dir.path()),
+        before,
+        "files appeared"
+    );
 }
 
 fn report_to_stderr() {
@@ -161,7 +195,10 @@ fn report_to_stderr() {
     let outcome = result.command().env("ALLOCS_REPORT", "-").succeed();
     assert_eq!(outcome.stdout(), "secure: 0\n", "{outcome}");
     for word in ["relocation", "malloc", "free"] {
-        assert!(outcome.stderr().contains(word), "{outcome}the report should say {word}");
+        assert!(
+            outcome.stderr().contains(word),
+            "{outcome}the report should say {word}"
+        );
     }
 }
 
@@ -172,8 +209,14 @@ fn report_as_text() {
     let outcome = result.command().env("ALLOCS_REPORT", &path).succeed();
     assert_eq!(outcome.stderr(), "", "{outcome}");
     let text = fs::read_to_string(path).expect("a report");
-    assert!(text.contains("relocation") && text.contains("malloc"), "{text}");
-    assert!(serde_json::from_str::<serde_json::Value>(&text).is_err(), "{text}");
+    assert!(
+        text.contains("relocation") && text.contains("malloc"),
+        "{text}"
+    );
+    assert!(
+        serde_json::from_str::<serde_json::Value>(&text).is_err(),
+        "{text}"
+    );
 }
 
 /// The program does its work all the same.
@@ -191,7 +234,10 @@ fn report_cannot_be_written() {
 
 /// A setuid program must not write files where its caller says.
 fn secure_programs_ignore_the_report() {
-    assert!(rustix::process::geteuid().is_root(), "this test has to run as root");
+    assert!(
+        rustix::process::geteuid().is_root(),
+        "this test has to run as root"
+    );
     let dir = Dir::new("secure");
     let runtime = dir.join(RUNTIME);
     fs::copy(tool::runtime(), &runtime).expect("the runtime copied");
@@ -202,7 +248,10 @@ fn secure_programs_ignore_the_report() {
     let run = |mode: u32| {
         fs::set_permissions(&program, Permissions::from_mode(mode)).expect("a mode");
         let out = dir.join(format!("{mode:o}"));
-        Rewrite::new(&program, &out).arg("--runtime").arg(&runtime).succeed();
+        Rewrite::new(&program, &out)
+            .arg("--runtime")
+            .arg(&runtime)
+            .succeed();
         let report = shared.join(format!("{mode:o}.json"));
         let outcome = Command::new(needs("setpriv"))
             .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
@@ -251,7 +300,11 @@ fn forked_children_report_their_own() {
     let (outcome, parent) = Report::of(&command, &dir.join("parent.json"));
     assert_eq!(outcome.code(), Some(0), "{outcome}");
     let child = Report::read(&dir.join("child.json")).expect("the child's report");
-    assert_eq!(parent.number(&["pid"]).to_string(), outcome.stdout().trim(), "{outcome}");
+    assert_eq!(
+        parent.number(&["pid"]).to_string(),
+        outcome.stdout().trim(),
+        "{outcome}"
+    );
     assert_ne!(parent.number(&["pid"]), child.number(&["pid"]));
     let more = child.calls("malloc").checked_sub(parent.calls("malloc"));
     assert!(more.is_some_and(|more| more > 90), "{child:?} {parent:?}");
@@ -270,7 +323,10 @@ fn threads_lose_no_call() {
     for report in &reports {
         // 3 generations of 4 threads, 20 rounds of 500 blocks, a third of them by calloc.
         let blocks = 3 * 4 * 20 * 500;
-        assert!(report.calls("malloc") + report.calls("calloc") >= blocks, "{report:?}");
+        assert!(
+            report.calls("malloc") + report.calls("calloc") >= blocks,
+            "{report:?}"
+        );
         assert!(report.calls("realloc") >= blocks / 5, "{report:?}");
         assert!(report.calls("free") >= blocks, "{report:?}");
     }
@@ -317,15 +373,39 @@ fn under_gdb() {
     let dir = Dir::new("gdb");
     let program = dir.join("program");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("programs/secure.c");
-    Command::new(needs("gcc")).arg("-g").arg(source).arg("-o").arg(&program).succeed();
+    Command::new(needs("gcc"))
+        .arg("-g")
+        .arg(source)
+        .arg("-o")
+        .arg(&program)
+        .succeed();
     let result = rewritten(&dir, &program);
     let outcome = Command::new(needs("gdb"))
-        .args(["-batch", "-nx", "-ex", "set debuginfod enabled off", "-ex", "break main"])
-        .args(["-ex", "run", "-ex", "backtrace", "-ex", "info sharedlibrary", "-ex", "continue"])
+        .args([
+            "-batch",
+            "-nx",
+            "-ex",
+            "set debuginfod enabled off",
+            "-ex",
+            "break main",
+        ])
+        .args([
+            "-ex",
+            "run",
+            "-ex",
+            "backtrace",
+            "-ex",
+            "info sharedlibrary",
+            "-ex",
+            "continue",
+        ])
         .arg(&result.path)
         .succeed();
     for word in ["#0  main () at", "secure.c", RUNTIME, "exited normally"] {
-        assert!(outcome.stdout().contains(word), "{outcome}gdb should say {word}");
+        assert!(
+            outcome.stdout().contains(word),
+            "{outcome}gdb should say {word}"
+        );
     }
 }
 
@@ -341,14 +421,22 @@ fn without_arguments_and_environment() {
 /// No descriptor is taken for granted, and none is left open.
 fn closed_descriptors() {
     let dir = Dir::new("descriptors");
-    let original = Command::new("bash").args(["-c", "ls /proc/self/fd"]).succeed();
+    let original = Command::new("bash")
+        .args(["-c", "ls /proc/self/fd"])
+        .succeed();
     let result = rewritten(&dir, Path::new("/bin/ls"));
     let report = dir.join("report.json");
     let script = format!("{} /proc/self/fd", result.path.display());
-    let outcome = Command::new("bash").args(["-c", &script]).env("ALLOCS_REPORT", &report).run();
+    let outcome = Command::new("bash")
+        .args(["-c", &script])
+        .env("ALLOCS_REPORT", &report)
+        .run();
     outcome.assert_same_as(&original);
 
     let script = format!("{} / >&- 2>&- <&-; echo $?", result.path.display());
-    let outcome = Command::new("bash").args(["-c", &script]).env("ALLOCS_REPORT", "-").succeed();
+    let outcome = Command::new("bash")
+        .args(["-c", &script])
+        .env("ALLOCS_REPORT", "-")
+        .succeed();
     assert_eq!(outcome.stdout(), "2\n", "{outcome}");
 }

@@ -1,8 +1,8 @@
 //! Files that were never meant to be: an error or a verified output, never a panic, never a hang.
 //!
-//! In process, on the library that the binary is made of: a hundred thousand processes would take
-//! too long. Every output that is written passed the rewriter's own verification; here it is read
-//! back by this crate's reader as well, and a part of them is run.
+//! In process, on the library that the binary is made of: tens of thousands of processes would take
+//! too long. What is accepted passed the rewriter's own verification; it is not run, for a program
+//! that differs in a random byte may do anything.
 
 use std::fs;
 use std::ops::Range;
@@ -32,6 +32,9 @@ struct Target {
     input: PathBuf,
     output: PathBuf,
     good: Vec<u8>,
+    /// What a download that broke off leaves behind is an everyday thing: to be told in its own
+    /// words, and not as a failed verification.
+    everyday: bool,
     accepted: usize,
     refused: usize,
 }
@@ -45,6 +48,7 @@ impl Target {
             output: dir.join("output"),
             good: fs::read(program).expect("a program"),
             dir,
+            everyday: false,
             accepted: 0,
             refused: 0,
         }
@@ -76,14 +80,16 @@ impl Target {
             Ok(Err(error)) => {
                 self.refused += 1;
                 let text = error.to_string();
+                let named = text.contains("/input: ") || text.contains("/output: ");
+                let fine = named && !text.contains('\n');
+                assert!(fine, "{}: the message is `{text}` (in {dir})", what());
+                let internal = self.everyday && text.contains("this is a bug");
+                assert!(!internal, "{}: `{text}` (in {dir})", what());
                 assert!(
-                    text.contains("input: ") && !text.contains('\n'),
-                    "{}: the message is `{text}` (in {dir})",
+                    !self.output.exists(),
+                    "{}: refused and written (in {dir})",
                     what()
                 );
-                let internal = text.contains("this is a bug");
-                assert!(!internal, "{}: `{text}` (in {dir})", what());
-                assert!(!self.output.exists(), "{}: refused and written (in {dir})", what());
             }
         }
         let took = start.elapsed();
@@ -92,9 +98,15 @@ impl Target {
 
     /// Nothing but the input is left, and the test was one: both outcomes were seen.
     fn finish(&self) {
-        let left: Vec<_> = allocs_tests::dir::listing(&self.dir.path()).into_keys().collect();
+        let left: Vec<_> = allocs_tests::dir::listing(&self.dir.path())
+            .into_keys()
+            .collect();
         assert_eq!(left.len(), 2, "left behind: {left:?}");
-        assert!(self.accepted > 0 && self.refused > 0, "one outcome only: {}", self.accepted);
+        assert!(
+            self.accepted > 0 && self.refused > 0,
+            "one outcome only: {}",
+            self.accepted
+        );
     }
 }
 
@@ -107,9 +119,12 @@ const NON_PIE: Variant = Variant {
 fn prefixes() {
     for variant in [Variant::GCC, NON_PIE] {
         let mut target = Target::new("prefixes", variant);
+        target.everyday = true;
         let good = target.good.clone();
         for length in 0..=good.len() {
-            target.rewrite(&good[..length], &|| format!("{variant}, the first {length} bytes"));
+            target.rewrite(&good[..length], &|| {
+                format!("{variant}, the first {length} bytes")
+            });
         }
         target.finish();
     }
@@ -135,7 +150,21 @@ fn bytes() {
 
 /// Words that are too large, negative when added to something, or nearly right.
 fn words() {
-    let hard = [0, 1, 7, 8, 0x18, 0xfff, 0x1000, 1 << 31, (1 << 32) - 1, 1 << 47, 1 << 63, !0, !7];
+    let hard = [
+        0,
+        1,
+        7,
+        8,
+        0x18,
+        0xfff,
+        0x1000,
+        1 << 31,
+        (1 << 32) - 1,
+        1 << 47,
+        1 << 63,
+        !0,
+        !7,
+    ];
     let mut target = Target::new("words", Variant::GCC);
     let mut rng = Rng::with_seed(SEED);
     for round in 0..5_000 {
@@ -145,11 +174,17 @@ fn words() {
             let at = interesting(&mut rng, &bytes) / 8 * 8;
             let old = u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
             let random = hard[rng.usize(..hard.len())];
-            let new = if rng.bool() { random } else { old.wrapping_add(random) };
+            let new = if rng.bool() {
+                random
+            } else {
+                old.wrapping_add(random)
+            };
             bytes[at..at + 8].copy_from_slice(&new.to_le_bytes());
             changes.push(format!("word at {at} = {new:#x}"));
         }
-        target.rewrite(&bytes, &|| format!("seed {SEED:#x}, round {round}: {changes:?}"));
+        target.rewrite(&bytes, &|| {
+            format!("seed {SEED:#x}, round {round}: {changes:?}")
+        });
     }
     target.finish();
 }
@@ -160,7 +195,16 @@ fn header_fields() {
     let good = target.good.clone();
     let end = program_headers(&good).end;
     for at in 0..end {
-        for value in [0, 1, 2, 0x7f, 0x80, 0xff, good[at] ^ 1, good[at].wrapping_add(8)] {
+        for value in [
+            0,
+            1,
+            2,
+            0x7f,
+            0x80,
+            0xff,
+            good[at] ^ 1,
+            good[at].wrapping_add(8),
+        ] {
             let mut bytes = good.clone();
             bytes[at] = value;
             target.rewrite(&bytes, &|| format!("byte {at} = {value:#04x}"));
@@ -186,11 +230,12 @@ fn program_headers(bytes: &[u8]) -> Range<usize> {
 
 fn dynamic(bytes: &[u8]) -> Range<usize> {
     let mut headers = bytes[program_headers(bytes)].chunks(56);
-    let header = headers.find(|h| h[0] == 2 && h[1..4] == [0; 3]).expect("PT_DYNAMIC");
+    let header = headers
+        .find(|h| h[0] == 2 && h[1..4] == [0; 3])
+        .expect("PT_DYNAMIC");
     let word = |at: usize| {
         let word = u64::from_le_bytes(header[at..at + 8].try_into().expect("8 bytes"));
         usize::try_from(word).expect("an offset")
     };
     word(8)..word(8) + word(32)
 }
-

@@ -53,14 +53,22 @@ fn check_events(program: &str, events: &[Event]) {
     let called = position("something is called", &|event| {
         matches!(event, Event::Init(_) | Event::Preinit(_))
     });
-    let preinit = position("the preinit array is called", &|event| {
-        matches!(event, Event::Preinit(file) if loader::is(file, program))
-    });
-    let other = position("libc's constructor is called", &|event| {
-        matches!(event, Event::Init(file) if loader::is(file, "libc.so.6"))
-    });
-    assert!(bound < called, "{program}: called before bound: {events:#?}");
-    assert!(preinit < other, "{program}: constructors before preinit: {events:#?}");
+    let preinit = position(
+        "the preinit array is called",
+        &|event| matches!(event, Event::Preinit(file) if loader::is(file, program)),
+    );
+    let other = position(
+        "libc's constructor is called",
+        &|event| matches!(event, Event::Init(file) if loader::is(file, "libc.so.6")),
+    );
+    assert!(
+        bound < called,
+        "{program}: called before bound: {events:#?}"
+    );
+    assert!(
+        preinit < other,
+        "{program}: constructors before preinit: {events:#?}"
+    );
 }
 
 /// The runtime itself says when it started and what it counted.
@@ -68,7 +76,11 @@ fn check_report(sample: &Sample, program: &Path, dir: &Dir) {
     let command = allocs_tests::Command::new(program);
     let (outcome, report) = Report::of(&command, &dir.join("report.json"));
     assert_eq!(report.phase(), "relocation", "{outcome}{report:#?}");
-    assert_eq!(report.before_init(), sample.before_init, "{outcome}{report:#?}");
+    assert_eq!(
+        report.before_init(),
+        sample.before_init,
+        "{outcome}{report:#?}"
+    );
     if let Some(known) = &sample.constructors {
         let (calls, bytes) = (report.calls(&known.hook), report.bytes(&known.hook));
         assert!(
@@ -77,4 +89,3 @@ fn check_report(sample: &Sample, program: &Path, dir: &Dir) {
         );
     }
 }
-

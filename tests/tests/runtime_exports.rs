@@ -6,7 +6,7 @@ use std::fs;
 
 use allocs_tests::elf::Elf;
 use allocs_tests::tool::{self, INIT, RUNTIME};
-use allocs_tests::{Command, needs, trials};
+use allocs_tests::trials;
 use libtest_mimic::Trial;
 use object::elf;
 use object::read::elf::ElfFile64;
@@ -63,9 +63,13 @@ fn depends_on_nothing() {
     assert_eq!(runtime.soname().as_deref(), Some(RUNTIME));
     assert_eq!(runtime.entry(elf::DT_INIT_ARRAY), None);
     assert_eq!(runtime.segment(elf::PT_TLS.0), None, "thread-local storage");
-    let initfirst = u64::from(elf::DF_1_INITFIRST.0);
+    let initfirst = elf::DF_1_INITFIRST.0;
     assert_eq!(runtime.flags_1() & initfirst, initfirst, "DF_1_INITFIRST");
-    assert_eq!(runtime.entry(elf::DT_VERNEED), None, "needs versions of a library");
+    assert_eq!(
+        runtime.entry(elf::DT_VERNEED),
+        None,
+        "needs versions of a library"
+    );
 }
 
 /// A hook may be entered before the loader has relocated the runtime.
@@ -80,12 +84,17 @@ fn is_protected() {
     let runtime = Elf::read(tool::runtime());
     for segment in &runtime.segments {
         let both = elf::PF_W.0 | elf::PF_X.0;
-        assert_ne!(segment.flags & both, both, "{segment:x?} is writable and executable");
+        assert_ne!(
+            segment.flags & both,
+            both,
+            "{segment:x?} is writable and executable"
+        );
     }
     assert!(runtime.relro().is_some(), "no RELRO");
-    assert!(runtime.segment(elf::PT_GNU_STACK.0).is_some(), "an executable stack");
-    let lint = Command::new(needs("eu-elflint")).arg("--gnu-ld").arg(tool::runtime());
-    assert_eq!(lint.run().stdout(), "No errors\n");
+    assert!(
+        runtime.segment(elf::PT_GNU_STACK.0).is_some(),
+        "an executable stack"
+    );
 }
 
 /// It is mapped into every process.

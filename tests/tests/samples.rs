@@ -21,13 +21,20 @@ fn same(sample: &Sample, variant: Variant) {
     let dir = Dir::new(&format!("{}-{variant}", sample.name));
     let program = sample.build(&dir.path(), variant, &[]);
     let original = Command::new(&program).dir(dir.path()).run();
-    assert!(original.code().is_some(), "{original}the sample itself fails");
+    assert!(
+        original.code().is_some(),
+        "{original}the sample itself fails"
+    );
 
     // Rewritten under the same name, beside the same libraries.
     let kept = dir.join("original");
     std::fs::rename(&program, &kept).expect("renamed");
     let result = Rewrite::new(&kept, &program).succeed();
     let rewritten = result.command().dir(dir.path()).run();
-    assert_eq!(rewritten.ending(), original.ending(), "{rewritten}original:\n{original}");
+    assert_eq!(
+        rewritten.ending(),
+        original.ending(),
+        "{rewritten}original:\n{original}"
+    );
     rewritten.assert_same_as(&original);
 }

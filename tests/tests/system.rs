@@ -20,8 +20,14 @@ use libtest_mimic::Trial;
 
 /// Programs that are not started (though rewritten and read back), each with the reason.
 const NOT_STARTED: &[(&str, &str)] = &[
-    ("killall5", "takes no option for help: it signals every process"),
-    ("systemctl", "is also halt, poweroff and reboot, and talks to the init of this machine"),
+    (
+        "killall5",
+        "takes no option for help: it signals every process",
+    ),
+    (
+        "systemctl",
+        "is also halt, poweroff and reboot, and talks to the init of this machine",
+    ),
     ("systemd", "is an init"),
     ("init", "is an init"),
     ("shutdown", "ends this machine"),
@@ -58,7 +64,9 @@ fn programs() -> &'static [PathBuf] {
                 };
                 let meta = fs::metadata(&real).expect("its metadata");
                 let runs = meta.is_file() && meta.mode() & 0o111 != 0;
-                if runs && seen.insert((meta.dev(), meta.ino())) && elf::is_dynamic_executable(&real)
+                if runs
+                    && seen.insert((meta.dev(), meta.ino()))
+                    && elf::is_dynamic_executable(&real)
                 {
                     all.push(real);
                 }
@@ -98,7 +106,7 @@ fn count(change: impl FnOnce(&mut Tally)) {
     change(TALLY.lock().expect("the tally").get_or_insert_default());
 }
 
-fn check(real: &'static PathBuf) {
+fn check(real: &Path) {
     let mirror = &*mirror();
     let path = mirror.put_copy(real);
     let name = real.file_name().expect("a name");
@@ -109,7 +117,7 @@ fn check(real: &'static PathBuf) {
     if let Some(original) = original {
         compare(&original, &result, mirror, real);
     } else {
-        count(|tally| tally.not_started.push(real.clone()));
+        count(|tally| tally.not_started.push(real.to_owned()));
     }
     mirror.put_link(real);
     count(|tally| {
@@ -240,9 +248,11 @@ fn compare(original: &Original, result: &Rewritten, mirror: &Mirror, real: &Path
         // Before this counts as a difference: does the original do that, too, now and then?
         let kept = result.path.with_extension("rewritten");
         fs::rename(&result.path, &kept).expect("put aside");
-        fs::copy(real, &result.path).expect("the original again");
+        allocs_tests::dir::copy_program(real, &result.path);
         for _ in 0..3 {
-            known.runs.push(run(&result.path, known.option, mirror, real));
+            known
+                .runs
+                .push(run(&result.path, known.option, mirror, real));
         }
         fs::rename(&kept, &result.path).expect("put back");
     }
@@ -287,11 +297,23 @@ pub(crate) fn print_tally() {
     }
     println!("  {reported} wrote a report; {failing} know neither --version nor --help");
     for (what, list) in [
-        ("given the runtime by an absolute path (setuid or the like)", tally.privileged),
+        (
+            "given the runtime by an absolute path (setuid or the like)",
+            tally.privileged,
+        ),
         ("not started", tally.not_started),
-        ("still running at the time limit, before and after", tally.timed_out),
-        ("printing something else each time, before and after", tally.varying),
-        ("allocating in a resolver, before anything can start", tally.before_init),
+        (
+            "still running at the time limit, before and after",
+            tally.timed_out,
+        ),
+        (
+            "printing something else each time, before and after",
+            tally.varying,
+        ),
+        (
+            "allocating in a resolver, before anything can start",
+            tally.before_init,
+        ),
     ] {
         let list: Vec<_> = list.iter().map(|path| path.display().to_string()).collect();
         println!("  {} {what}: {}", list.len(), list.join(" "));

@@ -46,7 +46,9 @@ impl Rewrites {
         let reports = self.mirror.scratch("reports");
         let after = work(&self.mirror, Some(&reports));
         let reports = allocs_tests::dir::listing(&reports).into_keys();
-        let reports: Vec<_> = reports.map(|path| Report::read(&path).expect("a report")).collect();
+        let reports: Vec<_> = reports
+            .map(|path| Report::read(&path).expect("a report"))
+            .collect();
         for report in &reports {
             assert_eq!(report.phase(), "relocation", "{report:?}");
         }
@@ -87,7 +89,16 @@ fn python() {
     let (before, after, reports) = rewrites.compare(|mirror, reports| {
         let dir = mirror.scratch("work");
         let command = Command::new(mirror.path(&program))
-            .args(["-I", "-m", "test", "-v", "test_json", "test_re", "test_dict", "test_threading"])
+            .args([
+                "-I",
+                "-m",
+                "test",
+                "-v",
+                "test_json",
+                "test_re",
+                "test_dict",
+                "test_threading",
+            ])
             .dir(&dir)
             .env("HOME", &dir)
             .env("TMPDIR", &dir)
@@ -133,7 +144,12 @@ fn perl() {
         print $? >> 8, "\n";
         die "at the end\n" unless eval { die { code => 5 } } || $@->{code} == 5;
     "#;
-    let report = same("perl", needs("perl"), &["script.pl"], &[("script.pl", script)]);
+    let report = same(
+        "perl",
+        needs("perl"),
+        &["script.pl"],
+        &[("script.pl", script)],
+    );
     assert!(report.allocations() > 1000, "{report:?}");
 }
 
@@ -159,7 +175,12 @@ fn node() {
                 });
         }
     ";
-    let report = same("node", needs("node"), &["script.js"], &[("script.js", script)]);
+    let report = same(
+        "node",
+        needs("node"),
+        &["script.js"],
+        &[("script.js", script)],
+    );
     assert!(report.allocations() > 10_000, "{report:?}");
 }
 
@@ -171,7 +192,12 @@ fn bash() {
         echo "$(cat <<< 'here' | tr a-z A-Z)" | while read -r line; do echo "$line"; done
         trap 'echo bye' EXIT
     "#;
-    let report = same("bash", PathBuf::from("/bin/bash"), &["script.sh"], &[("script.sh", script)]);
+    let report = same(
+        "bash",
+        PathBuf::from("/bin/bash"),
+        &["script.sh"],
+        &[("script.sh", script)],
+    );
     assert!(report.allocations() > 1000, "{report:?}");
 }
 
@@ -214,7 +240,14 @@ fn git() {
                 fs::write(dir.join(format!("origin/file{file}")), text).expect("a file");
             }
             git(&["-C", "origin", "add", "."]);
-            git(&["-C", "origin", "commit", "-q", "-m", &format!("commit {commit}")]);
+            git(&[
+                "-C",
+                "origin",
+                "commit",
+                "-q",
+                "-m",
+                &format!("commit {commit}"),
+            ]);
         }
         let url = format!("file://{}", dir.join("origin").display());
         git(&["clone", "-q", &url, "clone"]);
@@ -237,9 +270,15 @@ fn git() {
 fn gcc() {
     let driver = needs("gcc").canonicalize().expect("a real path");
     let part = |name: &str| {
-        let answer = Command::new(&driver).arg(format!("-print-prog-name={name}")).succeed();
+        let answer = Command::new(&driver)
+            .arg(format!("-print-prog-name={name}"))
+            .succeed();
         let path = PathBuf::from(answer.stdout().trim());
-        let path = if path.is_absolute() { path } else { Path::new("/usr/bin").join(path) };
+        let path = if path.is_absolute() {
+            path
+        } else {
+            Path::new("/usr/bin").join(path)
+        };
         path.canonicalize().expect("a real path")
     };
     let parts = ["cc1", "collect2", "as", "ld", "lto-wrapper"].map(part);
@@ -257,23 +296,35 @@ fn gcc() {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("programs/contracts.c");
         fs::copy(source, dir.join("contracts.c")).expect("a source");
         let command = Command::new(mirror.path(&driver))
-            .arg(format!("-B{}/", mirror.path(parts[0].parent().expect("a directory")).display()))
+            .arg(format!(
+                "-B{}/",
+                mirror
+                    .path(parts[0].parent().expect("a directory"))
+                    .display()
+            ))
             .arg(format!("-B{}/", bin.display()))
             .args(["-v", "-O2", "-g", "-pipe", "contracts.c", "-o", "contracts"])
             .dir(&dir);
         let outcome = reporting(command, reports).succeed();
         // It did not fall back on the system's own parts.
         for name in ["cc1", "collect2"] {
-            let path = mirror.path(parts[0].parent().expect("a directory")).join(name);
-            assert!(outcome.stderr().contains(&*path.to_string_lossy()), "{outcome}");
+            let path = mirror
+                .path(parts[0].parent().expect("a directory"))
+                .join(name);
+            assert!(
+                outcome.stderr().contains(&*path.to_string_lossy()),
+                "{outcome}"
+            );
         }
         Command::new(dir.join("contracts")).succeed();
         fs::read(dir.join("contracts")).expect("the program that it made")
     });
-    assert!(before == after, "the rewritten compiler made something else");
+    assert!(
+        before == after,
+        "the rewritten compiler made something else"
+    );
     let [report] = &*reports else {
         panic!("one report: {reports:?}");
     };
     assert!(report.allocations() > 100, "{report:?}");
 }
-
