@@ -1,9 +1,12 @@
 // A program built with AddressSanitizer, which brings its own allocator and a preinit entry of its
-// own (`__asan_init`, as the static runtime does it) or insists on being the first library (as the
-// shared runtime does). Its checks must still see the program's allocations: the last one here
-// reads freed memory on purpose when it is given an argument.
+// own. Its checks must still see the program's allocations: with an argument, this one reads freed
+// memory on purpose.
+//
+// The sanitizer's runtime is linked into the program, as clang does by itself. gcc's shared libasan
+// insists on being the first library, so nothing else can be.
 //
 //# flags: -fsanitize=address -g
+//# flags-gcc: -static-libasan
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -6,6 +6,7 @@
 //! | directive | meaning |
 //! | --- | --- |
 //! | `flags: FLAG...` | passed to the compiler, behind the source file |
+//! | `flags-gcc: FLAG...` | the same, for gcc alone |
 //! | `pkg-config: NAME...` | with the flags that pkg-config gives for these |
 //! | `library: FILE FLAG...` | linked with a shared object that is built from FILE |
 //! | `plugin: FILE FLAG...` | the same, but not linked: the program loads it |
@@ -32,6 +33,7 @@ pub struct Sample {
     source: PathBuf,
     language: Language,
     flags: Vec<String>,
+    flags_gcc: Vec<String>,
     pkg_config: Vec<String>,
     libraries: Vec<Library>,
     /// What its constructors are known to allocate.
@@ -146,6 +148,7 @@ impl Sample {
                 _ => panic!("{}: no language known", source.display()),
             },
             flags: Vec::new(),
+            flags_gcc: Vec::new(),
             pkg_config: Vec::new(),
             libraries: Vec::new(),
             constructors: None,
@@ -162,6 +165,7 @@ impl Sample {
             let mut words = value.split_whitespace().map(str::to_owned);
             match name.trim() {
                 "flags" => sample.flags.extend(words),
+                "flags-gcc" => sample.flags_gcc.extend(words),
                 "pkg-config" => sample.pkg_config.extend(words),
                 kind @ ("library" | "plugin") => sample.libraries.push(Library {
                     source: source.with_file_name(words.next().expect("a file")),
@@ -229,6 +233,9 @@ impl Sample {
             .arg(&program)
             .args(&self.flags)
             .args(extra);
+        if variant.compiler == "gcc" {
+            compiler = compiler.args(&self.flags_gcc);
+        }
         if self.language != Language::Rust {
             compiler = compiler
                 .args(["-Wall", "-Wextra", "-Werror", "-Wl,-rpath,$ORIGIN"])

@@ -26,6 +26,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         relocatable,
         core_dump,
         shared_object,
+        shared_sanitizer,
         static_programs,
         static_go,
         musl,
@@ -206,6 +207,22 @@ fn shared_object() {
     let runtime = dir.join("runtime.so");
     fs::copy(tool::runtime(), &runtime).expect("a copy");
     Rewrite::new(&runtime, out(&dir)).refuse(&dir.path(), &runtime, &["shared object"]);
+}
+
+/// gcc's libasan.so ends a program at once in which it is not the first library.
+fn shared_sanitizer() {
+    let dir = Dir::new("shared-sanitizer");
+    let source = dir.write("main.c", "int main(void) { return 0; }\n");
+    let prog = dir.join("main");
+    Command::new(needs("gcc"))
+        .arg("-fsanitize=address")
+        .arg(source)
+        .arg("-o")
+        .arg(&prog)
+        .succeed();
+    Command::new(&prog).succeed();
+    let words = ["libasan.so", "first", "-static-libasan"];
+    Rewrite::new(&prog, out(&dir)).refuse(&dir.path(), &prog, &words);
 }
 
 fn static_programs() {
