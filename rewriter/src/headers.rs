@@ -43,6 +43,8 @@ pub(crate) struct Headers {
     pub(crate) moves: Vec<Move>,
     /// Notes that only make way, to just behind the longer program header table.
     pub(crate) slides: Vec<Move>,
+    /// True if .dynamic stands in the way, too (behind the table is where patchelf puts it).
+    pub(crate) dynamic_makes_way: bool,
 }
 
 impl Headers {
@@ -59,6 +61,7 @@ pub(crate) fn plan(source: &Source, image: &Image, growing: Growing) -> Result<H
         return Ok(Headers::default());
     }
     let mut slides = Vec::new();
+    let mut dynamic_makes_way = false;
     let mut free_end = image.segments_end();
     let mut needed = Segment::SIZE;
     let blocks = movable_blocks(source, image)?;
@@ -80,6 +83,8 @@ pub(crate) fn plan(source: &Source, image: &Image, growing: Growing) -> Result<H
             let padded = align_up(block.from.size, block.align).ok_or_else(|| no_room(source))?;
             needed += padded + block.align;
             slides.push(block.clone());
+        } else if block.name == DYNAMIC {
+            dynamic_makes_way = true; // to where it can be written: see `room`
         } else if !moves
             .iter()
             .any(|moved| moved.from.vaddr == block.from.vaddr)
@@ -87,7 +92,11 @@ pub(crate) fn plan(source: &Source, image: &Image, growing: Growing) -> Result<H
             moves.push(block.clone());
         }
     }
-    Ok(Headers { moves, slides })
+    Ok(Headers {
+        moves,
+        slides,
+        dynamic_makes_way,
+    })
 }
 
 fn no_room(source: &Source) -> crate::error::Error {
@@ -130,6 +139,7 @@ fn grown_tables(image: &Image, growing: Growing) -> Vec<Move> {
 }
 
 const BUILD_ID: &str = ".note.gnu.build-id";
+const DYNAMIC: &str = ".dynamic";
 
 /// Everything that segments and dynamic entries let find again after a move.
 fn movable_blocks(source: &Source, image: &Image) -> Result<Vec<Move>> {
@@ -142,7 +152,7 @@ fn movable_blocks(source: &Source, image: &Image) -> Result<Vec<Move>> {
             _ => continue,
         };
         let mapped = crate::parse::locate(&image.segments, segment.vaddr, segment.filesz);
-        if mapped == Some(segment.offset) {
+        if mapped == Some(segment.offset) && segment.filesz > 0 {
             blocks.push(Move {
                 name,
                 from: Table {
@@ -156,6 +166,7 @@ fn movable_blocks(source: &Source, image: &Image) -> Result<Vec<Move>> {
         }
     }
     let tables = [
+        (DYNAMIC, Some(image.dynamic.table), 8),
         (".gnu.hash", image.gnu_hash, 8),
         (".hash", image.sysv_hash, 8),
         (".dynsym", Some(image.symtab), 8),
@@ -193,7 +204,8 @@ fn has_build_id(source: &Source, segment: &Segment) -> Result<bool> {
     Ok(false)
 }
 
-/// True if `[from, to)` is a short run of zeros that no section or segment but PT_LOAD claims.
+/// True if `[from, to)` is a short run of zeros and the `X` that patchelf writes over what it moves,
+/// and no section or segment but PT_LOAD claims it.
 fn is_padding(source: &Source, image: &Image, from: FileOffset, to: FileOffset) -> Result<bool> {
     let size = to.0 - from.0;
     let claimed = |at: FileOffset, len: u64| overlap(at.0, len, from.0, size);
@@ -208,5 +220,5 @@ fn is_padding(source: &Source, image: &Image, from: FileOffset, to: FileOffset) 
         return Ok(false);
     }
     let bytes = source.bytes(from, size, "the padding behind the program headers")?;
-    Ok(bytes.iter().all(|&byte| byte == 0))
+    Ok(bytes.iter().all(|byte| [0, b'X'].contains(byte)))
 }

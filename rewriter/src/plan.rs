@@ -6,15 +6,16 @@
 
 use object::elf::{
     DF_1_INITFIRST, DT_FLAGS_1, DT_NEEDED, DT_PREINIT_ARRAY, DT_PREINIT_ARRAYSZ, DT_RELA,
-    DT_RELAENT, DT_RELASZ, DynamicTag, R_X86_64_64, STB_GLOBAL, STT_NOTYPE, SymbolInfo,
+    DT_RELAENT, DT_RELASZ, DynamicTag, STB_GLOBAL, STT_NOTYPE, SymbolInfo,
 };
 
-use crate::elf::{Dyn, Entry, Rela, Symbol};
-use crate::error::{ErrorKind, Result};
+use crate::elf::{Dyn, Entry, Rela, Segment, Symbol};
+use crate::error::Result;
 use crate::headers::{self, Growing, Headers};
 use crate::names::{self, Names, Needed, Strings};
 use crate::parse::Image;
 use crate::recycle::{DeadSymbol, Findings};
+use crate::refuse;
 use crate::room::{self, Room, Wanted};
 use crate::source::Source;
 
@@ -49,7 +50,7 @@ pub(crate) enum Preinit {
 }
 
 /// Preinit entries of the program's own that move.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct MovedEntries {
     /// Their values in the file.
     pub(crate) values: Vec<u64>,
@@ -103,7 +104,7 @@ impl Plan {
         findings: &Findings,
         request: Request<'_>,
     ) -> Result<Self> {
-        refuse_second_rewrite(source, image, findings, request)?;
+        refuse::check(source, image, findings, request)?;
         let init_symbol = plan_init_symbol(&findings.dead);
         let listed = position_of(source, image, request.needed)?;
         let carrier = match &init_symbol {
@@ -126,9 +127,14 @@ impl Plan {
             relocations: u64::from(appended) + preinit.relocations(),
         };
         let entries = dynamic_entries(image, &names, listed, growing.relocations > 0);
+        let headers = headers::plan(source, image, growing)?;
         let dynamic = DynamicPlan {
-            moves: entries.len() >= image.dynamic.capacity,
+            moves: entries.len() >= image.dynamic.capacity || headers.dynamic_makes_way,
             entries,
+        };
+        let preinit = match dynamic.moves {
+            true => preinit,
+            false => protect(preinit, source, image, findings)?,
         };
         let wanted = Wanted {
             dynamic: match dynamic.moves {
@@ -143,7 +149,6 @@ impl Plan {
             _ => Some(room::find(source, image, findings, wanted)?),
         };
 
-        let headers = headers::plan(source, image, growing)?;
         Ok(Self {
             names,
             init_symbol,
@@ -153,43 +158,6 @@ impl Plan {
             headers,
         })
     }
-}
-
-/// An executable whose first preinit entry is filled from outside has been rewritten before: no
-/// linker makes such an entry for a function of the program's own.
-fn refuse_second_rewrite(
-    source: &Source,
-    image: &Image,
-    findings: &Findings,
-    request: Request<'_>,
-) -> Result<()> {
-    let Some(array) = image.preinit else {
-        return Ok(());
-    };
-    let first = findings
-        .preinit
-        .iter()
-        .find(|(_, rela)| rela.place == array.vaddr && rela.kind == R_X86_64_64);
-    let Some((_, rela)) = first else {
-        return Ok(());
-    };
-    let at = image.symtab.at.0 + Symbol::SIZE * u64::from(rela.symbol);
-    let symbols: Vec<Symbol> =
-        source.table(crate::elf::FileOffset(at), 1, "the dynamic symbol table")?;
-    let Some(symbol) = symbols.first().filter(|symbol| symbol.is_undefined()) else {
-        return Ok(());
-    };
-    let init = image.string(source, u64::from(symbol.name))?;
-    let needed = image.needed(source)?.into_iter().next().unwrap_or_default();
-    let same = init == request.init.as_bytes() && needed == request.needed.as_bytes();
-    Err(source.error(ErrorKind::AlreadyRewritten {
-        needed: String::from_utf8_lossy(&needed).into_owned(),
-        init: String::from_utf8_lossy(&init).into_owned(),
-        advice: match same {
-            true => "; nothing is left to do",
-            false => "; rewrite the original file to use another runtime",
-        },
-    }))
 }
 
 fn plan_init_symbol(dead: &[DeadSymbol]) -> InitSymbol {
@@ -256,6 +224,29 @@ fn plan_preinit(source: &Source, image: &Image, findings: &Findings) -> Result<P
         values: values.map(value).collect(),
         unpacked: crate::relr::covered(source, image, array)?,
     }))
+}
+
+/// Puts the new entry under RELRO even where .dynamic is not (patchelf moves it away), if there is
+/// room.
+fn protect(
+    preinit: Preinit,
+    source: &Source,
+    image: &Image,
+    findings: &Findings,
+) -> Result<Preinit> {
+    let dynamic = image.dynamic.table;
+    let outside = |relro: &Segment| !relro.covers(dynamic.vaddr, dynamic.size);
+    let alone = Preinit::Moved(MovedEntries::default());
+    let wanted = Wanted {
+        dynamic: 0,
+        array: alone.wanted(),
+        in_front: false,
+    };
+    let exposed = matches!(preinit, Preinit::Terminator) && image.relro().is_some_and(outside);
+    match exposed && room::find(source, image, findings, wanted).is_ok() {
+        true => Ok(alone),
+        false => Ok(preinit),
+    }
 }
 
 /// The new .dynamic without its DT_NULL. What is there keeps its place: DT_NEEDED entries pass

@@ -196,7 +196,7 @@ pub(crate) fn notes(image: &Image, plan: &Plan, layout: &Layout) -> Vec<String> 
     let mut notes = Vec::new();
     if plan.dynamic.moves {
         notes.push(
-            "a program that reads its own _DYNAMIC sees the old copy, which is not updated \
+            "a program that reads its own _DYNAMIC finds the old one, which no longer holds \
              (debuggers and dl_iterate_phdr use PT_DYNAMIC and see the new one)"
                 .to_owned(),
         );
