@@ -165,6 +165,14 @@ pub enum ErrorKind {
         /// What to do.
         advice: &'static str,
     },
+    /// PROG needs AddressSanitizer's runtime as a shared object.
+    #[error(
+        "needs {needed}, which stops the program unless it is the first library itself; link with -static-libasan (gcc) or -static-libsan (clang)"
+    )]
+    SharedSanitizer {
+        /// Its DT_NEEDED string.
+        needed: String,
+    },
     /// PROG runs with privileges that its caller lacks.
     #[error(
         "is {privilege}: the loader ignores $ORIGIN and relative paths there, so it would not start; pass --runtime with an absolute path in a directory that only root can write"

@@ -24,6 +24,7 @@ mod output;
 mod parse;
 mod plan;
 mod recycle;
+mod refuse;
 mod relr;
 mod report;
 mod room;

@@ -60,7 +60,7 @@ pub(crate) fn resolve(output: &Path, input: &Input) -> Result<Target> {
         return Err(Error::new(output, ErrorKind::OutputKind { what }));
     }
     let same = (metadata.dev(), metadata.ino()) == (input.metadata.dev(), input.metadata.ino());
-    if same && (is_link || entry(output) != entry(input.source.path())) {
+    if same && entry(output) != entry(input.source.path()) {
         return Err(Error::new(
             output,
             ErrorKind::SameFile {

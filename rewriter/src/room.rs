@@ -8,7 +8,9 @@
 
 use object::elf::{PF_W, SHT_NOBITS};
 
-use crate::elf::{Entry, FileOffset, Header, PAGE, Section, Segment, Vaddr, align_down, overlap};
+use crate::elf::{
+    Entry, FileOffset, Header, PAGE, Section, Segment, Vaddr, align_down, align_up, overlap,
+};
 use crate::error::{ErrorKind, Result};
 use crate::parse::Image;
 use crate::recycle::Findings;
@@ -37,7 +39,7 @@ impl Wanted {
 pub(crate) enum Place {
     /// Just below the segment's first byte.
     Below,
-    /// At the zero-filled end of its RELRO pages.
+    /// At the zero-filled end of its RELRO pages, or without RELRO, behind its last byte.
     Above,
 }
 
@@ -104,6 +106,9 @@ pub(crate) fn find(
     }
 }
 
+/// How much zero-initialised data may become part of the file, in bytes.
+const MAX_ZERO_FILL: u64 = 1 << 20;
+
 struct Search<'a> {
     image: &'a Image,
     findings: &'a Findings,
@@ -123,9 +128,21 @@ impl Search<'_> {
         in_page.then_some(room)
     }
 
+    /// Where nothing is protected, just behind the segment; its zero fill has to go to the file
+    /// then, so there must not be much of it.
+    fn behind(&self) -> Option<Room> {
+        let zero_fill = self.load.memsz.checked_sub(self.load.filesz)?;
+        let start = align_up(self.load.vaddr.checked_add(self.load.memsz)?.0, 8)?;
+        let room = self.room(Place::Above, Vaddr(start))?;
+        (zero_fill <= MAX_ZERO_FILL).then_some(room)
+    }
+
     /// The end of the last RELRO page, where it holds only zero fill that no symbol uses.
     fn above(&self) -> Option<Room> {
-        let top = align_down(self.image.relro()?.end().0, PAGE);
+        let Some(relro) = self.image.relro() else {
+            return self.behind();
+        };
+        let top = align_down(relro.end().0, PAGE);
         let start = Vaddr(align_down(top.checked_sub(self.wanted.total())?, 8));
         if start < self.load.file_backed_end() || start < self.load.vaddr {
             return None;
@@ -155,8 +172,12 @@ impl Search<'_> {
         let protected = self.image.relro().is_none_or(|relro| {
             start.0 >= align_down(relro.vaddr.0, PAGE) && end.0 <= align_down(relro.end().0, PAGE)
         });
+        let pages = |start: u64, end: u64| (align_down(start, PAGE), align_up(end, PAGE));
+        let (first, last) = pages(start.0, end.0);
+        let last = last?;
         let taken = self.image.loads().any(|(index, other)| {
-            index != self.index && overlap(other.vaddr.0, other.memsz, start.0, self.wanted.total())
+            let (start, end) = pages(other.vaddr.0, other.end().0);
+            index != self.index && start < last && end.is_none_or(|end| end > first)
         });
         (protected && !taken).then_some(Room {
             load: self.index,

@@ -206,7 +206,7 @@ impl Check<'_> {
     }
 
     /// Number of dynamic symbols that the section headers or, without them, the distance to the
-    /// string table gives: only to know how far to compare.
+    /// next table gives: only to know how far to compare.
     fn symbol_count(&self) -> u64 {
         let symtab = self.before.get(tag::DT_SYMTAB).unwrap_or(0);
         let of_section = self
@@ -214,10 +214,21 @@ impl Check<'_> {
             .sections
             .iter()
             .find(|section| section.sh_addr == symtab);
-        let strtab = self.before.get(tag::DT_STRTAB).unwrap_or(0);
+        let tables = [
+            tag::DT_STRTAB,
+            tag::DT_HASH,
+            tag::DT_GNU_HASH,
+            tag::DT_VERSYM,
+            tag::DT_VERNEED,
+            tag::DT_RELA,
+            tag::DT_JMPREL,
+            DT_RELR,
+        ];
+        let behind = |tag| self.before.get(tag)?.checked_sub(symtab);
+        let distances = tables.into_iter().filter_map(behind);
         match of_section {
             Some(section) => section.sh_size / 24,
-            None => strtab.saturating_sub(symtab) / 24,
+            None => distances.filter(|&size| size > 0).min().unwrap_or(0) / 24,
         }
     }
 
@@ -260,6 +271,11 @@ impl Check<'_> {
                     .collect()
             };
             for (before, after) in all(&self.before).into_iter().zip(all(&self.after)) {
+                // patchelf moves the property note and leaves PT_GNU_PROPERTY behind.
+                let (start, size) = self.before.program_headers();
+                if overlap(before.at, before.size, start, size) {
+                    continue;
+                }
                 self.require(
                     before.size == after.size,
                     "a note or the interpreter changed",
@@ -330,6 +346,9 @@ impl Check<'_> {
         })
     }
 }
+
+/// Not among goblin's constants; gABI, "Relative Relocation Table".
+const DT_RELR: u64 = 36;
 
 /// First address behind a segment.
 fn end(segment: &pt::ProgramHeader) -> u64 {

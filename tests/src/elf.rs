@@ -155,6 +155,13 @@ impl Elf {
         self.entry(elf::DT_FLAGS_1).unwrap_or(0)
     }
 
+    /// File range of the program header table.
+    pub fn program_headers(&self) -> Range<u64> {
+        let word: [u8; 8] = self.bytes()[32..40].try_into().expect("e_phoff");
+        let start = u64::from_le_bytes(word);
+        start..start + 56 * self.segments.len() as u64
+    }
+
     /// Address range of the preinit array.
     pub fn preinit_range(&self) -> Range<u64> {
         let start = self.entry(elf::DT_PREINIT_ARRAY).unwrap_or(0);

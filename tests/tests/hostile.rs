@@ -70,7 +70,7 @@ impl Target {
         let (send, receive) = mpsc::channel();
         thread::spawn(move || {
             let rewrite = || allocs_rewrite::rewrite(&options, &mut |_, _| ());
-            send.send(catch_unwind(rewrite))
+            drop(send.send(catch_unwind(rewrite))); // fails if the limit has passed
         });
         let dir = self.dir.path();
         let dir = dir.display();

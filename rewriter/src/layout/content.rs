@@ -135,8 +135,10 @@ impl Builder<'_> {
         self.put_at(address, rela.encode())
     }
 
-    /// The values that the program's own entries have in the file, behind the new entry.
+    /// The values that the program's own entries have in the file, behind the new entry, and where
+    /// the array is now.
     pub(super) fn put_preinit_values(&mut self) -> Result<()> {
+        self.describe_preinit_section();
         let Preinit::Moved(entries) = &self.plan.preinit else {
             return Ok(());
         };
@@ -197,7 +199,6 @@ impl Builder<'_> {
 
     /// The program headers, section headers and ELF header, where they changed.
     pub(super) fn put_headers(&mut self) -> Result<()> {
-        self.describe_preinit_section();
         let encode_segments = |segments: &[Segment]| -> Vec<u8> {
             segments
                 .iter()
@@ -240,9 +241,14 @@ impl Builder<'_> {
     /// Symbols of debuggers' .symtab that lie in a section which moved, `_DYNAMIC` among them, move
     /// along.
     pub(super) fn put_debugger_symbols(&mut self) -> Result<()> {
+        // The program's own entries stand behind the new one in their section.
+        let grown = |old: &Section| match old.kind == SHT_PREINIT_ARRAY {
+            true => 8,
+            false => 0,
+        };
         let moved = |(old, new): (&Section, &Section)| {
-            let kept = old.kind == SHT_PREINIT_ARRAY; // it grew, and its old entries stay
-            (!kept).then(|| new.vaddr.0.wrapping_sub(old.vaddr.0))
+            let shift = new.vaddr.0.wrapping_sub(old.vaddr.0);
+            (shift != 0).then(|| shift.wrapping_add(grown(old)))
         };
         let shifts: Vec<u64> = (self.image.sections.iter().zip(&self.sections))
             .map(|pair| moved(pair).unwrap_or(0))

@@ -15,9 +15,9 @@ impl Check<'_> {
     /// Each byte of ours lies in a table that may change; around ours, the pages are the input's.
     pub(super) fn changed_bytes(&self, spans: &Spans, dead: &[Dead]) -> Result<u64> {
         let allowed = self.allowed(dead)?;
+        let len = insertion(spans, self.before.source.len());
         let mut changed = 0;
         for span in spans.iter() {
-            let len = self.before.source.len();
             match &span.content {
                 Content::Bytes(bytes) => {
                     let end = (span.at.0 + span.len).min(len);
@@ -61,7 +61,7 @@ impl Check<'_> {
             let header = &view.header;
             [
                 (0, 64),
-                (header.e_phoff, u64::from(header.e_phnum) * 56),
+                view.program_headers(),
                 (header.e_shoff, view.sections.len() as u64 * 64),
             ]
         };
@@ -135,6 +135,18 @@ impl Check<'_> {
             })?;
         }
         Ok(())
+    }
+}
+
+/// Offset at which the result has more than the input: before data that was appended to an ELF
+/// file and has moved on, or at the end of an input of `len` bytes.
+fn insertion(spans: &Spans, len: u64) -> u64 {
+    match spans.iter().last() {
+        Some(last) => match last.content {
+            Content::Input(from) if from != last.at && from.0 + last.len == len => from.0,
+            _ => len,
+        },
+        None => len,
     }
 }
 

@@ -78,6 +78,11 @@ impl<'a> View<'a> {
         })
     }
 
+    /// Offset and size of the program header table.
+    pub(crate) fn program_headers(&self) -> (u64, u64) {
+        (self.header.e_phoff, 56 * self.segments.len() as u64)
+    }
+
     pub(crate) fn loads(&self) -> impl Iterator<Item = &ProgramHeader> {
         self.segments
             .iter()
