@@ -5,9 +5,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use object::Endianness;
-use object::elf::{EM_X86_64, ET_DYN, FileHeader64};
-use object::read::elf::{FileHeader, Sym};
+use goblin::elf::Elf;
+use goblin::elf::header::{EM_X86_64, ET_DYN};
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -115,6 +114,9 @@ fn find(needed: &str, origin: &Path) -> Option<PathBuf> {
 
 fn read_shared_object(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
     // A runtime is small; whatever is larger than this is read as far as it matters.
     fs::File::open(path)?
         .take(256 << 20)
@@ -124,22 +126,22 @@ fn read_shared_object(path: &Path) -> io::Result<Vec<u8>> {
 
 /// True if the shared object defines `symbol`; an error says why it is no such thing.
 fn defines(bytes: &[u8], symbol: &str) -> std::result::Result<bool, &'static str> {
-    let header = FileHeader64::<Endianness>::parse(bytes);
-    let header = header.map_err(|_| "it is not a 64-bit ELF file")?;
-    let endian = header.endian().map_err(|_| "its byte order is unknown")?;
-    if header.e_machine(endian) != EM_X86_64 {
+    let header = Elf::parse_header(bytes).map_err(|_| "it is not an ELF file")?;
+    if header.e_machine != EM_X86_64 {
         return Err("it is for another machine");
     }
-    if header.e_type(endian) != ET_DYN {
+    if header.e_type != ET_DYN {
         return Err("it is not a shared object");
     }
-    let symbols = header
-        .sections(endian, bytes)
-        .and_then(|sections| sections.symbols(endian, bytes, object::elf::SHT_DYNSYM));
-    let symbols = symbols.map_err(|_| "its dynamic symbols cannot be read")?;
-    Ok(symbols.iter().any(|candidate| {
-        let name = candidate.name(endian, symbols.strings());
-        name == Ok(symbol.as_bytes()) && !candidate.is_undefined(endian)
+    // Through the dynamic segment, as the loader finds them: section headers may be stripped.
+    let elf = Elf::parse(bytes).map_err(|_| "its dynamic symbols cannot be read")?;
+    if !elf.is_64 {
+        return Err("it is a 32-bit file");
+    }
+    Ok(elf.dynsyms.iter().any(|candidate| {
+        let name = elf.dynstrtab.get_at(candidate.st_name);
+        let defined = candidate.st_shndx != 0; // SHN_UNDEF
+        defined && name == Some(symbol)
     }))
 }
 
@@ -171,25 +173,42 @@ impl Drop for Installed {
 /// replaced only if `force` says so.
 pub(crate) fn install(directory: &Path, force: bool) -> Result<Installed> {
     let path = directory.join(SONAME);
-    let present = match fs::read(&path) {
-        Ok(bytes) => Some(bytes),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(Error::io(&path, "read", error)),
-    };
-    if present.as_deref() == Some(EMBEDDED) {
+    let present = present(&path).map_err(|source| Error::io(&path, "read", source))?;
+    if present == Present::Same {
         return Ok(Installed {
             path,
             remove: false,
         });
     }
-    if present.is_some() && !force {
+    if present == Present::Other && !force {
         return Err(Error::new(&path, ErrorKind::RuntimeDiffers));
     }
     write(directory, &path).map_err(|source| Error::io(&path, "write", source))?;
     Ok(Installed {
         path,
-        remove: present.is_none(),
+        remove: present == Present::Nothing,
     })
+}
+
+/// What is where the own runtime goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Present {
+    Nothing,
+    Same,
+    Other,
+}
+
+fn present(path: &Path) -> io::Result<Present> {
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Present::Nothing),
+        Err(error) => Err(error),
+        // Nothing else is opened: reading a FIFO would wait for a writer.
+        Ok(found) if !found.is_file() || found.len() != EMBEDDED.len() as u64 => Ok(Present::Other),
+        Ok(_) => match fs::read(path)? == EMBEDDED {
+            true => Ok(Present::Same),
+            false => Ok(Present::Other),
+        },
+    }
 }
 
 fn write(directory: &Path, path: &Path) -> io::Result<()> {

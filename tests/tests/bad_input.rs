@@ -37,6 +37,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         out_is_no_file,
         already_rewritten,
         runtime_without_init,
+        runtime_without_sections,
         runtime_for_another_machine,
         runtime_not_elf,
         runtime_name_with_a_bare_slash,
@@ -455,6 +456,18 @@ fn runtime_without_init() {
     result.command().succeed();
 }
 
+/// Without section headers, as the loader sees it.
+fn runtime_without_sections() {
+    let dir = Dir::new("runtime-sectionless");
+    let mut bytes = fs::read(tool::runtime()).expect("the runtime");
+    bytes[40..48].fill(0);
+    bytes[60..64].fill(0);
+    let runtime = dir.write("libsectionless.so", &bytes);
+    let rewrite = Rewrite::new(program(&dir), out(&dir));
+    let result = rewrite.arg("--runtime").arg(runtime).succeed();
+    result.command().succeed();
+}
+
 fn runtime_for_another_machine() {
     let dir = Dir::new("runtime-machine");
     let mut bytes = fs::read(tool::runtime()).expect("the runtime");
@@ -483,8 +496,12 @@ fn runtime_name_with_a_bare_slash() {
 fn other_runtime_in_the_way() {
     let dir = Dir::new("other-runtime");
     let target = out(&dir);
-    let in_the_way = dir.write(format!("out/{RUNTIME}"), "an older version\n");
+    let in_the_way = dir.join(format!("out/{RUNTIME}"));
     let prog = program(&dir);
+    Command::new("mkfifo").arg(&in_the_way).succeed();
+    Rewrite::new(&prog, &target).refuse(&dir.path(), &in_the_way, &["--force"]);
+    fs::remove_file(&in_the_way).expect("the FIFO removed");
+    dir.write(format!("out/{RUNTIME}"), "an older version\n");
     Rewrite::new(&prog, &target).refuse(&dir.path(), &in_the_way, &["--force"]);
     Rewrite::new(&prog, &target)
         .arg("--force")

@@ -20,7 +20,7 @@ use fastrand::Rng;
 use libtest_mimic::Trial;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    trials!["hostile": prefixes, bytes, words, header_fields]
+    trials!["hostile": prefixes, bytes, words, header_fields, runtimes]
 }
 
 /// Fixed, so that a failure can be repeated; printed with each failure.
@@ -32,7 +32,10 @@ const LIMIT: Duration = Duration::from_secs(10);
 struct Target {
     dir: Dir,
     input: PathBuf,
+    runtime: PathBuf,
     output: PathBuf,
+    /// The one of them that is spoilt, and its bytes before that.
+    spoilt: PathBuf,
     good: Vec<u8>,
     /// What a download that broke off leaves behind is an everyday thing: to be told in its own
     /// words, and not as a failed verification.
@@ -47,7 +50,9 @@ impl Target {
         let program = Sample::named("threads").build(&dir.path(), variant, &["-s"]);
         Self {
             input: dir.join("input"),
+            runtime: tool::runtime().to_owned(),
             output: dir.join("output"),
+            spoilt: dir.join("input"),
             good: fs::read(program).expect("a program"),
             dir,
             everyday: false,
@@ -56,13 +61,26 @@ impl Target {
         }
     }
 
+    /// Spoils the runtime, for a good program.
+    fn runtime(name: &str) -> Self {
+        let target = Self::new(name, Variant::GCC);
+        fs::rename(target.dir.join("threads"), &target.input).expect("renamed");
+        let runtime = target.dir.join("runtime.so");
+        Self {
+            good: fs::read(tool::runtime()).expect("the runtime"),
+            spoilt: runtime.clone(),
+            runtime,
+            ..target
+        }
+    }
+
     /// Rewrites `bytes`; `what` tells how to make them.
     fn rewrite(&mut self, bytes: &[u8], what: &dyn Fn() -> String) {
-        fs::write(&self.input, bytes).expect("the input");
+        fs::write(&self.spoilt, bytes).expect("the input");
         let options = Options {
             input: self.input.clone(),
             output: self.output.clone(),
-            runtime: Some(tool::runtime().display().to_string()),
+            runtime: Some(self.runtime.display().to_string()),
             init: INIT_SYMBOL.to_owned(),
             force: false,
         };
@@ -87,7 +105,8 @@ impl Target {
             Ok(Ok(Err(error))) => {
                 self.refused += 1;
                 let text = error.to_string();
-                let named = text.contains("/input: ") || text.contains("/output: ");
+                let files = ["/input: ", "/output: ", "/runtime.so: "];
+                let named = files.iter().any(|file| text.contains(file));
                 let fine = named && !text.contains('\n');
                 assert!(fine, "{}: the message is `{text}` (in {dir})", what());
                 let internal = self.everyday && text.contains("this is a bug");
@@ -214,6 +233,26 @@ fn header_fields() {
             bytes[at] = value;
             target.rewrite(&bytes, &|| format!("byte {at} = {value:#04x}"));
         }
+    }
+    target.finish();
+}
+
+/// The runtime is a file like any other.
+fn runtimes() {
+    let mut target = Target::runtime("runtimes");
+    let mut rng = Rng::with_seed(SEED);
+    for round in 0..2_000 {
+        let mut bytes = target.good.clone();
+        let at = place(&mut rng, &target.good);
+        let value = rng.u8(..);
+        bytes[at] = value;
+        bytes.truncate(match round % 4 {
+            0 => rng.usize(..bytes.len()),
+            _ => bytes.len(),
+        });
+        target.rewrite(&bytes, &|| {
+            format!("seed {SEED:#x}, round {round}: byte {at} = {value:#04x}")
+        });
     }
     target.finish();
 }
