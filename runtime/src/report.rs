@@ -137,8 +137,9 @@ fn json(text: &Text) {
     text.number(totals.before_init)
         .put(b"},\"live\":{\"chunks\":")
         .number(totals.live_chunks);
-    text.put(b",\"bytes\":").size(totals.live_bytes);
-    text.put(b",\"peak_bytes\":").size(totals.peak_bytes);
+    text.put(b",\"bytes\":").size(totals.live_bytes, b"null");
+    text.put(b",\"peak_bytes\":")
+        .size(totals.peak_bytes, b"null");
     text.put(b"},\"hooks\":{");
     for hook in Hook::ALL {
         let (calls, bytes) = counters::of(hook);
@@ -159,22 +160,23 @@ fn table(text: &Text) {
     let totals = Totals::now();
     text.put(b"allocations of process ")
         .number(sys::process_id());
-    text.put(b"\ninit: ")
+    text.put(b"\nstarted: ")
         .put(phase())
-        .put(b", hooks before it: ")
+        .put(b"; hook calls before that: ")
         .number(totals.before_init);
-    text.put(b"\nlive: chunks ").number(totals.live_chunks);
-    text.put(b", bytes ").size(totals.live_bytes);
-    text.put(b", peak bytes ").size(totals.peak_bytes);
-    text.put(b"\n").column(b"hook").put(b"calls, bytes\n");
+    text.put(b"\nlive: ")
+        .number(totals.live_chunks)
+        .put(b" chunks, ");
+    text.size(totals.live_bytes, b"unknown")
+        .put(b" bytes; peak: ");
+    text.size(totals.peak_bytes, b"unknown").put(b" bytes\n");
+    text.left(b"hook").right(b"calls").right(b"bytes\n");
     for hook in Hook::ALL {
         let (calls, bytes) = counters::of(hook);
         if calls != 0 {
-            text.column(hook.name())
-                .number(calls)
-                .put(b", ")
-                .number(bytes)
-                .put(b"\n");
+            text.left(hook.name());
+            text.right(Decimal::of(calls).digits());
+            text.right(Decimal::of(bytes).digits()).put(b"\n");
         }
     }
 }
@@ -228,39 +230,63 @@ impl Text {
     }
 
     /// `bytes`, filled up to the width of the longest hook's name and a space.
-    fn column(&self, bytes: &[u8]) -> &Self {
-        self.put(bytes);
-        for _ in bytes.len()..19 {
+    fn left(&self, bytes: &[u8]) -> &Self {
+        self.put(bytes).spaces(19, bytes)
+    }
+
+    /// A space, and `bytes` at the right of a column that holds numbers up to 15 digits.
+    fn right(&self, bytes: &[u8]) -> &Self {
+        self.put(b" ").spaces(15, bytes).put(bytes)
+    }
+
+    /// What `bytes` lack to fill `width`; the end of the line takes none.
+    fn spaces(&self, width: usize, bytes: &[u8]) -> &Self {
+        let shown = bytes.iter().filter(|byte| **byte != b'\n').count();
+        for _ in shown..width {
             self.put(b" ");
         }
         self
     }
 
-    #[inline(never)]
     fn number(&self, number: usize) -> &Self {
-        // The largest has twenty digits.
+        self.put(Decimal::of(number).digits())
+    }
+
+    /// A number of bytes that only the program's allocator can tell.
+    fn size(&self, bytes: usize, otherwise: &[u8]) -> &Self {
+        if next::knows_sizes() {
+            self.number(bytes)
+        } else {
+            self.put(otherwise)
+        }
+    }
+}
+
+/// A number in decimal; the largest has twenty digits.
+struct Decimal {
+    digits: [u8; 20],
+    leading: usize,
+}
+
+impl Decimal {
+    #[inline(never)]
+    fn of(number: usize) -> Self {
         let mut digits = [b'0'; 20];
         let mut rest = number;
-        let mut used = 0;
+        let mut leading = digits.len();
         for digit in digits.iter_mut().rev() {
             *digit = b"0123456789".get(rest % 10).copied().unwrap_or_default();
-            used += 1;
+            leading = leading.wrapping_sub(1);
             rest /= 10;
             if rest == 0 {
                 break;
             }
         }
-        let leading = digits.len().wrapping_sub(used);
-        self.put(digits.get(leading..).unwrap_or_default())
+        Self { digits, leading }
     }
 
-    /// A number of bytes that only the program's allocator can tell.
-    fn size(&self, bytes: usize) -> &Self {
-        if next::knows_sizes() {
-            self.number(bytes)
-        } else {
-            self.put(b"null")
-        }
+    fn digits(&self) -> &[u8] {
+        self.digits.get(self.leading..).unwrap_or_default()
     }
 }
 

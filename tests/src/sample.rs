@@ -1,6 +1,6 @@
 //! The programs of `samples/`, built by real compilers.
 //!
-//! Every file there whose name does not begin with `lib` is a program. The comment at its top says
+//! Every source there whose name does not begin with `lib` is a program. The comment at its top says
 //! what it shows, and then, in lines that begin with `//#`, how it is built and what is known of it:
 //!
 //! | directive | meaning |
@@ -117,7 +117,7 @@ impl Sample {
         let mut sources: Vec<PathBuf> = fs::read_dir(SAMPLES)
             .expect("samples/")
             .map(|entry| entry.expect("an entry").path())
-            .filter(|path| !file_name(path).starts_with("lib"))
+            .filter(|path| path.extension().is_some() && !file_name(path).starts_with("lib"))
             .collect();
         sources.sort();
         assert!(!sources.is_empty(), "no samples");

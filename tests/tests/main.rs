@@ -15,6 +15,7 @@ mod hooks;
 mod hostile;
 mod layouts;
 mod order;
+mod readme;
 mod runtime_exports;
 mod samples;
 mod system;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         copy::trials(),
         hooks::trials(),
         runtime_exports::trials(),
+        readme::trials(),
         system::trials(),
     ];
     let conclusion = libtest_mimic::run(&arguments, trials.into_iter().flatten().collect());
