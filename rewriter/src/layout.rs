@@ -12,9 +12,10 @@ use crate::elf::{Dyn, Entry, FileOffset, PAGE, Section, Segment, Vaddr, align_up
 use crate::error::Result;
 use crate::headers::Move;
 use crate::parse::{Image, locate};
-use crate::plan::{Plan, Preinit, Request};
+use crate::plan::{Plan, Preinit};
 use crate::recycle::Findings;
 use crate::room::{Place, Room};
+use crate::runtime::Request;
 use crate::source::Source;
 use crate::spans::{Content, Spans};
 

@@ -44,7 +44,8 @@ pub use runtime::{INIT_SYMBOL, SONAME};
 
 use crate::layout::Layout;
 use crate::parse::Image;
-use crate::plan::{Plan, Request};
+use crate::plan::Plan;
+use crate::runtime::Request;
 use crate::write::Output;
 
 /// What to rewrite, and how.

@@ -17,16 +17,8 @@ use crate::parse::Image;
 use crate::recycle::{DeadSymbol, Findings};
 use crate::refuse;
 use crate::room::{self, Room, Wanted};
+use crate::runtime::Request;
 use crate::source::Source;
-
-/// What the user asks for.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Request<'a> {
-    /// The runtime's DT_NEEDED string.
-    pub(crate) needed: &'a str,
-    /// The symbol of the runtime's init function.
-    pub(crate) init: &'a str,
-}
 
 /// Where the init symbol goes in .dynsym.
 #[derive(Clone, Debug)]

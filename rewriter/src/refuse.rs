@@ -5,8 +5,8 @@ use object::elf::{DF_1_INITFIRST, DT_FLAGS_1, R_X86_64_64};
 use crate::elf::{Entry, FileOffset, Symbol};
 use crate::error::{ErrorKind, Result};
 use crate::parse::Image;
-use crate::plan::Request;
 use crate::recycle::Findings;
+use crate::runtime::Request;
 use crate::source::Source;
 
 /// Fails with the reason if the program must stay as it is.

@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use crate::layout::Layout;
 use crate::parse::Image;
-use crate::plan::{InitSymbol, Plan, Preinit, Request};
+use crate::plan::{InitSymbol, Plan, Preinit};
+use crate::runtime::Request;
 
 /// The outcome of a rewrite. Its JSON form is what `--json` prints.
 #[derive(Clone, Debug, Serialize)]

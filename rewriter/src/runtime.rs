@@ -29,6 +29,15 @@ const DEFAULT_DIRECTORIES: [&str; 5] = [
     "/usr/local/lib",
 ];
 
+/// The runtime that an executable is to load first.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Request<'a> {
+    /// The runtime's DT_NEEDED string.
+    pub(crate) needed: &'a str,
+    /// The symbol of the runtime's init function.
+    pub(crate) init: &'a str,
+}
+
 /// The own runtime's DT_NEEDED string: found beside the executable, wherever that is moved to.
 pub(crate) fn own_needed() -> String {
     format!("$ORIGIN/{SONAME}")

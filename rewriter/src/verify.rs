@@ -16,7 +16,7 @@ use goblin::elf::section_header::{SHF_ALLOC, SHT_NOBITS};
 use self::view::{Range, View, broken};
 use crate::elf::{FileOffset, PAGE, align_down, overlap};
 use crate::error::{Error, Result};
-use crate::plan::Request;
+use crate::runtime::Request;
 use crate::source::Source;
 use crate::spans::{Content, Spans};
 

@@ -10,7 +10,8 @@ use super::Builder;
 use crate::elf::{Dyn, Entry, FileOffset, Rela, Section, Segment, Symbol, Vaddr};
 use crate::error::Result;
 use crate::parse::locate;
-use crate::plan::{InitSymbol, Preinit, Request, init_symbol_entry, set};
+use crate::plan::{InitSymbol, Preinit, init_symbol_entry, set};
+use crate::runtime::Request;
 use crate::sysv_hash::SysvHash;
 
 impl Builder<'_> {
