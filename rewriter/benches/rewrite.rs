@@ -101,7 +101,7 @@ fn commands(program: &Path, output: &Path) -> [Vec<String>; 3] {
     let runtime = "/opt/allocs/liballocs_rt.so.1";
     [
         line(&["cp", &program, &output]),
-        line(&[ours, "-q", &program, "-o", &output]),
+        line(&[ours, "-q", "--force", &program, "-o", &output]),
         line(&[
             "patchelf",
             "--add-needed",
