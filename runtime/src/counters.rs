@@ -11,7 +11,7 @@
 use core::sync::atomic::{AtomicIsize, AtomicUsize, Ordering::Relaxed};
 
 use crate::hook::{HOOKS, Hook};
-use crate::init;
+use crate::state;
 use crate::sys;
 
 /// A power of two, so that finding a shard is a mask.
@@ -113,7 +113,7 @@ fn nested() -> Option<Entry> {
 #[cold]
 #[inline(never)]
 fn enter_elsewhere(thread: usize) -> Option<Entry> {
-    if init::reached() {
+    if state::reached() {
         for shard in OWN.iter().cycle().skip(home(thread)).take(PROBES) {
             let owner = shard.owner.compare_exchange(0, thread, Relaxed, Relaxed);
             if owner.is_ok() || owner == Err(thread) {

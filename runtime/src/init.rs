@@ -15,55 +15,23 @@
 
 #[cfg(not(test))]
 use core::arch::{global_asm, naked_asm};
-use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 use crate::auxv::InitialStack;
 use crate::next;
 use crate::report;
-
-/// The states, in the order in which a process goes through them. None is left for an earlier one.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub(crate) enum State {
-    Loaded,
-    Relocation,
-    Preinit,
-    Running,
-    Exiting,
-}
-
-static STATE: AtomicU8 = AtomicU8::new(State::Loaded as u8);
-/// The state that came after [`State::Loaded`].
-static FIRST: AtomicU8 = AtomicU8::new(State::Loaded as u8);
-
-/// Whether init has been called at all.
-pub(crate) fn reached() -> bool {
-    STATE.load(Relaxed) != State::Loaded as u8
-}
-
-/// The state that the first life-cycle call brought the runtime to; by the constructor it is running.
-pub(crate) fn first() -> State {
-    let is_first = |state: &State| *state as u8 == FIRST.load(Relaxed);
-    let states = [
-        State::Relocation,
-        State::Preinit,
-        State::Running,
-        State::Exiting,
-    ];
-    states.into_iter().find(is_first).unwrap_or(State::Loaded)
-}
+use crate::state::{self, State};
 
 /// One life-cycle call. Whichever comes first does the work: `ldd -r` makes the first one too and
 /// never starts the program, so none of it can be seen from outside.
 fn enter(state: State) {
-    if !reached() {
-        FIRST.store(state as u8, Relaxed);
+    if !state::reached() {
+        state.begin();
         next::look_up();
         if let Some(stack) = InitialStack::find() {
             report::configure(&stack);
         }
     }
-    STATE.fetch_max(state as u8, Relaxed);
+    state.reach();
 }
 
 /// The symbol that the relocation in a rewritten executable names; its address, resolved, is the

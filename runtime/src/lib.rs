@@ -7,7 +7,7 @@
 //!               │         relocation ─▶ preinit ─▶ running ─▶ exiting
 //!               │
 //!  program ─▶ hooks ──▶ next ──▶ linkmap ──▶ auxv      who would have been called?
-//!               │         │        └──────▶ symbol
+//!               │         │        └──────▶ symbol ──▶ object
 //!               │         └─────────────────────────▶ the program's own allocator
 //!               └────▶ counters ──▶ report ──▶ $ALLOCS_REPORT
 //! ```
@@ -41,7 +41,9 @@ mod init;
 mod linkmap;
 mod memory;
 mod next;
+mod object;
 mod report;
+mod state;
 mod symbol;
 mod sys;
 

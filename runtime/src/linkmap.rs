@@ -10,82 +10,10 @@ use core::iter;
 
 use crate::auxv::{Auxv, InitialStack};
 use crate::memory::Mapped;
+use crate::object::{MANY, Object};
 use crate::symbol::Symbols;
-use crate::sys;
 
-const PT_LOAD: u32 = 1;
-const PT_DYNAMIC: u32 = 2;
-const PT_PHDR: u32 = 6;
-const DT_NULL: usize = 0;
 const DT_DEBUG: usize = 21;
-
-/// More objects than a loader ever has, and more entries than a dynamic table: a bound for lists
-/// that somebody else wrote.
-const MANY: usize = 1 << 16;
-
-/// One loaded object.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Object {
-    /// What is added to the addresses in its file.
-    pub(crate) base: usize,
-    /// Its dynamic table.
-    pub(crate) dynamic: Mapped,
-}
-
-impl Object {
-    /// The object whose program headers lie at `phdr`.
-    fn of_headers(phdr: Mapped, count: usize) -> Option<Self> {
-        let headers = || {
-            (0_u32..)
-                .take(count.min(MANY))
-                .map(|index| phdr.nth(index, 56))
-        };
-        let vaddr = |header: Mapped| header.add(16).word();
-        let own = headers().find(|header| header.u32() == PT_PHDR).map(vaddr);
-        // ld.so has no PT_PHDR. There the table follows the ELF header, which is what the segment
-        // with offset 0 begins with.
-        let behind_header = || {
-            let first = |header: &Mapped| header.u32() == PT_LOAD && header.add(8).word() == 0;
-            headers()
-                .find(first)
-                .map(|header| vaddr(header).wrapping_add(64))
-        };
-        let base = phdr.address().wrapping_sub(own.or_else(behind_header)?);
-        let dynamic = headers().find(|header| header.u32() == PT_DYNAMIC)?;
-        // SAFETY: the program headers of a loaded object say where its dynamic table is.
-        let dynamic = unsafe { Mapped::new(base.wrapping_add(vaddr(dynamic))) };
-        Some(Self { base, dynamic })
-    }
-
-    /// The entries of the dynamic table: tag and value.
-    pub(crate) fn entries(self) -> impl Iterator<Item = (usize, usize)> {
-        (0_u32..)
-            .take(MANY)
-            .map(move |index| self.dynamic.nth(index, 16))
-            .map(|entry| (entry.word(), entry.add(8).word()))
-            .take_while(|(tag, _)| *tag != DT_NULL)
-    }
-
-    fn is_runtime(&self) -> bool {
-        self.dynamic.address() == sys::own_dynamic()
-    }
-
-    /// The loader's `r_debug` as this object knows it: as the value of DT_DEBUG, if it is the
-    /// executable, or as a symbol, if it is the loader.
-    fn debug(self) -> Option<Mapped> {
-        let noted = self
-            .entries()
-            .find(|(tag, _)| *tag == DT_DEBUG)
-            .map(|(_, value)| value);
-        let defined = || {
-            let symbol = Symbols::of(self)?.find(b"_r_debug")?;
-            Some(symbol.address)
-        };
-        let address = noted.filter(|value| *value != 0).or_else(defined)?;
-        // SAFETY: this is where the loader keeps its `r_debug`.
-        Some(unsafe { Mapped::new(address) })
-    }
-}
 
 /// The list of the loaded objects.
 #[derive(Clone, Copy)]
@@ -111,7 +39,7 @@ impl LinkMap {
                 Object::of_headers(phdr, usize::from(header.add(56).u16()))
             });
         let known_by = |object: Option<Object>| {
-            let debug = object?.debug()?;
+            let debug = debug(object?)?;
             // `struct r_debug`: r_version, r_map.
             let first = Some(debug.add(8).word()).filter(|map| *map != 0)?;
             // SAFETY: the loader keeps the list's first entry there.
@@ -153,4 +81,20 @@ impl LinkMap {
     pub(crate) fn ahead(self) -> impl Iterator<Item = Object> {
         self.objects().take_while(|object| !object.is_runtime())
     }
+}
+
+/// The loader's `r_debug` as `object` knows it: as the value of DT_DEBUG, if it is the
+/// executable, or as a symbol, if it is the loader.
+fn debug(object: Object) -> Option<Mapped> {
+    let noted = object
+        .entries()
+        .find(|(tag, _)| *tag == DT_DEBUG)
+        .map(|(_, value)| value);
+    let defined = || {
+        let symbol = Symbols::of(object)?.find(b"_r_debug")?;
+        Some(symbol.address)
+    };
+    let address = noted.filter(|value| *value != 0).or_else(defined)?;
+    // SAFETY: this is where the loader keeps its `r_debug`.
+    Some(unsafe { Mapped::new(address) })
 }

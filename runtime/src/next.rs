@@ -7,7 +7,8 @@ use core::mem;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::hook::{HOOKS, Hook};
-use crate::linkmap::{LinkMap, Object};
+use crate::linkmap::LinkMap;
+use crate::object::Object;
 use crate::symbol::Symbols;
 
 /// Nothing defines the function.

@@ -11,8 +11,8 @@ use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
 use crate::auxv::InitialStack;
 use crate::counters::{self, Totals};
 use crate::hook::Hook;
-use crate::init::{self, State};
 use crate::next;
+use crate::state::{self, State};
 use crate::sys::{self, File};
 
 const VARIABLE: &[u8] = b"ALLOCS_REPORT=";
@@ -183,7 +183,7 @@ fn table(text: &Text) {
 
 /// The first life-cycle call that reached the runtime, by name.
 fn phase() -> &'static [u8] {
-    let state = init::first();
+    let state = state::first();
     if state == State::Relocation {
         b"relocation"
     } else if state == State::Preinit {

@@ -3,8 +3,8 @@
 
 use core::mem;
 
-use crate::linkmap::Object;
 use crate::memory::Mapped;
+use crate::object::Object;
 
 const DT_HASH: usize = 4;
 const DT_STRTAB: usize = 5;
