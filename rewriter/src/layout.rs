@@ -172,7 +172,10 @@ impl<'a> Builder<'a> {
         }
         for section in &mut self.sections {
             let in_memory = section.is_loaded() && section.vaddr < old.end();
-            if in_memory && section.vaddr >= old.vaddr {
+            // mold gives a section without bytes an offset of 0.
+            let in_file =
+                section.offset >= old.offset && section.offset.0 - old.offset.0 <= old.filesz;
+            if in_memory && in_file && section.vaddr >= old.vaddr {
                 section.offset = FileOffset(section.offset.0.wrapping_add(shift));
             }
         }

@@ -11,7 +11,7 @@ use object::elf::{PF_W, SHT_NOBITS};
 use crate::elf::{
     Entry, FileOffset, Header, PAGE, Section, Segment, Vaddr, align_down, align_up, overlap,
 };
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::parse::Image;
 use crate::recycle::Findings;
 use crate::source::Source;
@@ -96,13 +96,7 @@ pub(crate) fn find(
             segment_moves: true,
             ..room
         }),
-        None => Err(source.error(ErrorKind::NoRoom {
-            what: format!(
-                "has no {} free bytes in the pages that become read-only after relocation (RELRO)",
-                wanted.total()
-            ),
-            advice: "link it again with GNU ld, which leaves room there",
-        })),
+        None => Err(search.no_room(source)),
     }
 }
 
@@ -118,6 +112,17 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
+    fn no_room(&self, source: &Source) -> Error {
+        let place = match self.image.relro() {
+            Some(_) => "in the pages that become read-only after relocation (RELRO)",
+            None => "beside its writable data, and no RELRO pages",
+        };
+        source.error(ErrorKind::NoRoom {
+            what: format!("has no {} free bytes {place}", self.wanted.total()),
+            advice: "link it again with GNU ld and -z relro, which leaves room there",
+        })
+    }
+
     /// The part of the segment's first page below its first byte. The kernel maps whole pages, so
     /// it is there already, and nothing else can be.
     fn below(&self) -> Option<Room> {
