@@ -15,12 +15,12 @@ use std::time::Duration;
 use allocs_rewrite::{INIT_SYMBOL, Options};
 use allocs_tests::sample::{Sample, Variant};
 use allocs_tests::trial::message;
-use allocs_tests::{Dir, tool, trials};
+use allocs_tests::{Dir, needs, tool, trials};
 use fastrand::Rng;
 use libtest_mimic::Trial;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    trials!["hostile": prefixes, bytes, words, header_fields, runtimes]
+    trials!["hostile": prefixes, bytes, words, header_fields, layouts, runtimes]
 }
 
 /// Fixed, so that a failure can be repeated; printed with each failure.
@@ -46,8 +46,12 @@ struct Target {
 
 impl Target {
     fn new(name: &str, variant: Variant) -> Self {
+        Self::of(name, "threads", variant, &["-s"])
+    }
+
+    fn of(name: &str, sample: &str, variant: Variant, flags: &[&str]) -> Self {
         let dir = Dir::new(name);
-        let program = Sample::named("threads").build(&dir.path(), variant, &["-s"]);
+        let program = Sample::named(sample).build(&dir.path(), variant, flags);
         Self {
             input: dir.join("input"),
             runtime: tool::runtime().to_owned(),
@@ -166,6 +170,43 @@ fn bytes() {
             bytes[at] = value;
             target.rewrite(&bytes, &|| {
                 format!("{variant}, seed {SEED:#x}, round {round}: byte {at} = {value:#04x}")
+            });
+        }
+        target.finish();
+    }
+}
+
+/// Where tables move, grow or have relocations of another kind.
+fn layouts() {
+    needs("ld.lld");
+    let lld = Variant {
+        compiler: "clang",
+        ..Variant::GCC
+    };
+    let lld_non_pie = Variant { pie: false, ..lld };
+    let relr = "-Wl,-z,pack-relative-relocs";
+    let layouts: [(Variant, &[&str]); 4] = [
+        (lld, &["-s", "-fuse-ld=lld"]),
+        (
+            lld_non_pie,
+            &["-s", "-fuse-ld=lld", "-Wl,--hash-style=both"],
+        ),
+        (lld, &["-s", "-fuse-ld=lld", relr]),
+        (Variant::GCC, &["-Wl,--hash-style=sysv", relr]),
+    ];
+    for (variant, flags) in layouts {
+        let mut target = Target::of("hostile-layouts", "preinit_array", variant, flags);
+        let mut rng = Rng::with_seed(SEED);
+        for round in 0..2_500 {
+            let mut bytes = target.good.clone();
+            let mut changes = Vec::new();
+            for _ in 0..=rng.usize(..3) {
+                let at = place(&mut rng, &target.good);
+                bytes[at] = rng.u8(..);
+                changes.push(format!("byte {at} = {:#04x}", bytes[at]));
+            }
+            target.rewrite(&bytes, &|| {
+                format!("{variant} {flags:?}, seed {SEED:#x}, round {round}: {changes:?}")
             });
         }
         target.finish();
