@@ -6,6 +6,7 @@
 //! byte for byte, and each of our bytes must belong to a table that a promise names.
 
 mod bytes;
+mod hash;
 mod tables;
 mod view;
 
@@ -41,6 +42,7 @@ pub(crate) fn verify(
     check.dynamic()?;
     let dead = check.symbols()?;
     check.strings(&dead)?;
+    check.hash(&dead)?;
     check.preinit_array()?;
     check.relocations()?;
     check.small_things()?;
