@@ -54,8 +54,13 @@ impl Headers {
     }
 }
 
-/// Decides what moves so that the tables can grow.
-pub(crate) fn plan(source: &Source, image: &Image, growing: Growing) -> Result<Headers> {
+/// Decides what moves so that the tables can grow. What was at `left` is elsewhere in any case.
+pub(crate) fn plan(
+    source: &Source,
+    image: &Image,
+    growing: Growing,
+    left: Option<Table>,
+) -> Result<Headers> {
     let mut moves = grown_tables(image, growing);
     if moves.is_empty() {
         return Ok(Headers::default());
@@ -64,7 +69,14 @@ pub(crate) fn plan(source: &Source, image: &Image, growing: Growing) -> Result<H
     let mut dynamic_makes_way = false;
     let mut free_end = image.segments_end();
     let mut needed = Segment::SIZE;
-    let blocks = movable_blocks(source, image)?;
+    let mut blocks = movable_blocks(source, image)?;
+    blocks.extend(left.map(|from| Move {
+        name: LEFT,
+        from,
+        extra: 0,
+        align: 1,
+    }));
+    blocks.retain(|block| block.from.size > 0); // others would be found again and again
     while free_end.0 - image.segments_end().0 < needed {
         let block = blocks
             .iter()
@@ -85,9 +97,10 @@ pub(crate) fn plan(source: &Source, image: &Image, growing: Growing) -> Result<H
             slides.push(block.clone());
         } else if block.name == DYNAMIC {
             dynamic_makes_way = true; // to where it can be written: see `room`
-        } else if !moves
-            .iter()
-            .any(|moved| moved.from.vaddr == block.from.vaddr)
+        } else if block.name != LEFT
+            && !moves
+                .iter()
+                .any(|moved| moved.from.vaddr == block.from.vaddr)
         {
             moves.push(block.clone());
         }
@@ -140,6 +153,7 @@ fn grown_tables(image: &Image, growing: Growing) -> Vec<Move> {
 
 const BUILD_ID: &str = ".note.gnu.build-id";
 const DYNAMIC: &str = ".dynamic";
+const LEFT: &str = ".preinit_array";
 
 /// Everything that segments and dynamic entries let find again after a move.
 fn movable_blocks(source: &Source, image: &Image) -> Result<Vec<Move>> {
@@ -152,7 +166,7 @@ fn movable_blocks(source: &Source, image: &Image) -> Result<Vec<Move>> {
             _ => continue,
         };
         let mapped = crate::parse::locate(&image.segments, segment.vaddr, segment.filesz);
-        if mapped == Some(segment.offset) && segment.filesz > 0 {
+        if mapped == Some(segment.offset) {
             blocks.push(Move {
                 name,
                 from: Table {
@@ -176,7 +190,7 @@ fn movable_blocks(source: &Source, image: &Image) -> Result<Vec<Move>> {
         (".rela.plt", image.jmprel, 8),
     ];
     for (name, table, align) in tables {
-        blocks.extend(table.filter(|table| table.size > 0).map(|from| Move {
+        blocks.extend(table.map(|from| Move {
             name,
             from,
             extra: 0,

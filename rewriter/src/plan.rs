@@ -60,6 +60,11 @@ impl Preinit {
         }
     }
 
+    /// True if the program's own entries leave their place.
+    fn moves(&self) -> bool {
+        matches!(self, Self::Moved(_))
+    }
+
     /// Number of relocations that moved entries need.
     fn relocations(&self) -> u64 {
         match self {
@@ -119,7 +124,8 @@ impl Plan {
             relocations: u64::from(appended) + preinit.relocations(),
         };
         let entries = dynamic_entries(image, &names, listed, growing.relocations > 0);
-        let headers = headers::plan(source, image, growing)?;
+        let left = image.preinit.filter(|_| preinit.moves());
+        let headers = headers::plan(source, image, growing, left)?;
         let dynamic = DynamicPlan {
             moves: entries.len() >= image.dynamic.capacity || headers.dynamic_makes_way,
             entries,
