@@ -10,6 +10,7 @@
 )]
 
 mod bad_input;
+mod bad_runtime;
 mod copy;
 mod hooks;
 mod hostile;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         order::trials(),
         layouts::trials(),
         bad_input::trials(),
+        bad_runtime::trials(),
         copy::trials(),
         hooks::trials(),
         runtime_exports::trials(),
