@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{Args, Parser, Subcommand};
 
-use allocs_rewrite::{INIT_SYMBOL, Options};
+use allocs_rewrite::{Conditions, INIT_SYMBOL, Options};
 
 /// Make an allocation runtime start before everything else in a program.
 ///
@@ -15,10 +15,35 @@ use allocs_rewrite::{INIT_SYMBOL, Options};
 #[command(
     name = "allocs-rewrite",
     version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    disable_help_subcommand = true,
     after_help = "Exit status: 0 OUT was written, 1 it was not (one line on stderr says why), 2 usage.\n\n\
                   Example: allocs-rewrite prog -o prog.allocs && ALLOCS_REPORT=- ./prog.allocs"
 )]
 pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Option<Subcommands>,
+
+    #[command(flatten)]
+    rewrite: Option<Rewrite>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Subcommands {
+    Explain(Explain),
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Rewrite(Rewrite),
+    Explain(Explain),
+}
+
+/// `allocs-rewrite PROG -o OUT`
+#[derive(Debug, Args)]
+pub(crate) struct Rewrite {
     /// The dynamically linked executable to rewrite
     #[arg(value_name = "PROG")]
     program: PathBuf,
@@ -59,7 +84,62 @@ pub(crate) struct Arguments {
     pub(crate) verbose: bool,
 }
 
+/// Say what the loader will do with PROG, and whether the runtime is first
+///
+/// Works on any dynamically linked executable, rewritten or not, and runs nothing. Prints what is
+/// loaded, from where and by which rule; what runs while it is relocated; the constructors in
+/// order; who defines malloc; and the verdict.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit status: 0 the runtime is first, 3 it is not (the last lines say why), 1 PROG cannot be explained, 2 usage."
+)]
+pub(crate) struct Explain {
+    /// The executable
+    #[arg(value_name = "PROG")]
+    pub(crate) program: PathBuf,
+
+    /// The system that PROG will run in, unless it is this one
+    #[arg(long, value_name = "DIR")]
+    sysroot: Option<PathBuf>,
+
+    /// LD_LIBRARY_PATH as PROG will find it (this program's own is not looked at)
+    #[arg(
+        long,
+        value_name = "PATHS",
+        default_value = "",
+        hide_default_value = true
+    )]
+    ld_library_path: String,
+
+    /// LD_PRELOAD as PROG will find it
+    #[arg(
+        long,
+        value_name = "LIBRARIES",
+        default_value = "",
+        hide_default_value = true
+    )]
+    ld_preload: String,
+
+    /// Print what needs what as a tree, and the verdict
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) tree: bool,
+
+    /// Print everything as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 impl Arguments {
+    /// What is to be done. clap has seen to it that there is one thing to do.
+    pub(crate) fn into_command(self) -> Option<Command> {
+        match (self.command, self.rewrite) {
+            (Some(Subcommands::Explain(explain)), _) => Some(Command::Explain(explain)),
+            (None, rewrite) => rewrite.map(Command::Rewrite),
+        }
+    }
+}
+
+impl Rewrite {
     /// What the library is asked to do.
     pub(crate) fn options(&self) -> Options {
         Options {
@@ -68,6 +148,17 @@ impl Arguments {
             runtime: self.runtime.clone(),
             init: self.init.clone(),
             force: self.force,
+        }
+    }
+}
+
+impl Explain {
+    /// What the library is to assume.
+    pub(crate) fn conditions(&self) -> Conditions {
+        Conditions {
+            sysroot: self.sysroot.clone(),
+            library_path: self.ld_library_path.clone(),
+            preload: self.ld_preload.clone(),
         }
     }
 }

@@ -129,6 +129,16 @@ pub enum ErrorKind {
         /// The PT_INTERP path.
         interpreter: String,
     },
+    /// PT_INTERP names no loader that this tool knows.
+    #[error(
+        "is run by {interpreter}, which {what}; name the tree that has it with --sysroot, or rebuild the program for glibc or musl"
+    )]
+    Interpreter {
+        /// The PT_INTERP path.
+        interpreter: String,
+        /// What is wrong with it.
+        what: &'static str,
+    },
     /// The file ends before something that its tables name.
     #[error("is cut short: {what} ends at byte {end}, the file at {size}; fetch or build it again")]
     Truncated {

@@ -16,9 +16,11 @@
 
 mod elf;
 mod error;
+mod explain;
 mod headers;
 mod input;
 mod layout;
+mod loader;
 mod names;
 mod output;
 mod parse;
@@ -39,6 +41,7 @@ mod write;
 use std::path::{Path, PathBuf};
 
 pub use error::{Error, ErrorKind, Result};
+pub use explain::{Conditions, Explanation, explain};
 pub use report::{Action, Report, Runtime, Size, Table};
 pub use runtime::{INIT_SYMBOL, SONAME};
 

@@ -8,17 +8,29 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use allocs_rewrite::Report;
-use clap::Parser;
+use allocs_rewrite::{Explanation, Report};
+use clap::{CommandFactory, Parser};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::cli::Arguments;
+use crate::cli::{Arguments, Command, Explain, Rewrite};
 
 /// A copy that takes longer than this gets a progress bar.
 const NOTICEABLE: Duration = Duration::from_millis(300);
+/// The runtime would not be first.
+const NOT_FIRST: u8 = 3;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    match Arguments::parse().into_command() {
+        Some(Command::Rewrite(rewrite)) => run_rewrite(&rewrite),
+        Some(Command::Explain(explain)) => run_explain(&explain),
+        None => {
+            eprintln!("{}", Arguments::command().render_usage());
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run_rewrite(arguments: &Rewrite) -> ExitCode {
     let started = Instant::now();
     let mut bar = None;
     let outcome = allocs_rewrite::rewrite(&arguments.options(), &mut |done, total| {
@@ -31,17 +43,37 @@ fn main() -> ExitCode {
     if let Some(bar) = bar {
         bar.finish_and_clear();
     }
-    let printed = match outcome {
-        Ok(report) => print(&arguments, &report),
-        Err(error) => {
-            eprintln!("allocs-rewrite: {error}");
-            return ExitCode::FAILURE;
+    match outcome {
+        // Whatever comes of the printing: the file is in place.
+        Ok(report) => ended(print_report(arguments, &report), ExitCode::SUCCESS),
+        Err(error) => failed(&error),
+    }
+}
+
+fn run_explain(arguments: &Explain) -> ExitCode {
+    match allocs_rewrite::explain(&arguments.program, &arguments.conditions()) {
+        Ok(explanation) => {
+            let status = match explanation.verdict.first {
+                true => ExitCode::SUCCESS,
+                false => ExitCode::from(NOT_FIRST),
+            };
+            ended(print_explanation(arguments, &explanation), status)
         }
-    };
+        Err(error) => failed(&error),
+    }
+}
+
+fn failed(error: &allocs_rewrite::Error) -> ExitCode {
+    eprintln!("allocs-rewrite: {error}");
+    ExitCode::FAILURE
+}
+
+/// The exit status after printing: `status`, unless that went wrong.
+fn ended(printed: io::Result<()>, status: ExitCode) -> ExitCode {
     match printed {
-        Ok(()) => ExitCode::SUCCESS,
-        // The file is in place; who closed our output does not want to hear of it.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Ok(()) => status,
+        // Who closed our output does not want to hear of it.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => status,
         Err(error) => {
             eprintln!("allocs-rewrite: cannot print the report: {error}");
             ExitCode::FAILURE
@@ -49,7 +81,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn print(arguments: &Arguments, report: &Report) -> io::Result<()> {
+fn print_report(arguments: &Rewrite, report: &Report) -> io::Result<()> {
     let mut out = io::stdout().lock();
     if arguments.json {
         serde_json::to_writer_pretty(&mut out, report)?;
@@ -66,6 +98,20 @@ fn print(arguments: &Arguments, report: &Report) -> io::Result<()> {
         writeln!(out, "note: {note}")?;
     }
     Ok(())
+}
+
+fn print_explanation(arguments: &Explain, explanation: &Explanation) -> io::Result<()> {
+    if arguments.json {
+        let mut out = io::BufWriter::new(io::stdout().lock());
+        serde_json::to_writer_pretty(&mut out, explanation)?;
+        writeln!(out)?;
+        return out.flush();
+    }
+    let text = match arguments.tree {
+        true => explanation.tree(),
+        false => explanation.report(),
+    };
+    anstream::stdout().lock().write_all(text.as_bytes())
 }
 
 /// A bar on stderr, if that is a terminal.

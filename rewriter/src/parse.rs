@@ -7,16 +7,20 @@
 mod identify;
 mod tables;
 
+use std::path::{Path, PathBuf};
+
 use object::elf::{
     DT_JMPREL, DT_NULL, DT_PLTRELSZ, DT_PREINIT_ARRAY, DT_PREINIT_ARRAYSZ, DT_RELA, DT_RELASZ,
     DT_STRSZ, DT_STRTAB, DT_SYMTAB, DT_VERSYM, DynamicTag, PT_DYNAMIC, PT_GNU_RELRO, PT_LOAD,
 };
 
-use self::identify::{read_header, refuse_shared_object, refuse_what_no_loader_runs};
-pub(crate) use self::tables::words;
-use self::tables::{Tables, without_plt};
+pub(crate) use self::identify::read_header;
+use self::identify::{interpreter, refuse_shared_object};
+pub(crate) use self::tables::{Tables, without_plt, words};
 use crate::elf::{Dyn, Entry, FileOffset, Header, PAGE, Section, Segment, Vaddr};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
+use crate::loader::ldso;
+use crate::loader::object::Object;
 use crate::source::Source;
 
 /// A table that the dynamic section names.
@@ -46,6 +50,16 @@ impl Dynamic {
             .find(|entry| entry.tag == tag)
             .map(|entry| entry.value)
     }
+}
+
+/// Path of the loader that runs the executable in `source`, and the executable as an object of its
+/// process. Refuses what [`Image::parse`] refuses because no loader runs it.
+pub(crate) fn executable(source: &Source) -> Result<(PathBuf, Object)> {
+    let header = read_header(source)?;
+    let (_, segments) = read_segments(source, &header)?;
+    let interpreter = interpreter(source, &header, &segments)?;
+    refuse_shared_object(source, &header, &read_dynamic(source, &segments)?)?;
+    Ok((interpreter, Object::parse(source, &header)?))
 }
 
 /// The input as the loader sees it.
@@ -79,7 +93,7 @@ impl Image {
     pub(crate) fn parse(source: &Source) -> Result<Self> {
         let header = read_header(source)?;
         let (segments_at, segments) = read_segments(source, &header)?;
-        refuse_what_no_loader_runs(source, &header, &segments)?;
+        refuse_musl(source, &interpreter(source, &header, &segments)?)?;
         let (sections_at, sections) = read_sections(source, &header)?;
         let dynamic = read_dynamic(source, &segments)?;
         refuse_shared_object(source, &header, &dynamic)?;
@@ -191,7 +205,20 @@ impl Image {
     }
 }
 
-fn read_segments(source: &Source, header: &Header) -> Result<(FileOffset, Vec<Segment>)> {
+/// musl's loader ignores DT_PREINIT_ARRAY (ldso/dynlink.c).
+fn refuse_musl(source: &Source, interpreter: &Path) -> Result<()> {
+    match ldso::is_musl(interpreter) {
+        true => Err(source.error(ErrorKind::Musl {
+            interpreter: interpreter.display().to_string(),
+        })),
+        false => Ok(()),
+    }
+}
+
+pub(crate) fn read_segments(
+    source: &Source,
+    header: &Header,
+) -> Result<(FileOffset, Vec<Segment>)> {
     let (at, count, entry_size) = header.program_headers();
     if count == 0 {
         return Err(source.malformed("it has no program headers"));
@@ -242,7 +269,10 @@ fn check_segment(source: &Source, segment: &Segment) -> Result<()> {
     Ok(())
 }
 
-fn read_sections(source: &Source, header: &Header) -> Result<(FileOffset, Vec<Section>)> {
+pub(crate) fn read_sections(
+    source: &Source,
+    header: &Header,
+) -> Result<(FileOffset, Vec<Section>)> {
     let (at, count, entry_size) = header.section_headers();
     if at == FileOffset(0) {
         return Ok((at, Vec::new()));
@@ -268,7 +298,7 @@ fn read_sections(source: &Source, header: &Header) -> Result<(FileOffset, Vec<Se
     Ok((at, sections))
 }
 
-fn read_dynamic(source: &Source, segments: &[Segment]) -> Result<Dynamic> {
+pub(crate) fn read_dynamic(source: &Source, segments: &[Segment]) -> Result<Dynamic> {
     let segment = segments
         .iter()
         .rfind(|segment| segment.kind == PT_DYNAMIC)

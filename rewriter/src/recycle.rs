@@ -166,7 +166,9 @@ fn other_string_users(source: &Source, image: &Image) -> Result<Vec<u64>> {
         .filter(|entry| tags.contains(&entry.tag))
         .map(|entry| entry.value)
         .collect();
-    crate::versions::for_each_name(source, image, |offset| offsets.push(offset))?;
+    crate::versions::for_each_name(source, &image.segments, &image.dynamic, |name| {
+        offsets.push(name.offset);
+    })?;
     Ok(offsets)
 }
 

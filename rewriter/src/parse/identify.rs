@@ -1,5 +1,9 @@
 //! What kind of file this is, and why it may be one that no loader will run.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
 use object::elf::{
     DF_1_PIE, DT_FLAGS_1, DT_SONAME, ET_CORE, ET_DYN, ET_EXEC, ET_REL, Machine, PT_INTERP, PT_LOAD,
     PT_NOTE,
@@ -10,7 +14,7 @@ use crate::elf::{Entry, FileOffset, Header, PAGE, Segment};
 use crate::error::{ErrorKind, Result};
 use crate::source::Source;
 
-pub(super) fn read_header(source: &Source) -> Result<Header> {
+pub(crate) fn read_header(source: &Source) -> Result<Header> {
     let len = source.len();
     let start = source.bytes(FileOffset(0), len.min(Header::SIZE), "the ELF header")?;
     if start.is_empty() {
@@ -81,12 +85,12 @@ fn machine_name(machine: Machine, big_endian: bool) -> String {
     }
 }
 
-/// Static programs, and those of a loader that this tool does not serve yet.
-pub(super) fn refuse_what_no_loader_runs(
+/// PT_INTERP: the loader's path. A program without one is refused.
+pub(super) fn interpreter(
     source: &Source,
     header: &Header,
     segments: &[Segment],
-) -> Result<()> {
+) -> Result<PathBuf> {
     let find = |kind| segments.iter().find(|segment| segment.kind == kind);
     if find(PT_LOAD).is_none() {
         return Err(source.malformed("it has no PT_LOAD segment"));
@@ -98,15 +102,10 @@ pub(super) fn refuse_what_no_loader_runs(
             "the interpreter path",
         )?;
         let path = path.split(|&byte| byte == 0).next().unwrap_or(&[]);
-        let path = String::from_utf8_lossy(path).into_owned();
         if path.is_empty() {
             return Err(source.malformed("its PT_INTERP names no loader"));
         }
-        let name = path.rsplit('/').next().unwrap_or(&path);
-        if name.starts_with("ld-musl-") {
-            return Err(source.error(ErrorKind::Musl { interpreter: path }));
-        }
-        return Ok(());
+        return Ok(PathBuf::from(OsStr::from_bytes(path)));
     }
     let what = if header.file_type() == ET_EXEC {
         match is_go(source, segments)? {

@@ -8,10 +8,10 @@ use crate::error::Result;
 use crate::source::Source;
 
 /// Finds the tables that .dynamic names.
-pub(super) struct Tables<'a> {
-    pub(super) source: &'a Source,
-    pub(super) segments: &'a [Segment],
-    pub(super) dynamic: &'a Dynamic,
+pub(crate) struct Tables<'a> {
+    pub(crate) source: &'a Source,
+    pub(crate) segments: &'a [Segment],
+    pub(crate) dynamic: &'a Dynamic,
 }
 
 impl Tables<'_> {
@@ -28,7 +28,7 @@ impl Tables<'_> {
     }
 
     /// The table at the address in `tag`, whose size in bytes is in `size_tag`.
-    pub(super) fn sized(
+    pub(crate) fn sized(
         &self,
         tag: DynamicTag,
         size_tag: DynamicTag,
@@ -42,7 +42,7 @@ impl Tables<'_> {
     }
 
     /// The table at the address in `tag`, with `count` entries of `entry_size` bytes.
-    pub(super) fn counted(
+    pub(crate) fn counted(
         &self,
         tag: DynamicTag,
         count: u64,
@@ -60,7 +60,7 @@ impl Tables<'_> {
     }
 
     /// DT_HASH: nbucket, nchain, buckets, chains (gABI, "Hash Table").
-    pub(super) fn sysv_hash(&self) -> Result<Option<Table>> {
+    pub(crate) fn sysv_hash(&self) -> Result<Option<Table>> {
         const WHAT: &str = "the DT_HASH table";
         let Some(address) = self.dynamic.get(DT_HASH).map(Vaddr) else {
             return Ok(None);
@@ -73,7 +73,7 @@ impl Tables<'_> {
 
     /// DT_GNU_HASH: four words, the Bloom filter, buckets, and one chain word for each symbol from
     /// `symoffset` on; a chain ends at a word whose lowest bit is set (glibc elf/dl-lookup.c).
-    pub(super) fn gnu_hash(&self) -> Result<Option<Table>> {
+    pub(crate) fn gnu_hash(&self) -> Result<Option<Table>> {
         const WHAT: &str = "the DT_GNU_HASH table";
         let Some(address) = self.dynamic.get(DT_GNU_HASH).map(Vaddr) else {
             return Ok(None);
@@ -111,7 +111,7 @@ impl Tables<'_> {
 
     /// No tag gives the number of dynamic symbols: it is what the hash tables and the section
     /// headers know of, whichever is more, or without section headers, the relocations.
-    pub(super) fn symbol_count(
+    pub(crate) fn symbol_count(
         &self,
         sysv_hash: Option<Table>,
         gnu_hash: Option<Table>,
@@ -154,7 +154,7 @@ impl Tables<'_> {
 
 /// Some linkers let DT_RELASZ include the PLT relocations that follow; the loader takes them off
 /// (glibc elf/dynamic-link.h, `_ELF_DYNAMIC_DO_RELOC`).
-pub(super) fn without_plt(rela: Table, jmprel: Option<Table>) -> Table {
+pub(crate) fn without_plt(rela: Table, jmprel: Option<Table>) -> Table {
     let Some(plt) = jmprel else { return rela };
     let ends_together = rela.vaddr.0.checked_add(rela.size) == plt.vaddr.0.checked_add(plt.size);
     match plt.vaddr.since(rela.vaddr) {

@@ -1,0 +1,214 @@
+//! The dynamic symbols of one object, and how the loader looks one up among them.
+
+use object::elf::{
+    STB_GLOBAL, STB_GNU_UNIQUE, STB_WEAK, STT_COMMON, STT_FUNC, STT_GNU_IFUNC, STT_NOTYPE,
+    STT_OBJECT, STT_TLS, SymbolType,
+};
+
+use crate::elf::{Entry, Symbol};
+use crate::parse::words;
+
+/// Size of a dynamic symbol in bytes.
+const SYMBOL: usize = 24;
+
+/// .dynsym, .dynstr and what belongs to them.
+#[derive(Debug, Default)]
+pub(crate) struct Symbols {
+    /// .dynsym as it stands in the file.
+    pub(crate) table: Vec<u8>,
+    pub(crate) strings: Vec<u8>,
+    pub(crate) hash: Option<GnuHash>,
+    /// .gnu.version: an index for each symbol.
+    pub(crate) versions: Vec<u8>,
+    /// Version index and offset of its name, from DT_VERDEF and DT_VERNEED; the base version, which
+    /// stands for the file itself, is not among them.
+    pub(crate) names: Vec<(u16, u32)>,
+}
+
+/// DT_GNU_HASH.
+#[derive(Debug)]
+pub(crate) struct GnuHash {
+    first: u32,
+    bloom_shift: u32,
+    /// The Bloom filter in 32-bit halves, low half first.
+    bloom: Vec<u32>,
+    buckets: Vec<u32>,
+    chains: Vec<u32>,
+}
+
+impl GnuHash {
+    /// `None` if the table contradicts itself.
+    pub(crate) fn new(bytes: &[u8]) -> Option<Self> {
+        let words = words(bytes);
+        let [buckets, first, bloom, bloom_shift] = *words.first_chunk()?;
+        let (buckets, bloom) = (usize::try_from(buckets).ok()?, usize::try_from(bloom).ok()?);
+        let (filter, rest) = words.get(4..)?.split_at_checked(bloom.checked_mul(2)?)?;
+        let (heads, chains) = rest.split_at_checked(buckets)?;
+        Some(Self {
+            first,
+            bloom_shift: bloom_shift % 32,
+            bloom: filter.to_vec(),
+            buckets: heads.to_vec(),
+            chains: chains.to_vec(),
+        })
+    }
+
+    /// Index of the first symbol that is hashed; those before it are undefined or local.
+    pub(crate) fn first(&self) -> u32 {
+        self.first
+    }
+
+    /// Indices of the symbols whose hash is (but for the lowest bit) that of the name.
+    fn candidates(&self, hash: u32) -> impl Iterator<Item = u32> {
+        let start = match self.may_have(hash) {
+            true => self.bucket(hash),
+            false => 0,
+        };
+        let skip = start.checked_sub(self.first).filter(|_| start != 0);
+        let skip = skip.and_then(|skip| usize::try_from(skip).ok());
+        let chain = skip.and_then(|skip| self.chains.get(skip..)).unwrap_or(&[]);
+        let end = chain.iter().position(|word| word & 1 == 1);
+        let chain = end.map_or(chain, |end| &chain[..=end]);
+        (start..)
+            .zip(chain)
+            .filter(move |(_, word)| *word | 1 == hash | 1)
+            .map(|(index, _)| index)
+    }
+
+    fn bucket(&self, hash: u32) -> u32 {
+        let count = u32::try_from(self.buckets.len()).unwrap_or(u32::MAX);
+        let index = hash
+            .checked_rem(count)
+            .and_then(|index| usize::try_from(index).ok());
+        index
+            .and_then(|index| self.buckets.get(index))
+            .copied()
+            .unwrap_or(0)
+    }
+
+    fn may_have(&self, hash: u32) -> bool {
+        let words = self.bloom.len() / 2;
+        let index = (hash / 64) as usize & words.wrapping_sub(1);
+        let half = |bit: u32| {
+            let half = self.bloom.get(2 * index + usize::from(bit % 64 >= 32));
+            half.is_none_or(|half| half >> (bit % 32) & 1 == 1)
+        };
+        half(hash) && half(hash >> self.bloom_shift)
+    }
+}
+
+impl Symbols {
+    /// Number of symbols, the null symbol among them.
+    pub(crate) fn len(&self) -> u32 {
+        u32::try_from(self.table.len() / SYMBOL).unwrap_or(u32::MAX)
+    }
+
+    /// The symbol at `index`.
+    pub(crate) fn get(&self, index: u32) -> Option<Symbol> {
+        let at = usize::try_from(index).ok()?.checked_mul(SYMBOL)?;
+        Symbol::decode(self.table.get(at..at.checked_add(SYMBOL)?)?)
+    }
+
+    /// Its type, without decoding the rest.
+    pub(crate) fn kind(&self, index: u32) -> Option<SymbolType> {
+        let at = usize::try_from(index).ok()?.checked_mul(SYMBOL)?;
+        self.table
+            .get(at.checked_add(4)?)
+            .map(|info| SymbolType(info & 15))
+    }
+
+    /// The string at `offset` of .dynstr.
+    pub(crate) fn string(&self, offset: u32) -> Option<&[u8]> {
+        let rest = self.strings.get(usize::try_from(offset).ok()?..)?;
+        rest.get(..memchr::memchr(0, rest)?)
+    }
+
+    /// The name of the symbol at `index`.
+    pub(crate) fn name(&self, index: u32) -> Option<&[u8]> {
+        self.string(self.get(index)?.name)
+    }
+
+    /// The version that the symbol at `index` has or, undefined, asks for; `None` for the base one.
+    pub(crate) fn version(&self, index: u32) -> Option<&[u8]> {
+        let wanted = self.version_index(index)? & !HIDDEN;
+        let (_, name) = self.names.iter().find(|(index, _)| *index == wanted)?;
+        self.string(*name)
+    }
+
+    fn version_index(&self, index: u32) -> Option<u16> {
+        let at = usize::try_from(index).ok()?.checked_mul(2)?;
+        let bytes = self.versions.get(at..at.checked_add(2)?)?;
+        Some(u16::from_le_bytes(bytes.try_into().ok()?))
+    }
+
+    /// The definition of `name` that a reference to `version` of it gets here, if any.
+    pub(crate) fn find(&self, name: &[u8], version: Option<&[u8]>) -> Option<u32> {
+        let defines = |&index: &u32| {
+            self.is_definition(index) && self.name(index) == Some(name) && self.fits(index, version)
+        };
+        match &self.hash {
+            Some(hash) => hash.candidates(gnu_hash(name)).find(defines),
+            None => (1..self.len()).find(defines),
+        }
+    }
+
+    /// Index of the symbol by which the object refers to `name`, defined here or not.
+    pub(crate) fn reference(&self, name: &[u8]) -> Option<u32> {
+        let refers = |&index: &u32| self.name(index) == Some(name);
+        let undefined = self.hash.as_ref().map_or(self.len(), GnuHash::first);
+        let undefined = (1..undefined.min(self.len())).find(refers);
+        undefined.or_else(|| self.find(name, None))
+    }
+
+    /// What the loader takes for a definition (glibc elf/dl-lookup.c, `check_match`).
+    fn is_definition(&self, index: u32) -> bool {
+        const KINDS: [SymbolType; 6] = [
+            STT_NOTYPE,
+            STT_OBJECT,
+            STT_FUNC,
+            STT_COMMON,
+            STT_TLS,
+            STT_GNU_IFUNC,
+        ];
+        self.get(index).is_some_and(|symbol| {
+            let (kind, binding) = (symbol.info.st_type(), symbol.info.st_bind());
+            !symbol.is_undefined()
+                && (symbol.value != 0 || kind == STT_TLS)
+                && KINDS.contains(&kind)
+                && matches!(binding, STB_GLOBAL | STB_WEAK | STB_GNU_UNIQUE)
+        })
+    }
+
+    /// Whether a reference to `version` accepts the symbol's version (`check_match` again): an
+    /// object without versions fits every reference; a reference without one takes the base or the
+    /// default version.
+    fn fits(&self, index: u32, version: Option<&[u8]>) -> bool {
+        let Some(own) = self.version_index(index) else {
+            return true;
+        };
+        match (version, self.version(index)) {
+            (Some(wanted), Some(version)) => wanted == version,
+            (Some(_), None) | (None, Some(_)) => own & HIDDEN == 0,
+            (None, None) => true,
+        }
+    }
+
+    /// The defined functions, by index.
+    pub(crate) fn functions(&self) -> impl Iterator<Item = (u32, Symbol)> {
+        (1..self.len())
+            .filter_map(|index| Some((index, self.get(index)?)))
+            .filter(|(_, symbol)| {
+                !symbol.is_undefined() && matches!(symbol.info.st_type(), STT_FUNC | STT_GNU_IFUNC)
+            })
+    }
+}
+
+/// Set in a version index whose symbol is not the default version (`VERSYM_HIDDEN`).
+const HIDDEN: u16 = 0x8000;
+
+/// The hash of DT_GNU_HASH (glibc elf/dl-new-hash.h).
+pub(crate) fn gnu_hash(name: &[u8]) -> u32 {
+    name.iter().fold(5381, |hash: u32, byte| {
+        hash.wrapping_mul(33).wrapping_add(u32::from(*byte))
+    })
+}
