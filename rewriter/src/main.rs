@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use allocs_rewrite::{Explanation, Report};
+use anstream::{AutoStream, ColorChoice};
 use clap::{CommandFactory, Parser};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -111,7 +112,14 @@ fn print_explanation(arguments: &Explain, explanation: &Explanation) -> io::Resu
         true => explanation.tree(),
         false => explanation.report(),
     };
-    anstream::stdout().lock().write_all(text.as_bytes())
+    let out = io::stdout();
+    match AutoStream::choice(&out) {
+        ColorChoice::Never => {
+            let plain = anstream::adapter::strip_str(&text).to_string();
+            out.lock().write_all(plain.as_bytes())
+        }
+        _ => out.lock().write_all(text.as_bytes()),
+    }
 }
 
 /// A bar on stderr, if that is a terminal.

@@ -12,7 +12,7 @@ use crate::elf::{Entry, FileOffset};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Bytes read at a time while a table goes by: a multiple of every entry size (2, 8, 16, 24, 56, 64).
-const WINDOW: u64 = 1344 * 128;
+const WINDOW: u64 = 1344 * 24;
 
 /// An open file of known length.
 #[derive(Debug)]

@@ -1,8 +1,6 @@
 //! Which definition a reference gets: the first in load order that fits, ahead of all of them the
 //! object's own if it asks for that (DT_SYMBOLIC; glibc elf/dl-lookup.c, `_dl_lookup_symbol_x`).
 
-use std::collections::HashSet;
-
 use object::elf::{STT_GNU_IFUNC, SymbolType};
 
 use super::closure::{Closure, EXECUTABLE};
@@ -73,7 +71,7 @@ impl Closure {
             let object = &self.objects[place].object;
             for &index in &object.relocations.bound {
                 let name = object.symbols.name(index);
-                if !name.is_some_and(|name| names.contains(&gnu_hash(name))) {
+                if !name.is_some_and(|name| names.may_have(gnu_hash(name))) {
                     continue;
                 }
                 if let Some(definition) = self.bind(place, index)
@@ -86,15 +84,33 @@ impl Closure {
         found
     }
 
-    /// Hashes of the names that any object has an IFUNC by.
-    fn ifunc_names(&self) -> HashSet<u32> {
-        let mut names = HashSet::new();
+    /// The names that any object has an IFUNC by.
+    fn ifunc_names(&self) -> NameFilter {
+        let mut names = NameFilter(vec![false; NameFilter::SIZE]);
         for &place in &self.order {
             let symbols = &self.objects[place].object.symbols;
-            let ifuncs =
-                (1..symbols.len()).filter(|&index| symbols.kind(index) == Some(STT_GNU_IFUNC));
-            names.extend(ifuncs.filter_map(|index| symbols.name(index)).map(gnu_hash));
+            let ifuncs = symbols.ifuncs().filter_map(|index| symbols.name(index));
+            ifuncs.map(gnu_hash).for_each(|hash| names.add(hash));
         }
         names
+    }
+}
+
+/// Which names are worth a lookup: a set of hashes that may say yes too often, never no.
+struct NameFilter(Vec<bool>);
+
+impl NameFilter {
+    const SIZE: usize = 1 << 14;
+
+    fn place(hash: u32) -> usize {
+        hash as usize % Self::SIZE
+    }
+
+    fn add(&mut self, hash: u32) {
+        self.0[Self::place(hash)] = true;
+    }
+
+    fn may_have(&self, hash: u32) -> bool {
+        self.0[Self::place(hash)]
     }
 }

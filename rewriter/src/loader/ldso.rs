@@ -154,29 +154,34 @@ fn is_version(byte: u8) -> bool {
 }
 
 /// The array of directories: strings side by side, each absolute and with a slash at its end, one
-/// of them ending in lib/ or lib64/. The last such run counts: the configuration also has them one
-/// by one.
+/// of them ending in lib/ or lib64/. The longest such run counts, of equal ones the last: the
+/// configuration also has some of them for other uses.
 fn system_dirs(bytes: &[u8]) -> Option<Vec<Vec<u8>>> {
-    let is_dir = |text: &[u8]| {
+    let is_dir = |text: &&[u8]| {
         text.len() > 2
             && text.starts_with(b"/")
             && text.ends_with(b"/")
             && text.iter().all(u8::is_ascii_graphic)
     };
-    let is_lib = |text: &&[u8]| text.ends_with(b"/lib/") || text.ends_with(b"/lib64/");
-    let mut best: Vec<&[u8]> = Vec::new();
-    let mut run: Vec<&[u8]> = Vec::new();
-    for text in bytes.split(|&byte| byte == 0) {
-        if is_dir(text) {
-            run.push(text);
-            continue;
-        }
-        if run.iter().any(is_lib) && run.len() >= best.len() {
-            best = std::mem::take(&mut run);
-        }
-        run.clear();
-    }
-    (!best.is_empty()).then(|| best.into_iter().map(<[u8]>::to_vec).collect())
+    let run_around = |at: usize| {
+        let (before, after) = bytes.split_at(at);
+        let after = after.split(|&byte| byte == 0).take_while(is_dir);
+        let before = before.strip_suffix(b"\0").unwrap_or(&[]);
+        let mut run: Vec<&[u8]> = before
+            .rsplit(|&byte| byte == 0)
+            .take_while(is_dir)
+            .collect();
+        run.reverse();
+        run.extend(after);
+        run
+    };
+    let named = |end: &'static [u8]| {
+        let ends = memmem::find_iter(bytes, end);
+        ends.filter_map(|at| Some(memchr::memrchr(0, bytes.get(..at)?)? + 1))
+    };
+    let runs = named(b"/lib/\0").chain(named(b"/lib64/\0")).map(run_around);
+    let best = runs.max_by_key(Vec::len).filter(|run| !run.is_empty())?;
+    Some(best.into_iter().map(<[u8]>::to_vec).collect())
 }
 
 /// The NUL-terminated string that ends in `end` (with its NUL), without the NUL.

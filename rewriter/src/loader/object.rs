@@ -4,8 +4,6 @@
 //! Each table is read once and its file closed: a program may have more libraries than a process
 //! may have open files.
 
-use std::collections::HashSet;
-
 use object::elf::{
     DF_1_NOW, DF_BIND_NOW, DF_SYMBOLIC, DT_AUXILIARY, DT_BIND_NOW, DT_FILTER, DT_FLAGS, DT_FLAGS_1,
     DT_INIT, DT_INIT_ARRAY, DT_INIT_ARRAYSZ, DT_JMPREL, DT_NEEDED, DT_PLTRELSZ, DT_PREINIT_ARRAY,
@@ -302,6 +300,7 @@ impl Reader<'_> {
     /// Takes down what relocation calls, binds and copies, and what it stores in the arrays.
     fn relocate(&self, object: &mut Object) -> Result<()> {
         let place = |tag| self.dynamic.get(tag).unwrap_or(0);
+        let mut seen = vec![false; object.symbols.len() as usize];
         let (init, preinit) = (place(DT_INIT_ARRAY), place(DT_PREINIT_ARRAY));
         for table in self.relocation_tables()? {
             let count = table.size / Rela::SIZE;
@@ -320,13 +319,16 @@ impl Reader<'_> {
                         R_X86_64_IRELATIVE => object.relocations.irelative += 1,
                         R_X86_64_COPY => object.relocations.copies.push(rela.symbol),
                         R_X86_64_JUMP_SLOT if !object.now => {}
-                        _ => object.relocations.bound.push(rela.symbol),
+                        _ => {
+                            let seen = seen.get_mut(rela.symbol as usize);
+                            if seen.is_some_and(|seen| !std::mem::replace(seen, true)) {
+                                object.relocations.bound.push(rela.symbol);
+                            }
+                        }
                     }
                     Ok(())
                 })?;
         }
-        let mut seen = HashSet::new();
-        object.relocations.bound.retain(|&index| seen.insert(index));
         Ok(())
     }
 
@@ -347,7 +349,10 @@ impl Reader<'_> {
                 .and_then(|index| object.symbols.name(index));
             function.name = name.map(lossy);
         }
-        for (index, symbol) in object.symbols.functions() {
+        let addresses: Vec<u64> = { unnamed.iter() }
+            .filter_map(|function| function.address.map(|address| address.0))
+            .collect();
+        for (index, symbol) in object.symbols.functions_at(&addresses) {
             name_one(&mut unnamed, &symbol, || {
                 object.symbols.name(index).map(lossy)
             });

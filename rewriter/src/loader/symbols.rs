@@ -128,6 +128,16 @@ impl Symbols {
         self.string(self.get(index)?.name)
     }
 
+    /// Whether the symbol at `index` has that name: cheaper than to take its name first.
+    fn is_named(&self, index: u32, name: &[u8]) -> bool {
+        let offset = self
+            .get(index)
+            .and_then(|symbol| usize::try_from(symbol.name).ok());
+        let rest = offset.and_then(|offset| self.strings.get(offset..));
+        let rest = rest.and_then(|rest| rest.strip_prefix(name));
+        rest.is_some_and(|rest| rest.first() == Some(&0))
+    }
+
     /// The version that the symbol at `index` has or, undefined, asks for; `None` for the base one.
     pub(crate) fn version(&self, index: u32) -> Option<&[u8]> {
         let wanted = self.version_index(index)? & !HIDDEN;
@@ -144,7 +154,7 @@ impl Symbols {
     /// The definition of `name` that a reference to `version` of it gets here, if any.
     pub(crate) fn find(&self, name: &[u8], version: Option<&[u8]>) -> Option<u32> {
         let defines = |&index: &u32| {
-            self.is_definition(index) && self.name(index) == Some(name) && self.fits(index, version)
+            self.is_named(index, name) && self.is_definition(index) && self.fits(index, version)
         };
         match &self.hash {
             Some(hash) => hash.candidates(gnu_hash(name)).find(defines),
@@ -154,7 +164,7 @@ impl Symbols {
 
     /// Index of the symbol by which the object refers to `name`, defined here or not.
     pub(crate) fn reference(&self, name: &[u8]) -> Option<u32> {
-        let refers = |&index: &u32| self.name(index) == Some(name);
+        let refers = |&index: &u32| self.is_named(index, name);
         let undefined = self.hash.as_ref().map_or(self.len(), GnuHash::first);
         let undefined = (1..undefined.min(self.len())).find(refers);
         undefined.or_else(|| self.find(name, None))
@@ -193,13 +203,26 @@ impl Symbols {
         }
     }
 
-    /// The defined functions, by index.
-    pub(crate) fn functions(&self) -> impl Iterator<Item = (u32, Symbol)> {
-        (1..self.len())
-            .filter_map(|index| Some((index, self.get(index)?)))
+    /// The functions that are defined at one of `addresses`, by index.
+    pub(crate) fn functions_at(&self, addresses: &[u64]) -> impl Iterator<Item = (u32, Symbol)> {
+        let value = |entry: &[u8]| Some(u64::from_le_bytes(*entry.get(8..)?.first_chunk()?));
+        let entries = (0..).zip(self.table.chunks_exact(SYMBOL));
+        entries
+            .filter(move |(_, entry)| value(entry).is_some_and(|value| addresses.contains(&value)))
+            .filter_map(|(index, entry)| Some((index, Symbol::decode(entry)?)))
             .filter(|(_, symbol)| {
-                !symbol.is_undefined() && matches!(symbol.info.st_type(), STT_FUNC | STT_GNU_IFUNC)
+                let kind = symbol.info.st_type();
+                !symbol.is_undefined() && matches!(kind, STT_FUNC | STT_GNU_IFUNC)
             })
+    }
+
+    /// Indices of the IFUNCs.
+    pub(crate) fn ifuncs(&self) -> impl Iterator<Item = u32> {
+        let entries = (0..).zip(self.table.chunks_exact(SYMBOL));
+        let kind = |entry: &[u8]| entry.get(4).map(|info| SymbolType(info & 15));
+        entries
+            .filter(move |(_, entry)| kind(entry) == Some(STT_GNU_IFUNC))
+            .map(|(index, _)| index)
     }
 }
 
