@@ -15,6 +15,8 @@
 //! | [`structure`] | what must be true of every rewritten file |
 //! | [`report`] | what ALLOCS_REPORT wrote |
 //! | [`loader`] | what LD_DEBUG wrote |
+//! | [`tree`] | root trees with other versions of glibc |
+//! | [`explain`] | what `allocs-rewrite explain` says |
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -25,6 +27,7 @@
 pub mod command;
 pub mod dir;
 pub mod elf;
+pub mod explain;
 pub mod loader;
 pub mod mirror;
 pub mod needs;
@@ -32,6 +35,7 @@ pub mod report;
 pub mod sample;
 pub mod structure;
 pub mod tool;
+pub mod tree;
 pub mod trial;
 
 pub use command::{Command, Outcome};

@@ -15,6 +15,7 @@ mod copy;
 mod hooks;
 mod hostile;
 mod layouts;
+mod loader_model;
 mod order;
 mod readme;
 mod runtime_exports;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         runtime_exports::trials(),
         readme::trials(),
         system::trials(),
+        loader_model::trials(),
     ];
     let conclusion = libtest_mimic::run(&arguments, trials.into_iter().flatten().collect());
     system::print_tally();

@@ -41,9 +41,9 @@ const NOT_STARTED: &[(&str, &str)] = &[
 
 /// Far from what any program takes: PAM's helpers sleep for ten seconds to annoy who starts them by
 /// hand, and a limit near that would end one run of two.
-const LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 /// No program needs more to print its version; one that prints for ever is stopped.
-const OUTPUT_LIMIT: u64 = 64 << 20;
+pub(crate) const OUTPUT_LIMIT: u64 = 64 << 20;
 
 pub(crate) fn trials() -> Vec<Trial> {
     let programs = programs().iter();
@@ -52,8 +52,14 @@ pub(crate) fn trials() -> Vec<Trial> {
         .collect()
 }
 
+/// Whether starting a program of that name does no harm.
+pub(crate) fn may_start(program: &Path) -> bool {
+    let name = program.file_name().expect("a name");
+    !NOT_STARTED.iter().any(|(not, _)| name == *not)
+}
+
 /// Real paths, each file once, whatever its names are.
-fn programs() -> &'static [PathBuf] {
+pub(crate) fn programs() -> &'static [PathBuf] {
     static PROGRAMS: OnceLock<Vec<PathBuf>> = OnceLock::new();
     PROGRAMS.get_or_init(|| {
         let mut seen = BTreeSet::new();
@@ -111,10 +117,8 @@ fn count(change: impl FnOnce(&mut Tally)) {
 fn check(real: &Path) {
     let mirror = &*mirror();
     let path = mirror.put_copy(real);
-    let name = real.file_name().expect("a name");
-    let start = !NOT_STARTED.iter().any(|(not, _)| name == *not);
 
-    let original = start.then(|| Original::learn(&path, mirror, real));
+    let original = may_start(real).then(|| Original::learn(&path, mirror, real));
     let result = rewrite(real, &path);
     if let Some(original) = original {
         compare(&original, &result, mirror, real);
@@ -150,7 +154,7 @@ fn rewrite(real: &Path, path: &Path) -> Rewritten {
     result
 }
 
-fn is_privileged(path: &Path) -> bool {
+pub(crate) fn is_privileged(path: &Path) -> bool {
     let capabilities = rustix::fs::getxattr(path, "security.capability", &mut [0_u8; 64]);
     let mode = fs::metadata(path).expect("metadata").mode();
     mode & 0o6000 != 0 || capabilities.is_ok()

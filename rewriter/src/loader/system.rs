@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2};
+use rustix::io::Errno;
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -121,10 +122,16 @@ impl System {
             let beside = |dir: &PathBuf| path.starts_with(dir);
             !root.outside.as_ref().is_some_and(beside)
         });
-        let fd = match inside {
-            Some(root) => openat2(&root.dir, path, flags, Mode::empty(), ResolveFlags::IN_ROOT),
-            None => openat(CWD, path, flags, Mode::empty()),
+        let Some(root) = inside else {
+            return Ok(openat(CWD, path, flags, Mode::empty())?);
         };
-        Ok(fd?)
+        loop {
+            // The kernel gives up on a path with `..` while anything in the system is renamed or
+            // mounted (openat2(2), EAGAIN).
+            match openat2(&root.dir, path, flags, Mode::empty(), ResolveFlags::IN_ROOT) {
+                Err(Errno::AGAIN) => {}
+                opened => return Ok(opened?),
+            }
+        }
     }
 }
