@@ -82,13 +82,19 @@ impl Explanation {
             if request["new"].as_bool() == Some(true) {
                 events.push(Event::Map(asked.to_owned()));
             }
-            if !request["problem"].is_null() {
+            let preload = text(&request["needed_by"]) == "LD_PRELOAD";
+            if !request["problem"].is_null() && !preload {
                 return events;
             }
         }
         let relocated = self.strings("relocation_order");
         events.extend(relocated.iter().map(|path| Event::Relocate(name(path))));
-        events.push(Event::Relocate(text(&self.json["interpreter"]).to_owned()));
+        // The loader relocates itself once more if anybody refers to it.
+        let itself = text(&self.json["interpreter"]);
+        let loaded = self.json["load_order"].as_array().expect("a list");
+        if loaded.iter().any(|object| text(&object["path"]) == itself) {
+            events.push(Event::Relocate(itself.to_owned()));
+        }
         self.add_inits(program, called, announces_all, &mut events);
         events
     }

@@ -13,6 +13,7 @@
 //! | [`sample`] | `samples/`: directives, compilers, variants |
 //! | [`elf`] | segments, dynamic entries, preinit entries of a file |
 //! | [`structure`] | what must be true of every rewritten file |
+//! | [`graph`] | generated programs with many libraries |
 //! | [`report`] | what ALLOCS_REPORT wrote |
 //! | [`loader`] | what LD_DEBUG wrote |
 //! | [`tree`] | root trees with other versions of glibc |
@@ -28,6 +29,7 @@ pub mod command;
 pub mod dir;
 pub mod elf;
 pub mod explain;
+pub mod graph;
 pub mod loader;
 pub mod mirror;
 pub mod needs;

@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use allocs_tests::explain::{self, Explanation};
+use allocs_tests::graph::{Choose, Graph};
 use allocs_tests::loader;
 use allocs_tests::tree::{self, Tree};
 use allocs_tests::{Command, Dir, trial};
@@ -25,6 +26,11 @@ pub(crate) fn trials() -> Vec<Trial> {
             trial(name, || of_system(program))
         })
         .collect();
+    for seed in seeds() {
+        all.push(trial(format!("loader_model::graph::{seed}"), move || {
+            of_graph(seed);
+        }));
+    }
     for tree in tree::all() {
         all.push(trial(format!("loader_model::{}", tree.release), || {
             assert!(
@@ -80,4 +86,62 @@ fn of_tree(tree: &Tree, program: &Path) {
     });
     let predicted = explanation.events(&inside.display().to_string(), tree.announces_all);
     explain::assert_same(&predicted, &events, &explanation);
+}
+
+/// ALLOCS_SEEDS=FIRST..END runs other graphs, and any number of them.
+fn seeds() -> std::ops::Range<u64> {
+    let range = std::env::var("ALLOCS_SEEDS").unwrap_or_else(|_| "0..60".to_owned());
+    let ends = range.split_once("..").expect("ALLOCS_SEEDS is FIRST..END");
+    let [first, end] = [ends.0, ends.1].map(|end| end.parse().expect("a number"));
+    first..end
+}
+
+struct Seeded(fastrand::Rng);
+
+impl Choose for Seeded {
+    fn choose(&mut self, below: usize) -> usize {
+        self.0.usize(..below)
+    }
+}
+
+/// One generated graph, under this system's loader and the trees'.
+fn of_graph(seed: u64) {
+    let mut choices = Seeded(fastrand::Rng::with_seed(seed));
+    let graph = Graph::build(&format!("graph-{seed}"), &mut choices);
+    let program = graph.program.display().to_string();
+    let arguments = |sysroot: &[&str]| -> Vec<String> {
+        let settings = [
+            "--ld-library-path",
+            &graph.library_path,
+            "--ld-preload",
+            &graph.preload,
+        ];
+        let named = [program.as_str()];
+        let all = sysroot.iter().chain(&settings).chain(&named);
+        all.map(|argument| (*argument).to_owned()).collect()
+    };
+    let environment = [
+        ("LD_LIBRARY_PATH", graph.library_path.clone()),
+        ("LD_PRELOAD", graph.preload.clone()),
+    ];
+
+    let explanation = Explanation::new(arguments(&[]));
+    let events = loader::trace(LINES, |variables| {
+        let all = variables.iter().chain(&environment);
+        let command = Command::new(&graph.program).dir(graph.dir());
+        all.fold(command, |command, (name, value)| command.env(name, value))
+            .run()
+    });
+    explain::assert_same(&explanation.events(&program, true), &events, &explanation);
+
+    for tree in tree::all() {
+        let root = tree.needed().root.display().to_string();
+        let explanation = Explanation::new(arguments(&["--sysroot", &root]));
+        let events = loader::trace(LINES, |variables| {
+            let all: Vec<_> = variables.iter().chain(&environment).cloned().collect();
+            tree.run(&all, &graph.program, &[])
+        });
+        let predicted = explanation.events(&program, tree.announces_all);
+        explain::assert_same(&predicted, &events, &explanation);
+    }
 }

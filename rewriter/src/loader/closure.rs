@@ -234,9 +234,12 @@ impl Closure {
         if let Some(place) = place {
             self.names.entry(name.to_vec()).or_insert(place);
         }
-        // What is missing is missed once, whoever asks.
-        let seen = |request: &Request| request.name == name && place.is_none();
-        if place.is_some() || !self.requests.iter().any(seen) {
+        // What is missing is missed once, whoever needs it; the loader stops there.
+        let seen = |request: &Request| {
+            let missed = matches!(request.outcome, Outcome::Missing { fatal: true, .. });
+            missed && fatal && place.is_none() && request.name == name
+        };
+        if !self.requests.iter().any(seen) {
             self.requests.push(Request {
                 name: name.to_vec(),
                 asker,
