@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use allocs_rewrite::{Conditions, INIT_SYMBOL, Options};
+use allocs_rewrite::{Conditions, Options};
 
 /// Make an allocation runtime start before everything else in a program.
 ///
@@ -63,9 +63,14 @@ pub(crate) struct Rewrite {
     /// The runtime's init function
     ///
     /// Called with argc, argv and envp ahead of all constructors. If it is an IFUNC, its resolver
-    /// runs even earlier, while PROG is relocated.
-    #[arg(long, value_name = "SYMBOL", default_value = INIT_SYMBOL)]
-    init: String,
+    /// runs even earlier, while PROG is relocated. By default it is this project's own for the phase:
+    /// allocs_preinit (an IFUNC), allocs_init or allocs_entry.
+    #[arg(long, value_name = "SYMBOL")]
+    init: Option<String>,
+
+    /// When the init function is called
+    #[arg(long, value_enum, default_value = "auto")]
+    phase: Phase,
 
     /// Replace another version of the runtime beside OUT
     #[arg(long)]
@@ -82,6 +87,19 @@ pub(crate) struct Rewrite {
     /// Print what was done to each table
     #[arg(short, long)]
     pub(crate) verbose: bool,
+}
+
+/// When the runtime's init function is called.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Phase {
+    /// As early as PROG's loader and the init function allow
+    Auto,
+    /// While PROG is relocated, ahead of everything: glibc, and an init function that is an IFUNC
+    Relocation,
+    /// As the first preinit entry: glibc; a library with DF_1_INITFIRST may come before it
+    Preinit,
+    /// At the entry point, through a trampoline: musl
+    Entry,
 }
 
 /// Say what the loader will do with PROG, and whether the runtime is first
@@ -147,6 +165,12 @@ impl Rewrite {
             output: self.output.clone(),
             runtime: self.runtime.clone(),
             init: self.init.clone(),
+            phase: match self.phase {
+                Phase::Auto => None,
+                Phase::Relocation => Some(allocs_rewrite::Phase::Relocation),
+                Phase::Preinit => Some(allocs_rewrite::Phase::Preinit),
+                Phase::Entry => Some(allocs_rewrite::Phase::Entry),
+            },
             force: self.force,
         }
     }

@@ -132,6 +132,26 @@ impl Header {
         }
     }
 
+    /// Address of the entry point.
+    pub(crate) fn entry(&self) -> Vaddr {
+        Vaddr(self.0.e_entry.get(LE))
+    }
+
+    pub(crate) fn set_entry(&mut self, entry: Vaddr) {
+        self.0.e_entry = U64::new(LE, entry.0);
+    }
+
+    /// Says that there is one section more; `false` if the field has no room for that.
+    pub(crate) fn add_section(&mut self) -> bool {
+        // From 0xff00 on, the count is elsewhere (gABI, "ELF Header").
+        let count = self.0.e_shnum.get(LE);
+        let fits = (1..0xfeff).contains(&count);
+        if fits {
+            self.0.e_shnum = U16::new(LE, count + 1);
+        }
+        fits
+    }
+
     pub(crate) fn set_program_header_count(&mut self, count: u16) {
         self.0.e_phnum = U16::new(LE, count);
     }

@@ -121,14 +121,6 @@ pub enum ErrorKind {
         /// Says more about the kind of static program.
         what: &'static str,
     },
-    /// PT_INTERP names musl's loader.
-    #[error(
-        "is run by musl's loader ({interpreter}), which ignores DT_PREINIT_ARRAY; this is not supported yet, use a glibc build"
-    )]
-    Musl {
-        /// The PT_INTERP path.
-        interpreter: String,
-    },
     /// PT_INTERP names no loader that this tool knows.
     #[error(
         "is run by {interpreter}, which {what}; name the tree that has it with --sysroot, or rebuild the program for glibc or musl"
@@ -212,6 +204,28 @@ pub enum ErrorKind {
     RuntimeLacksInit {
         /// The symbol that was looked for.
         symbol: String,
+    },
+    /// `--phase` is not possible for this program.
+    #[error("cannot have the runtime called in phase {phase}: {reason}; {advice}")]
+    Phase {
+        /// What was asked for.
+        phase: &'static str,
+        /// Why it is not possible.
+        reason: &'static str,
+        /// What is.
+        advice: &'static str,
+    },
+    /// The init symbol is of the wrong kind for the phase.
+    #[error(
+        "defines `{symbol}`, which {what}: it cannot be called in phase {phase}; name another symbol with --init, or leave --phase out"
+    )]
+    InitKind {
+        /// The init symbol.
+        symbol: String,
+        /// What kind it is.
+        what: &'static str,
+        /// The phase that was asked for.
+        phase: &'static str,
     },
     /// The runtime is not an x86-64 shared object.
     #[error("cannot be loaded as the runtime: {what}; name an x86-64 shared object")]

@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::error::Result;
 use crate::input;
 use crate::loader::system::System;
+use crate::phase::Phase;
 
 pub(crate) use self::examine::examine;
 
@@ -74,16 +75,6 @@ pub struct Runtime {
     pub object: Option<String>,
     /// When init is called.
     pub phase: Phase,
-}
-
-/// When the runtime's init is called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Phase {
-    /// While the program is relocated: init is an IFUNC.
-    Relocation,
-    /// As the first entry of the program's DT_PREINIT_ARRAY.
-    Preinit,
 }
 
 /// An object of the process.

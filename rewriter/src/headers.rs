@@ -4,7 +4,8 @@
 //! one more program header, and linkers leave no slack behind the table: the small things that
 //! follow it (.interp, notes, .gnu.hash, …) move to the new segment too, as few as will do. A note
 //! with the build-id stays in the first page, because that page is all of an executable that a
-//! core dump keeps (core(5), bit 4 of coredump_filter).
+//! core dump keeps (core(5), bit 4 of coredump_filter). Code gets a segment apart, so that no table
+//! becomes executable.
 
 use object::elf::{PT_INTERP, PT_LOAD, PT_NOTE, PT_PHDR};
 
@@ -22,6 +23,8 @@ pub(crate) struct Growing {
     pub(crate) symbol: bool,
     /// Relocations in .rela.dyn.
     pub(crate) relocations: u64,
+    /// True if there is code to add, which gets an executable segment of its own.
+    pub(crate) code: bool,
 }
 
 /// A range of the input that is mapped elsewhere in the result.
@@ -45,12 +48,14 @@ pub(crate) struct Headers {
     pub(crate) slides: Vec<Move>,
     /// True if .dynamic stands in the way, too (behind the table is where patchelf puts it).
     pub(crate) dynamic_makes_way: bool,
+    /// True if there is an executable segment, too.
+    pub(crate) code: bool,
 }
 
 impl Headers {
     /// Number of new program headers.
     pub(crate) fn added(&self) -> u64 {
-        u64::from(!self.moves.is_empty())
+        u64::from(!self.moves.is_empty()) + u64::from(self.code)
     }
 }
 
@@ -62,13 +67,14 @@ pub(crate) fn plan(
     left: Option<Table>,
 ) -> Result<Headers> {
     let mut moves = grown_tables(image, growing);
-    if moves.is_empty() {
+    if moves.is_empty() && !growing.code {
         return Ok(Headers::default());
     }
     let mut slides = Vec::new();
     let mut dynamic_makes_way = false;
     let mut free_end = image.segments_end();
-    let mut needed = Segment::SIZE;
+    // With code alone, what makes way for its header needs a read-only segment to go to.
+    let mut needed = Segment::SIZE * (1 + u64::from(growing.code));
     let mut blocks = movable_blocks(source, image)?;
     blocks.extend(left.map(|from| Move {
         name: LEFT,
@@ -109,6 +115,7 @@ pub(crate) fn plan(
         moves,
         slides,
         dynamic_makes_way,
+        code: growing.code,
     })
 }
 

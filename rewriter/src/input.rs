@@ -33,10 +33,11 @@ pub(crate) struct Privileges {
 
 impl Privileges {
     /// Refuses a runtime that the loader does not find in a privileged process: glibc ignores
-    /// $ORIGIN there (elf/dl-load.c, `_dl_dst_substitute`).
-    pub(crate) fn check(&self, source: &Source, needed: &str) -> Result<()> {
+    /// $ORIGIN there (elf/dl-load.c, `_dl_dst_substitute`). The own runtime beside the program
+    /// (`own`) may be anybody's to replace.
+    pub(crate) fn check(&self, source: &Source, needed: &str, own: bool) -> Result<()> {
         match self.kind {
-            Some(privilege) if needed.starts_with('$') => {
+            Some(privilege) if needed.starts_with('$') || own => {
                 Err(source.error(ErrorKind::Privileged { privilege }))
             }
             _ => Ok(()),

@@ -6,9 +6,9 @@
 
 mod content;
 
-use object::elf::{PF_R, PT_GNU_RELRO, PT_LOAD, PT_PHDR, ProgramFlags, SHT_NOBITS};
+use object::elf::{PF_R, PF_X, PT_GNU_RELRO, PT_LOAD, PT_PHDR, ProgramFlags, SHT_NOBITS};
 
-use crate::elf::{Dyn, Entry, FileOffset, PAGE, Section, Segment, Vaddr, align_up};
+use crate::elf::{Dyn, Entry, FileOffset, Header, PAGE, Section, Segment, Vaddr, align_up};
 use crate::error::Result;
 use crate::headers::Move;
 use crate::parse::{Image, locate};
@@ -18,6 +18,7 @@ use crate::room::{Place, Room};
 use crate::runtime::Request;
 use crate::source::Source;
 use crate::spans::{Content, Spans};
+use crate::trampoline;
 
 /// Where everything goes.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub(crate) struct Layout {
     pub(crate) spans: Spans,
     /// Address of the new preinit entry.
     pub(crate) slot: Vaddr,
+    /// Address of the code that is the new entry point, where there is one.
+    pub(crate) code: Option<Vaddr>,
     /// Bytes by which data appended behind the ELF part moved.
     pub(crate) appended_data_moved: Option<u64>,
 }
@@ -40,6 +43,7 @@ impl Layout {
         let mut builder = Builder::new(source, image, findings, plan);
         builder.place_writable_segment()?;
         builder.place_read_only_segment()?;
+        builder.place_code_segment()?;
         builder.slide_notes()?;
         builder.finish_insertion()?;
         builder.put_names()?;
@@ -49,9 +53,11 @@ impl Layout {
         builder.put_preinit_values()?;
         builder.put_dynamic()?;
         builder.put_debugger_symbols()?;
+        builder.put_code()?;
         builder.put_headers()?;
         Ok(Self {
             slot: builder.array(),
+            code: builder.code,
             appended_data_moved: builder.appended_data_moved(),
             spans: builder.spans,
         })
@@ -66,6 +72,9 @@ struct Builder<'a> {
     segments: Vec<Segment>,
     sections: Vec<Section>,
     sections_at: FileOffset,
+    header: Header,
+    /// Address of the trampoline.
+    code: Option<Vaddr>,
     /// Old and new address of each moved table.
     moved: Vec<(Move, Vaddr)>,
     /// End of the insertion so far.
@@ -85,6 +94,8 @@ impl<'a> Builder<'a> {
             segments: image.segments.clone(),
             sections: image.sections.clone(),
             sections_at: image.sections_at,
+            header: image.header.clone(),
+            code: None,
             moved: Vec::new(),
             end: image.elf_end.0,
             inserted: Vec::new(),
@@ -214,16 +225,7 @@ impl<'a> Builder<'a> {
         if self.plan.headers.moves.is_empty() {
             return Ok(());
         }
-        let align = self.image.load_align();
-        let start = align_up(self.end, 16).ok_or_else(|| self.overflow())?;
-        let highest = self
-            .segments
-            .iter()
-            .filter(|segment| segment.kind == PT_LOAD);
-        let highest = highest.map(|load| load.end().0).max().unwrap_or(0);
-        let base = align_up(highest, align)
-            .and_then(|base| base.checked_add(start % align))
-            .ok_or_else(|| self.overflow())?;
+        let (start, base) = self.next_place()?;
         let mut at = start;
         for table in &self.plan.headers.moves {
             at = align_up(at, table.align.max(1)).ok_or_else(|| self.overflow())?;
@@ -238,30 +240,73 @@ impl<'a> Builder<'a> {
             self.relocate(table, FileOffset(at), Vaddr(base + (at - start)));
             at += size;
         }
-        let last = self
-            .segments
-            .iter()
-            .rposition(|segment| segment.kind == PT_LOAD);
-        self.segments.insert(
-            last.map_or(0, |last| last + 1),
-            Segment {
-                kind: PT_LOAD,
-                flags: ProgramFlags(PF_R.0),
-                offset: FileOffset(start),
-                vaddr: Vaddr(base),
-                paddr: base,
-                filesz: at - start,
-                memsz: at - start,
-                align,
-            },
-        );
-        for table in self
-            .segments
-            .iter_mut()
-            .filter(|segment| segment.kind == PT_PHDR)
-        {
+        self.add_segment(PF_R, FileOffset(start), Vaddr(base), at - start);
+        Ok(())
+    }
+
+    /// File offset and address of the next new segment: behind everything else.
+    fn next_place(&self) -> Result<(u64, u64)> {
+        let align = self.image.load_align();
+        let start = align_up(self.end, 16).ok_or_else(|| self.overflow())?;
+        let loads = self.segments.iter().filter(|s| s.kind == PT_LOAD);
+        let highest = loads.map(|load| load.end().0).max().unwrap_or(0);
+        let base = align_up(highest, align).and_then(|base| base.checked_add(start % align));
+        Ok((start, base.ok_or_else(|| self.overflow())?))
+    }
+
+    /// Adds a PT_LOAD behind the others.
+    fn add_segment(&mut self, flags: ProgramFlags, offset: FileOffset, vaddr: Vaddr, size: u64) {
+        let last = self.segments.iter().rposition(|s| s.kind == PT_LOAD);
+        let segment = Segment {
+            kind: PT_LOAD,
+            flags,
+            offset,
+            vaddr,
+            paddr: vaddr.0,
+            filesz: size,
+            memsz: size,
+            align: self.image.load_align(),
+        };
+        self.segments
+            .insert(last.map_or(0, |last| last + 1), segment);
+        for table in self.segments.iter_mut().filter(|s| s.kind == PT_PHDR) {
             table.filesz += Segment::SIZE;
             table.memsz += Segment::SIZE;
+        }
+    }
+
+    /// Maps the trampoline: executable, and never writable. A section of its own keeps it in the file
+    /// when strip goes through the sections; without sections there is no strip.
+    fn place_code_segment(&mut self) -> Result<()> {
+        if !self.plan.headers.code {
+            return Ok(());
+        }
+        let (start, base) = self.next_place()?;
+        self.insert(FileOffset(start), trampoline::SIZE, Content::Zero);
+        let flags = ProgramFlags(PF_R.0 | PF_X.0);
+        self.add_segment(flags, FileOffset(start), Vaddr(base), trampoline::SIZE);
+        self.code = Some(Vaddr(base));
+        let old_entry = self.image.header.entry();
+        let of_entry = self.image.sections.iter().find(|section| {
+            let skip = old_entry.since(section.vaddr);
+            section.is_loaded() && skip.is_some_and(|skip| skip < section.size)
+        });
+        if let Some(text) = of_entry
+            && self.header.add_section()
+        {
+            self.sections.push(Section {
+                offset: FileOffset(start),
+                vaddr: Vaddr(base),
+                size: trampoline::SIZE,
+                align: 16,
+                link: 0,
+                info: 0,
+                ..text.clone()
+            });
+            let at = align_up(self.end, 8).ok_or_else(|| self.overflow())?;
+            let size = self.sections.len() as u64 * Section::SIZE;
+            self.sections_at = FileOffset(at);
+            self.insert(FileOffset(at), size, Content::Zero);
         }
         Ok(())
     }

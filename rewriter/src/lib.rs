@@ -7,7 +7,7 @@
 //! | parse  | `parse`, `recycle`                | bytes → what the loader sees, and what is unused in it |
 //! | plan   | `plan`, `names`, `room`, `headers`| what changes, table by table |
 //! | layout | `layout`, `spans`                 | every offset and address |
-//! | write  | `write`                           | a file, whole or not at all |
+//! | write  | `write`, `trampoline`             | a file, whole or not at all |
 //! | verify | `verify`                          | the file read back by another parser |
 //!
 //! No phase changes what an earlier one made.
@@ -24,6 +24,7 @@ mod loader;
 mod names;
 mod output;
 mod parse;
+mod phase;
 mod plan;
 mod recycle;
 mod refuse;
@@ -34,6 +35,7 @@ mod runtime;
 mod source;
 mod spans;
 mod sysv_hash;
+mod trampoline;
 mod verify;
 mod versions;
 mod write;
@@ -42,13 +44,15 @@ use std::path::{Path, PathBuf};
 
 pub use error::{Error, ErrorKind, Result};
 pub use explain::{Conditions, Explanation, explain};
+pub use phase::Phase;
 pub use report::{Action, Report, Runtime, Size, Table};
-pub use runtime::{INIT_SYMBOL, SONAME};
+pub use runtime::SONAME;
 
 use crate::layout::Layout;
 use crate::parse::Image;
 use crate::plan::Plan;
 use crate::runtime::Request;
+use crate::source::Source;
 use crate::write::Output;
 
 /// What to rewrite, and how.
@@ -60,8 +64,10 @@ pub struct Options {
     pub output: PathBuf,
     /// A runtime's DT_NEEDED string; `None` is the project's own, which is written beside `output`.
     pub runtime: Option<String>,
-    /// The runtime's init symbol.
-    pub init: String,
+    /// The runtime's init symbol; `None` is the own runtime's for the phase.
+    pub init: Option<String>,
+    /// When init is to be called; `None` is the earliest possible.
+    pub phase: Option<Phase>,
     /// Replace another version of the own runtime beside `output`.
     pub force: bool,
 }
@@ -71,26 +77,24 @@ pub struct Options {
 /// # Errors
 /// Any [`ErrorKind`]. No output is left behind then, and what was there before is untouched.
 pub fn rewrite(options: &Options, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
-    let needed = options.runtime.clone().unwrap_or_else(runtime::own_needed);
-    runtime::check_needed(&needed)?;
-    runtime::check_init(&needed, &options.init)?;
-    let request = Request {
-        needed: &needed,
-        init: &options.init,
-    };
     let input = input::open(&options.input)?;
     let source = &input.source;
-
     let image = Image::parse(source)?;
     let findings = recycle::find(source, &image)?;
+
+    let target = output::resolve(&options.output, &input)?;
+    let (needed, init, phase) = choose_runtime(options, source, &image, target.directory())?;
+    input
+        .privileges
+        .check(source, &needed, options.runtime.is_none())?;
+    let request = Request {
+        needed: &needed,
+        init: &init,
+        phase,
+    };
     let plan = Plan::make(source, &image, &findings, request)?;
     let layout = Layout::make(source, &image, &findings, &plan, request)?;
 
-    let target = output::resolve(&options.output, &input)?;
-    input.privileges.check(source, &needed)?;
-    if options.runtime.is_some() {
-        runtime::check(&needed, &options.init, target.directory())?;
-    }
     let output = Output::create(target.path())?;
     let result = output.source(layout.spans.len())?;
     let mut copied = 0;
@@ -112,7 +116,8 @@ pub fn rewrite(options: &Options, progress: &mut dyn FnMut(u64, u64)) -> Result<
         output: options.output.clone(),
         runtime: Runtime {
             needed: needed.clone(),
-            init: options.init.clone(),
+            init: init.clone(),
+            phase,
             written: installed.map(runtime::Installed::keep),
         },
         size: Size {
@@ -123,6 +128,33 @@ pub fn rewrite(options: &Options, progress: &mut dyn FnMut(u64, u64)) -> Result<
         tables: report::tables(&image, &plan, &layout, request),
         notes: report::notes(&image, &plan, &layout),
     })
+}
+
+/// The DT_NEEDED string, the init symbol and the phase that go into the program.
+fn choose_runtime(
+    options: &Options,
+    source: &Source,
+    image: &Image,
+    directory: &Path,
+) -> Result<(String, String, Phase)> {
+    let needed = match &options.runtime {
+        Some(needed) => needed.clone(),
+        None => runtime::own_needed(image.musl, directory)?,
+    };
+    runtime::check_needed(&needed, image.musl)?;
+    // Which symbol it is depends on the phase, and the other way round, unless both are given.
+    let usual = phase::choose(source, image.musl, options.phase, None)?;
+    let init = options.init.as_deref().unwrap_or(usual.init_symbol());
+    runtime::check_init(&needed, init)?;
+    let found = match options.runtime {
+        Some(_) => runtime::check(&needed, init, directory)?,
+        None => Some((runtime::own_kind(init), directory.join(SONAME))),
+    };
+    let kind = found.as_ref().map(|(kind, _)| *kind);
+    let phase = phase::choose(source, image.musl, options.phase, kind)?;
+    let file = found.map_or_else(|| PathBuf::from(&needed), |(_, path)| path);
+    phase::check(phase, kind, &file, init)?;
+    Ok((needed, init.to_owned(), phase))
 }
 
 /// The directory that a path's last component is in.

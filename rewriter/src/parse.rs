@@ -7,7 +7,7 @@
 mod identify;
 mod tables;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use object::elf::{
     DT_JMPREL, DT_NULL, DT_PLTRELSZ, DT_PREINIT_ARRAY, DT_PREINIT_ARRAYSZ, DT_RELA, DT_RELASZ,
@@ -18,10 +18,11 @@ pub(crate) use self::identify::read_header;
 use self::identify::{interpreter, refuse_shared_object};
 pub(crate) use self::tables::{Tables, without_plt, words};
 use crate::elf::{Dyn, Entry, FileOffset, Header, PAGE, Section, Segment, Vaddr};
-use crate::error::{ErrorKind, Result};
+use crate::error::Result;
 use crate::loader::ldso;
 use crate::loader::object::Object;
 use crate::source::Source;
+use crate::trampoline::{self, Trampoline};
 
 /// A table that the dynamic section names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +63,19 @@ pub(crate) fn executable(source: &Source) -> Result<(PathBuf, Object)> {
     Ok((interpreter, Object::parse(source, &header)?))
 }
 
+/// The trampoline at the entry point, if that is one.
+pub(crate) fn trampoline(
+    source: &Source,
+    header: &Header,
+    segments: &[Segment],
+) -> Result<Option<Trampoline>> {
+    let Some(at) = locate(segments, header.entry(), trampoline::SIZE) else {
+        return Ok(None);
+    };
+    let code = source.bytes(at, trampoline::SIZE, "the code at the entry point")?;
+    Ok(Trampoline::recognise(&code, header.entry()))
+}
+
 /// The input as the loader sees it.
 #[derive(Debug)]
 pub(crate) struct Image {
@@ -82,8 +96,12 @@ pub(crate) struct Image {
     pub(crate) rela: Option<Table>,
     /// .rela.plt
     pub(crate) jmprel: Option<Table>,
-    /// The preinit array, if there is one with entries.
+    /// The preinit array, if there is one with entries; musl ignores it.
     pub(crate) preinit: Option<Table>,
+    /// The loader is musl's.
+    pub(crate) musl: bool,
+    /// What is at the entry point of a program that is rewritten for musl already.
+    pub(crate) trampoline: Option<Trampoline>,
     /// First byte behind everything that the ELF structures describe; appended data starts here.
     pub(crate) elf_end: FileOffset,
 }
@@ -93,7 +111,7 @@ impl Image {
     pub(crate) fn parse(source: &Source) -> Result<Self> {
         let header = read_header(source)?;
         let (segments_at, segments) = read_segments(source, &header)?;
-        refuse_musl(source, &interpreter(source, &header, &segments)?)?;
+        let musl = ldso::is_musl(&interpreter(source, &header, &segments)?);
         let (sections_at, sections) = read_sections(source, &header)?;
         let dynamic = read_dynamic(source, &segments)?;
         refuse_shared_object(source, &header, &dynamic)?;
@@ -118,6 +136,7 @@ impl Image {
             .counted(DT_SYMTAB, symbols, 24, "the dynamic symbol table")?
             .ok_or_else(|| source.malformed("it has no DT_SYMTAB"))?;
         let versym = tables.counted(DT_VERSYM, symbols, 2, "the symbol version table")?;
+        let trampoline = trampoline(source, &header, &segments)?.filter(|_| musl);
         let elf_end = elf_end(&header, &segments, &sections);
         Ok(Self {
             header,
@@ -133,7 +152,9 @@ impl Image {
             sysv_hash,
             rela,
             jmprel,
-            preinit: preinit.filter(|array| array.size > 0),
+            preinit: preinit.filter(|array| array.size > 0 && !musl),
+            musl,
+            trampoline,
             elf_end,
         })
     }
@@ -202,16 +223,6 @@ impl Image {
             .max()
             .unwrap_or(PAGE)
             .max(PAGE)
-    }
-}
-
-/// musl's loader ignores DT_PREINIT_ARRAY (ldso/dynlink.c).
-fn refuse_musl(source: &Source, interpreter: &Path) -> Result<()> {
-    match ldso::is_musl(interpreter) {
-        true => Err(source.error(ErrorKind::Musl {
-            interpreter: interpreter.display().to_string(),
-        })),
-        false => Ok(()),
     }
 }
 

@@ -14,6 +14,7 @@ use crate::error::Result;
 use crate::headers::{self, Growing, Headers};
 use crate::names::{self, Names, Needed, Strings};
 use crate::parse::Image;
+use crate::phase::Phase;
 use crate::recycle::{DeadSymbol, Findings};
 use crate::refuse;
 use crate::room::{self, Room, Wanted};
@@ -122,8 +123,15 @@ impl Plan {
             names: names.appended_size(),
             symbol: appended,
             relocations: u64::from(appended) + preinit.relocations(),
+            code: request.phase == Phase::Entry,
         };
-        let entries = dynamic_entries(image, &names, listed, growing.relocations > 0);
+        let entries = dynamic_entries(
+            image,
+            &names,
+            listed,
+            growing.relocations > 0,
+            request.phase,
+        );
         let left = image.preinit.filter(|_| preinit.moves());
         let headers = headers::plan(source, image, growing, left)?;
         let dynamic = DynamicPlan {
@@ -254,6 +262,7 @@ fn dynamic_entries(
     names: &Names,
     listed: Option<usize>,
     rela_grows: bool,
+    phase: Phase,
 ) -> Vec<Dyn> {
     let mut entries = image.dynamic.entries.clone();
     let mut carried = Some(names.needed);
@@ -273,10 +282,12 @@ fn dynamic_entries(
         });
     }
     let flags = image.dynamic.get(DT_FLAGS_1).unwrap_or(0) | DF_1_INITFIRST.0;
-    let array_size = image.preinit.map_or(0, |array| array.size) + 8;
     set(&mut entries, DT_FLAGS_1, flags);
-    set(&mut entries, DT_PREINIT_ARRAY, 0);
-    set(&mut entries, DT_PREINIT_ARRAYSZ, array_size);
+    if phase != Phase::Entry {
+        let array_size = image.preinit.map_or(0, |array| array.size) + 8;
+        set(&mut entries, DT_PREINIT_ARRAY, 0);
+        set(&mut entries, DT_PREINIT_ARRAYSZ, array_size);
+    }
     if rela_grows && image.rela.is_none() {
         set(&mut entries, DT_RELA, 0);
         set(&mut entries, DT_RELASZ, 0);

@@ -2,7 +2,7 @@
 
 use object::elf::{DF_1_INITFIRST, DT_FLAGS_1, R_X86_64_64};
 
-use crate::elf::{Entry, FileOffset, Symbol};
+use crate::elf::{Entry, FileOffset, Rela, Symbol, Vaddr};
 use crate::error::{ErrorKind, Result};
 use crate::parse::Image;
 use crate::recycle::Findings;
@@ -22,7 +22,8 @@ pub(crate) fn check(
 }
 
 /// A rewritten executable's first preinit entry is filled from outside, and DF_1_INITFIRST is set;
-/// of the two, shared sanitizer runtimes have the first, and no linker sets the second by itself.
+/// of the two, shared sanitizer runtimes have the first, and no linker sets the second by itself. One
+/// for musl has a trampoline at its entry point.
 fn second_rewrite(
     source: &Source,
     image: &Image,
@@ -31,10 +32,14 @@ fn second_rewrite(
     request: Request<'_>,
 ) -> Result<()> {
     let flags = image.dynamic.get(DT_FLAGS_1).unwrap_or(0);
-    let first = image.preinit.and_then(|array| {
-        let mut relocations = findings.preinit.iter().map(|(_, rela)| rela);
-        relocations.find(|rela| rela.place == array.vaddr && rela.kind == R_X86_64_64)
-    });
+    let first = match (image.preinit, image.trampoline) {
+        (Some(array), _) => {
+            let mut relocations = findings.preinit.iter().map(|(_, rela)| *rela);
+            relocations.find(|rela| fills(rela, array.vaddr))
+        }
+        (None, Some(trampoline)) => filling(source, image, trampoline.slot)?,
+        (None, None) => None,
+    };
     let Some(rela) = first.filter(|_| flags & DF_1_INITFIRST.0 != 0) else {
         return Ok(());
     };
@@ -54,6 +59,23 @@ fn second_rewrite(
             false => "; rewrite the original file to use another runtime",
         },
     }))
+}
+
+fn fills(rela: &Rela, slot: Vaddr) -> bool {
+    rela.place == slot && rela.kind == R_X86_64_64
+}
+
+/// The relocation that fills `slot`.
+fn filling(source: &Source, image: &Image, slot: Vaddr) -> Result<Option<Rela>> {
+    let mut found = None;
+    if let Some(table) = image.rela {
+        let count = table.size / Rela::SIZE;
+        source.for_each(table.at, count, "the relocation table", |_, rela: Rela| {
+            found = found.or(Some(rela).filter(|rela| fills(rela, slot)));
+            Ok(())
+        })?;
+    }
+    Ok(found)
 }
 
 /// AddressSanitizer's shared runtime stops the program unless it is the first library itself

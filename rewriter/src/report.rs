@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::layout::Layout;
 use crate::parse::Image;
+use crate::phase::Phase;
 use crate::plan::{InitSymbol, Plan, Preinit};
 use crate::runtime::Request;
 
@@ -35,6 +36,8 @@ pub struct Runtime {
     pub needed: String,
     /// Its init symbol.
     pub init: String,
+    /// When that is called.
+    pub phase: Phase,
     /// The runtime file beside the output, where it is the project's own.
     pub written: Option<PathBuf>,
 }
@@ -167,8 +170,17 @@ pub(crate) fn tables(
         Preinit::Extended => (Action::InPlace, format!("in front of the {old} that stay")),
         Preinit::Moved(_) => (Action::Moved, format!("with the other {old} behind it")),
     };
-    let detail = format!("new first entry at {}, {}", layout.slot, preinit.1);
-    say(".preinit_array", preinit.0, detail);
+    match layout.code {
+        None => {
+            let detail = format!("new first entry at {}, {}", layout.slot, preinit.1);
+            say(".preinit_array", preinit.0, detail);
+        }
+        Some(code) => {
+            let slot = layout.slot;
+            let detail = format!("trampoline at {code} calls what relocation puts at {slot}");
+            say("entry point", Action::Moved, detail);
+        }
+    }
 
     let spare = image
         .dynamic

@@ -7,17 +7,16 @@ use std::path::{Path, PathBuf};
 
 use goblin::elf::Elf;
 use goblin::elf::header::{EM_X86_64, ET_DYN};
+use goblin::elf::sym::STT_GNU_IFUNC;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::phase::Phase;
 
 /// The project's own runtime, as built with this program.
 const EMBEDDED: &[u8] = include_bytes!(env!("ALLOCS_RUNTIME"));
 
 /// File name and soname of the own runtime.
 pub const SONAME: &str = "liballocs_rt.so.1";
-
-/// Name of the init function of the own runtime.
-pub const INIT_SYMBOL: &str = "allocs_preinit";
 
 /// Directories in which the loader looks for a bare soname, whatever its configuration
 /// (glibc `sysdeps/unix/sysv/linux/x86_64`: lib64 first; Debian's multiarch directories).
@@ -36,19 +35,49 @@ pub(crate) struct Request<'a> {
     pub(crate) needed: &'a str,
     /// The symbol of the runtime's init function.
     pub(crate) init: &'a str,
+    /// When init is called.
+    pub(crate) phase: Phase,
 }
 
-/// The own runtime's DT_NEEDED string: found beside the executable, wherever that is moved to.
-pub(crate) fn own_needed() -> String {
-    format!("$ORIGIN/{SONAME}")
+/// What kind of symbol the init function is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// STT_GNU_IFUNC: its resolver runs while the program is relocated.
+    Ifunc,
+    Function,
+}
+
+/// The own runtime's DT_NEEDED string: found beside the executable, wherever that is moved to. musl
+/// replaces $ORIGIN in search paths only, so that there it is the path in `directory`.
+pub(crate) fn own_needed(musl: bool, directory: &Path) -> Result<String> {
+    if !musl {
+        return Ok(format!("$ORIGIN/{SONAME}"));
+    }
+    let path = directory.canonicalize().map(|path| path.join(SONAME));
+    let path = path.map_err(|source| Error::io(directory, "find", source))?;
+    let text = path.to_str().map(str::to_owned);
+    text.ok_or_else(|| {
+        let what = "it is not UTF-8";
+        Error::new(&path, ErrorKind::RuntimeName { what })
+    })
+}
+
+/// What kind of symbol the own runtime has by that name.
+pub(crate) fn own_kind(init: &str) -> Kind {
+    match init == Phase::Relocation.init_symbol() {
+        true => Kind::Ifunc,
+        false => Kind::Function,
+    }
 }
 
 /// Refuses what the loader would look up in an unexpected place.
-pub(crate) fn check_needed(needed: &str) -> Result<()> {
+pub(crate) fn check_needed(needed: &str, musl: bool) -> Result<()> {
     let what = if needed.is_empty() {
         "it is empty"
     } else if needed.contains('\0') {
         "it contains a NUL"
+    } else if musl && needed.starts_with('$') {
+        "musl does not replace $ORIGIN there"
     } else if needed.contains('/')
         && !needed.starts_with('/')
         && !needed.starts_with("$ORIGIN/")
@@ -78,10 +107,11 @@ pub(crate) fn check_init(needed: &str, init: &str) -> Result<()> {
     ))
 }
 
-/// Checks the runtime that `needed` names for an executable in `origin`, where it can be found.
-pub(crate) fn check(needed: &str, init: &str, origin: &Path) -> Result<()> {
+/// Checks the runtime that `needed` names for an executable in `origin`, where it can be found, and
+/// says what its init symbol is, and where.
+pub(crate) fn check(needed: &str, init: &str, origin: &Path) -> Result<Option<(Kind, PathBuf)>> {
     let Some(path) = find(needed, origin) else {
-        return Ok(());
+        return Ok(None);
     };
     let read = read_shared_object(&path);
     let bytes = read.map_err(|source| Error::io(&path, "read", source))?;
@@ -94,8 +124,8 @@ pub(crate) fn check(needed: &str, init: &str, origin: &Path) -> Result<()> {
         )
     };
     match defines(&bytes, init) {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(Error::new(
+        Ok(Some(kind)) => Ok(Some((kind, path))),
+        Ok(None) => Err(Error::new(
             &path,
             ErrorKind::RuntimeLacksInit {
                 symbol: init.to_owned(),
@@ -133,8 +163,8 @@ fn read_shared_object(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// True if the shared object defines `symbol`; an error says why it is no such thing.
-fn defines(bytes: &[u8], symbol: &str) -> std::result::Result<bool, &'static str> {
+/// What kind of `symbol` the shared object defines; an error says why it is no such thing.
+fn defines(bytes: &[u8], symbol: &str) -> std::result::Result<Option<Kind>, &'static str> {
     let header = Elf::parse_header(bytes).map_err(|_| "it is not an ELF file")?;
     if header.e_machine != EM_X86_64 {
         return Err("it is for another machine");
@@ -147,10 +177,14 @@ fn defines(bytes: &[u8], symbol: &str) -> std::result::Result<bool, &'static str
     if !elf.is_64 {
         return Err("it is a 32-bit file");
     }
-    Ok(elf.dynsyms.iter().any(|candidate| {
+    let found = elf.dynsyms.iter().find(|candidate| {
         let name = elf.dynstrtab.get_at(candidate.st_name);
         let defined = candidate.st_shndx != 0; // SHN_UNDEF
         defined && name == Some(symbol)
+    });
+    Ok(found.map(|symbol| match symbol.st_type() {
+        STT_GNU_IFUNC => Kind::Ifunc,
+        _ => Kind::Function,
     }))
 }
 

@@ -12,14 +12,16 @@ mod view;
 
 use goblin::elf::dynamic as tag;
 use goblin::elf::program_header as pt;
-use goblin::elf::section_header::{SHF_ALLOC, SHT_NOBITS};
+use goblin::elf::section_header::{SHF_ALLOC, SHF_EXECINSTR, SHT_NOBITS, SHT_PROGBITS};
 
 use self::view::{Range, View, broken};
-use crate::elf::{FileOffset, PAGE, align_down, overlap};
+use crate::elf::{FileOffset, PAGE, Vaddr, align_down, overlap};
 use crate::error::{Error, Result};
+use crate::phase::Phase;
 use crate::runtime::Request;
 use crate::source::Source;
 use crate::spans::{Content, Spans};
+use crate::trampoline::{self, Trampoline};
 
 /// Fails unless `result` is `source` with exactly the promised changes. Returns how many bytes of
 /// the input have another value in the result.
@@ -29,9 +31,14 @@ pub(crate) fn verify(
     spans: &Spans,
     request: Request<'_>,
 ) -> Result<u64> {
+    let (before, after) = (View::read(source)?, View::read(result)?);
     let check = Check {
-        before: View::read(source)?,
-        after: View::read(result)?,
+        code: match request.phase {
+            Phase::Entry => Some(entry_code(&before, &after)?),
+            _ => None,
+        },
+        before,
+        after,
         written: written(spans),
         request,
     };
@@ -54,7 +61,22 @@ struct Check<'a> {
     after: View<'a>,
     /// Offset and length of all bytes that are ours.
     written: Vec<(u64, u64)>,
+    /// What is at the entry point.
+    code: Option<Trampoline>,
     request: Request<'a>,
+}
+
+/// The trampoline that the result's entry point is, as a decoder reads it: it has to lead on to the
+/// input's.
+fn entry_code(before: &View<'_>, after: &View<'_>) -> Result<Trampoline> {
+    let entry = after.header.e_entry;
+    let at = FileOffset(after.locate(entry, trampoline::SIZE)?);
+    let code = after
+        .source
+        .bytes(at, trampoline::SIZE, "the new entry point")?;
+    Trampoline::recognise(&code, Vaddr(entry))
+        .filter(|code| code.entry == Vaddr(before.header.e_entry))
+        .ok_or_else(|| broken(after.source, "the entry point does not lead to the old one"))
 }
 
 fn written(spans: &Spans) -> Vec<(u64, u64)> {
@@ -89,6 +111,10 @@ impl Check<'_> {
         let (mut before, after) = (self.before.header, self.after.header);
         before.e_phnum = after.e_phnum;
         before.e_shoff = after.e_shoff;
+        if self.code.is_some() {
+            before.e_entry = after.e_entry;
+            before.e_shnum = after.e_shnum;
+        }
         self.require(
             before == after,
             "the ELF header differs in more than its tables",
@@ -99,7 +125,7 @@ impl Check<'_> {
             .len()
             .checked_sub(self.before.segments.len());
         self.require(
-            matches!(added, Some(0 | 1)),
+            added.is_some_and(|added| added <= 1 + usize::from(self.code.is_some())),
             "program headers were lost or too many added",
         )
     }
@@ -124,7 +150,11 @@ impl Check<'_> {
                 same(old) && (covers(old) || moves.contains(&old.p_type))
             };
             if before.next_if(expected).is_none() {
-                let new = after.p_type == pt::PT_LOAD && after.p_flags == pt::PF_R;
+                let flags = match after.p_vaddr == self.after.header.e_entry {
+                    true => pt::PF_R | pt::PF_X,
+                    false => pt::PF_R,
+                };
+                let new = after.p_type == pt::PT_LOAD && after.p_flags == flags;
                 self.require(new, "a segment changed its kind, flags or place")?;
             }
         }
@@ -185,7 +215,16 @@ impl Check<'_> {
     /// Sections keep name, kind and order, and say where their bytes are.
     fn sections(&self) -> Result<()> {
         let (before, after) = (&self.before.sections, &self.after.sections);
-        self.require(before.len() == after.len(), "sections were lost or added")?;
+        let added = after.len().checked_sub(before.len());
+        let expected = usize::from(self.code.is_some() && !before.is_empty());
+        self.require(added == Some(expected), "sections were lost or added")?;
+        if let (1, Some(new)) = (expected, after.last()) {
+            let flags = u64::from(SHF_ALLOC | SHF_EXECINSTR);
+            let code = self.after.header.e_entry;
+            let covers = new.sh_addr == code && new.sh_size == trampoline::SIZE;
+            let loaded = new.sh_type == SHT_PROGBITS && new.sh_flags == flags;
+            self.require(covers && loaded, "the new section is not the trampoline's")?;
+        }
         for (old, new) in before.iter().zip(after) {
             let mut expected = old.clone();
             expected.sh_addr = new.sh_addr;
@@ -234,8 +273,17 @@ impl Check<'_> {
         }
     }
 
-    /// The preinit array that DT_PREINIT_ARRAY names; empty where there is none.
+    /// The preinit array that DT_PREINIT_ARRAY names; empty where there is none. With a trampoline,
+    /// the one slot that it calls through.
     fn array(&self, view: &View<'_>) -> Result<Range> {
+        if let Some(code) = self.code {
+            let is_result = view.header.e_entry != self.before.header.e_entry;
+            return Ok(Range {
+                vaddr: code.slot.0,
+                at: 0,
+                size: if is_result { 8 } else { 0 },
+            });
+        }
         Ok(Range {
             vaddr: view.get(tag::DT_PREINIT_ARRAY).unwrap_or(0),
             at: 0,

@@ -138,9 +138,11 @@ impl Walk<'_> {
         const AHEAD: u64 = 4096;
         let what = "a symbol version record";
         let (start, bytes) = &self.window;
-        let skip = record
-            .since(*start)
-            .filter(|skip| skip + size <= bytes.len() as u64);
+        let fits = |skip: &u64| {
+            let end = skip.checked_add(size);
+            end.is_some_and(|end| end <= bytes.len() as u64)
+        };
+        let skip = record.since(*start).filter(fits);
         if skip.is_none() {
             let at = locate(self.segments, record, size).ok_or_else(|| {
                 self.source

@@ -1,9 +1,9 @@
-//! The runtime's life-cycle and the four ways in which the loader calls it.
+//! The runtime's life-cycle and the five ways in which it is called.
 //!
 //! ```text
-//!  loaded ─▶ relocation ─▶ preinit ─▶ running ─▶ exiting
-//!            IFUNC         DT_PREINIT_ARRAY,      DT_FINI
-//!            resolver      DT_INIT
+//!  loaded ─▶ relocation ─▶ preinit ──────────▶ entry ─────────▶ running ─▶ exiting
+//!            IFUNC         DT_PREINIT_ARRAY    e_entry (musl)   DT_INIT    DT_FINI
+//!            resolver
 //! ```
 //!
 //! A rewritten executable holds one relocation against [`allocs_preinit`]. Since that symbol is an
@@ -11,7 +11,8 @@
 //! relocation, before any constructor and before its own malloc becomes the program's (elf/rtld.c,
 //! `dl_main`). What the resolver returns is stored in the executable's DT_PREINIT_ARRAY and called
 //! ahead of all constructors but those of one object with DF_1_INITFIRST (elf/dl-init.c,
-//! `_dl_init`). Under LD_PRELOAD alone there is only the constructor; the runtime has that flag.
+//! `_dl_init`). musl does neither: there the executable's entry point calls [`allocs_entry`]. Under
+//! LD_PRELOAD alone there is only the constructor; the runtime has that flag.
 
 #[cfg(not(test))]
 use core::arch::{global_asm, naked_asm};
@@ -58,6 +59,24 @@ extern "C" fn resolve() -> extern "C" fn() {
 /// Called with argc, argv and envp, and in need of none of them.
 extern "C" fn preinit() {
     enter(State::Preinit);
+    enter(State::Running);
+}
+
+/// The same for programs that were rewritten to call it as a preinit function only. (Two functions
+/// with one body would be merged, and the hidden one reached through a dynamic relocation.)
+#[cfg(not(test))]
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+pub extern "C" fn allocs_init() {
+    naked_asm!("jmp {preinit}", preinit = sym preinit)
+}
+
+/// What the entry point of a program that was rewritten for musl calls, with argc, argv and envp:
+/// everything is relocated, no constructor has run.
+#[cfg(not(test))]
+#[unsafe(no_mangle)]
+pub extern "C" fn allocs_entry() {
+    enter(State::Entry);
     enter(State::Running);
 }
 

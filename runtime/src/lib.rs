@@ -12,7 +12,7 @@
 //!               └────▶ counters ──▶ report ──▶ $ALLOCS_REPORT
 //! ```
 //!
-//! Exported are the hooks (`hooks`) and [`allocs_preinit`], nothing else.
+//! Exported are the hooks (`hooks`) and [`allocs_preinit`], [`allocs_init`] and [`allocs_entry`].
 //!
 //! Three rules hold everywhere, because a hook may be entered before the loader has relocated this
 //! object (another library's IFUNC resolver may allocate), before init, after the exit handlers, in
@@ -48,4 +48,4 @@ mod symbol;
 mod sys;
 
 #[cfg(not(test))]
-pub use init::allocs_preinit;
+pub use init::{allocs_entry, allocs_init, allocs_preinit};

@@ -84,15 +84,21 @@ impl LinkMap {
 }
 
 /// The loader's `r_debug` as `object` knows it: as the value of DT_DEBUG, if it is the
-/// executable, or as a symbol, if it is the loader.
+/// executable, or by a symbol, if it is the loader: glibc's is the structure, musl's leads to it.
 fn debug(object: Object) -> Option<Mapped> {
     let noted = object
         .entries()
         .find(|(tag, _)| *tag == DT_DEBUG)
         .map(|(_, value)| value);
     let defined = || {
-        let symbol = Symbols::of(object)?.find(b"_r_debug")?;
-        Some(symbol.address)
+        let symbols = Symbols::of(object)?;
+        let pointer = || {
+            let symbol = symbols.find(b"_dl_debug_addr")?;
+            // SAFETY: a pointer variable of the loader's.
+            Some(unsafe { Mapped::new(symbol.address) }.word()).filter(|at| *at != 0)
+        };
+        let structure = symbols.find(b"_r_debug").map(|symbol| symbol.address);
+        structure.or_else(pointer)
     };
     let address = noted.filter(|value| *value != 0).or_else(defined)?;
     // SAFETY: this is where the loader keeps its `r_debug`.

@@ -188,6 +188,8 @@ fn phase() -> &'static [u8] {
         b"relocation"
     } else if state == State::Preinit {
         b"preinit"
+    } else if state == State::Entry {
+        b"entry"
     } else {
         b"constructor"
     }

@@ -9,6 +9,7 @@ pub(crate) enum State {
     Loaded,
     Relocation,
     Preinit,
+    Entry,
     Running,
     Exiting,
 }
@@ -28,6 +29,7 @@ pub(crate) fn first() -> State {
     let states = [
         State::Relocation,
         State::Preinit,
+        State::Entry,
         State::Running,
         State::Exiting,
     ];

@@ -55,6 +55,12 @@ pub struct Relocation {
 }
 
 impl Elf {
+    /// `e_entry`.
+    pub fn header_entry(&self) -> u64 {
+        let entry = self.bytes[24..32].try_into().expect("eight bytes");
+        u64::from_le_bytes(entry)
+    }
+
     /// Reads a file.
     pub fn read(path: impl AsRef<Path>) -> Self {
         let path = path.as_ref().to_owned();

@@ -91,6 +91,12 @@ impl Rewrite {
         self
     }
 
+    /// More arguments, in a line.
+    pub fn args_line(mut self, line: &str) -> Self {
+        self.command = self.command.args(line.split_whitespace());
+        self
+    }
+
     /// Changes the command line.
     pub fn map(mut self, change: impl FnOnce(Command) -> Command) -> Self {
         self.command = change(self.command);

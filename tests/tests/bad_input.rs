@@ -29,7 +29,6 @@ pub(crate) fn trials() -> Vec<Trial> {
         shared_sanitizer,
         static_programs,
         static_go,
-        musl,
         not_readable,
         out_directory_missing,
         out_directory_not_writable,
@@ -244,20 +243,6 @@ fn static_go() {
     let prog = dir.join("lf");
     fs::copy(needs("/usr/bin/lf"), &prog).expect("a copy");
     Rewrite::new(&prog, out(&dir)).refuse(&dir.path(), &prog, &["static", "no loader runs"]);
-}
-
-/// musl's loader ignores preinit arrays: a rewrite would be without effect.
-fn musl() {
-    let dir = Dir::new("musl");
-    let source = dir.write("main.c", "int main(void) { return 0; }\n");
-    let prog = dir.join("main");
-    Command::new(needs("musl-gcc"))
-        .arg(source)
-        .arg("-o")
-        .arg(&prog)
-        .succeed();
-    Command::new(&prog).succeed();
-    Rewrite::new(&prog, out(&dir)).refuse(&dir.path(), &prog, &["musl"]);
 }
 
 /// A copy of the binary where every user can run it; the build's own may be below /root.

@@ -12,7 +12,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use allocs_rewrite::{INIT_SYMBOL, Options};
+use allocs_rewrite::Options;
 use allocs_tests::sample::{Sample, Variant};
 use allocs_tests::trial::message;
 use allocs_tests::{Dir, needs, tool, trials};
@@ -85,7 +85,8 @@ impl Target {
             input: self.input.clone(),
             output: self.output.clone(),
             runtime: Some(self.runtime.display().to_string()),
-            init: INIT_SYMBOL.to_owned(),
+            init: None,
+            phase: None,
             force: false,
         };
         // In a thread of its own, which is left behind if it hangs.

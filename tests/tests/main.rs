@@ -17,6 +17,7 @@ mod hostile;
 mod layouts;
 mod loader_model;
 mod order;
+mod phases;
 mod readme;
 mod runtime_exports;
 mod samples;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         samples::trials(),
         order::trials(),
         layouts::trials(),
+        phases::trials(),
         bad_input::trials(),
         bad_runtime::trials(),
         copy::trials(),

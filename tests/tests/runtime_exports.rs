@@ -1,5 +1,5 @@
 //! The runtime depends on nothing, so that it can be first everywhere; and exports nothing but the
-//! hooks and its init, so that no name of it can get between a program and its libraries.
+//! hooks and its init functions, so that no name of it can get between a program and its libraries.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -26,6 +26,8 @@ pub(crate) fn trials() -> Vec<Trial> {
 const EXPORTS: &[(&str, elf::SymbolType)] = &[
     (INIT, elf::STT_GNU_IFUNC),
     ("aligned_alloc", elf::STT_FUNC),
+    ("allocs_entry", elf::STT_FUNC),
+    ("allocs_init", elf::STT_FUNC),
     ("calloc", elf::STT_FUNC),
     ("cfree", elf::STT_FUNC),
     ("free", elf::STT_FUNC),

@@ -233,10 +233,13 @@ impl View<'_> {
     }
 
     /// A rewritten program has DF_1_INITFIRST, which no linker sets by itself, and a first preinit
-    /// entry that is filled with somebody else's function.
+    /// entry that is filled with somebody else's function; for musl, a trampoline that calls it.
     fn init(&self) -> Option<Init<'_>> {
         let program = self.object(EXECUTABLE);
-        let entry = program.preinit_array.first();
+        let entry = match self.is_musl() {
+            false => program.preinit_array.first(),
+            true => program.trampoline.as_ref(),
+        };
         let index = entry.and_then(|entry| entry.reference)?;
         let symbol = program.symbols.get(index)?;
         if !symbol.is_undefined() || !program.has(DF_1_INITFIRST) {
@@ -249,6 +252,7 @@ impl View<'_> {
             index,
             definition,
             phase: match kind {
+                _ if self.is_musl() => Phase::Entry,
                 Some(STT_GNU_IFUNC) => Phase::Relocation,
                 _ => Phase::Preinit,
             },
@@ -314,13 +318,16 @@ impl View<'_> {
 
     fn init_order(&self, init: Option<&Init<'_>>) -> Vec<Call> {
         let mut calls = Vec::new();
-        if let Some(init) = init.filter(|init| init.phase == Phase::Relocation)
+        if let Some(init) = init.filter(|init| init.phase != Phase::Preinit)
             && let Some(definition) = init.definition
         {
             let symbol = self.object(definition.place).symbols.get(definition.index);
             calls.push(Call {
                 object: self.path(definition.place),
-                entry: "IFUNC resolver".to_owned(),
+                entry: match init.phase {
+                    Phase::Entry => "entry point".to_owned(),
+                    _ => "IFUNC resolver".to_owned(),
+                },
                 address: symbol.map(|symbol| format!("{:#x}", symbol.value)),
                 symbol: Some(init.symbol.to_string()),
                 runtime: true,
@@ -466,6 +473,7 @@ impl View<'_> {
                     match init.phase {
                         Phase::Relocation =>
                             "while the program is relocated, before every constructor",
+                        Phase::Entry => "at the entry point, before every constructor",
                         Phase::Preinit => "as the first preinit entry, before every constructor",
                     }
                 ),

@@ -8,11 +8,12 @@ use object::elf::{
 
 use super::Builder;
 use crate::elf::{Dyn, Entry, FileOffset, Rela, Section, Segment, Symbol, Vaddr};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::parse::locate;
 use crate::plan::{InitSymbol, Preinit, init_symbol_entry, set};
 use crate::runtime::Request;
 use crate::sysv_hash::SysvHash;
+use crate::trampoline::Trampoline;
 
 impl Builder<'_> {
     /// Puts the entries of `new` at `address` that differ from `old`.
@@ -186,7 +187,9 @@ impl Builder<'_> {
     /// The planned entries with the addresses and sizes that this layout gave.
     fn dynamic_entries(&self) -> Vec<Dyn> {
         let mut entries = self.plan.dynamic.entries.clone();
-        set(&mut entries, DT_PREINIT_ARRAY, self.array().0);
+        if self.code.is_none() {
+            set(&mut entries, DT_PREINIT_ARRAY, self.array().0);
+        }
         for (table, to) in &self.moved {
             let (address_tag, size_tag) = tags(table.name);
             let Some(tag) = address_tag else { continue };
@@ -228,7 +231,10 @@ impl Builder<'_> {
         for (offset, bytes) in changed_entries(&old, &new, 64) {
             self.put_bytes(FileOffset(self.sections_at.0 + offset), bytes)?;
         }
-        let mut header = self.image.header.clone();
+        let mut header = self.header.clone();
+        if let Some(code) = self.code {
+            header.set_entry(code);
+        }
         let count = u16::try_from(self.segments.len());
         header.set_program_header_count(count.map_err(|_| self.overflow())?);
         header.set_section_headers(self.sections_at);
@@ -237,6 +243,24 @@ impl Builder<'_> {
             self.put_bytes(FileOffset(offset), bytes)?;
         }
         Ok(())
+    }
+
+    /// The trampoline from the new entry point to the old one.
+    pub(super) fn put_code(&mut self) -> Result<()> {
+        let Some(at) = self.code else {
+            return Ok(());
+        };
+        let trampoline = Trampoline {
+            slot: self.array(),
+            entry: self.image.header.entry(),
+        };
+        let code = trampoline.assemble(at).ok_or_else(|| {
+            self.source.error(ErrorKind::NoRoom {
+                what: "has more than 2 GiB between its code and the end of its data".to_owned(),
+                advice: "link it with less zero-initialised data, or allocate that at run time",
+            })
+        })?;
+        self.put_at(at, code)
     }
 
     /// Symbols of debuggers' .symtab that lie in a section which moved, `_DYNAMIC` among them, move

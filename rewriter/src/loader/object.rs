@@ -49,6 +49,8 @@ pub(crate) struct Object {
     pub(crate) init: Option<Function>,
     pub(crate) init_array: Vec<Function>,
     pub(crate) preinit_array: Vec<Function>,
+    /// What a trampoline at the entry point calls before it goes on.
+    pub(crate) trampoline: Option<Function>,
     pub(crate) relocations: Relocations,
 }
 
@@ -161,11 +163,12 @@ impl Reader<'_> {
             init: self.init(),
             init_array: self.array(DT_INIT_ARRAY, DT_INIT_ARRAYSZ)?,
             preinit_array: self.array(DT_PREINIT_ARRAY, DT_PREINIT_ARRAYSZ)?,
+            trampoline: None,
             relocations: Relocations::default(),
             symbols: Symbols::default(),
         };
         object.symbols = symbols;
-        self.relocate(&mut object)?;
+        self.relocate(header, &mut object)?;
         self.name_functions(header, &mut object)?;
         Ok(object)
     }
@@ -298,8 +301,9 @@ impl Reader<'_> {
     }
 
     /// Takes down what relocation calls, binds and copies, and what it stores in the arrays.
-    fn relocate(&self, object: &mut Object) -> Result<()> {
+    fn relocate(&self, header: &Header, object: &mut Object) -> Result<()> {
         let place = |tag| self.dynamic.get(tag).unwrap_or(0);
+        let trampoline = parse::trampoline(self.source, header, self.segments)?;
         let mut seen = vec![false; object.symbols.len() as usize];
         let (init, preinit) = (place(DT_INIT_ARRAY), place(DT_PREINIT_ARRAY));
         for table in self.relocation_tables()? {
@@ -313,6 +317,9 @@ impl Reader<'_> {
                         entry_of(&mut object.preinit_array, preinit, rela.place)
                     {
                         store(entry, &rela);
+                    }
+                    if trampoline.is_some_and(|code| code.slot == rela.place) {
+                        store(object.trampoline.insert(Function::default()), &rela);
                     }
                     match rela.kind {
                         R_X86_64_RELATIVE => {}
