@@ -18,7 +18,7 @@ use allocs_rewrite::{Conditions, Options};
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     disable_help_subcommand = true,
-    after_help = "Exit status: 0 OUT was written, 1 it was not (one line on stderr says why), 2 usage.\n\n\
+    after_help = "Exit status: 0 OUT was written, 1 it was not (one line on stderr says why), 2 usage, 3 it was not because of --require-first.\n\n\
                   Example: allocs-rewrite prog -o prog.allocs && ALLOCS_REPORT=- ./prog.allocs"
 )]
 pub(crate) struct Arguments {
@@ -71,6 +71,14 @@ pub(crate) struct Rewrite {
     /// When the init function is called
     #[arg(long, value_enum, default_value = "auto")]
     phase: Phase,
+
+    /// Write nothing unless the runtime will be first (exit status 3): see `explain`
+    #[arg(long)]
+    require_first: bool,
+
+    /// The system that OUT will run in, for --require-first, unless it is this one
+    #[arg(long, value_name = "DIR")]
+    sysroot: Option<PathBuf>,
 
     /// Replace another version of the runtime beside OUT
     #[arg(long)]
@@ -171,6 +179,8 @@ impl Rewrite {
                 Phase::Preinit => Some(allocs_rewrite::Phase::Preinit),
                 Phase::Entry => Some(allocs_rewrite::Phase::Entry),
             },
+            require_first: self.require_first,
+            sysroot: self.sysroot.clone(),
             force: self.force,
         }
     }

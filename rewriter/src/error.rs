@@ -253,6 +253,14 @@ pub enum ErrorKind {
     /// PROG changed while it was read.
     #[error("changed while it was being copied; try again when nothing writes to it")]
     Changed,
+    /// `--require-first`, and the runtime would not be first.
+    #[error("was not written: {verdict}; {remedy}")]
+    NotFirst {
+        /// Why.
+        verdict: String,
+        /// What would make it first.
+        remedy: String,
+    },
     /// The result did not pass the checks that read it back.
     #[error(
         "was not written: reading the result back, {what}; this is a bug in allocs-rewrite, please report it with the input"

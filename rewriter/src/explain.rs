@@ -7,16 +7,17 @@
 mod examine;
 mod text;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::input;
 use crate::loader::system::System;
 use crate::phase::Phase;
+use crate::source::Source;
 
-pub(crate) use self::examine::examine;
+use self::examine::examine;
 
 /// What to explain, and under which conditions.
 #[derive(Clone, Debug, Default)]
@@ -178,10 +179,23 @@ pub struct Verdict {
 /// # Errors
 /// Those of a file that is no dynamically linked executable, and of a loader that is not known. What
 /// is wrong with a library is part of the explanation.
-pub fn explain(program: &std::path::Path, conditions: &Conditions) -> Result<Explanation> {
+pub fn explain(program: &Path, conditions: &Conditions) -> Result<Explanation> {
     let input = input::open(program)?;
-    let mut system = System::new(conditions.sysroot.as_deref())?;
-    let place = system.place(program)?;
+    let real = program.canonicalize();
+    let real = real.map_err(|source| Error::io(program, "find", source))?;
     let secure = input.privileges.any();
-    examine(&system, &input.source, &place, secure, conditions)
+    explain_at(&input.source, &real, secure, conditions)
+}
+
+/// The same for the file in `source`, which is or will be at the path `real` (without symbolic
+/// links). `secure` says that the program has more rights than whoever starts it.
+pub(crate) fn explain_at(
+    source: &Source,
+    real: &Path,
+    secure: bool,
+    conditions: &Conditions,
+) -> Result<Explanation> {
+    let mut system = System::new(conditions.sysroot.as_deref())?;
+    let place = system.place(real);
+    examine(&system, source, &place, secure, conditions)
 }

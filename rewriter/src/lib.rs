@@ -17,6 +17,7 @@
 mod elf;
 mod error;
 mod explain;
+mod first;
 mod headers;
 mod input;
 mod layout;
@@ -68,6 +69,10 @@ pub struct Options {
     pub init: Option<String>,
     /// When init is to be called; `None` is the earliest possible.
     pub phase: Option<Phase>,
+    /// Fail unless the runtime will be first, as [`explain`] finds it.
+    pub require_first: bool,
+    /// The system that the program will run in; `None` is this machine.
+    pub sysroot: Option<PathBuf>,
     /// Replace another version of the own runtime beside `output`.
     pub force: bool,
 }
@@ -110,6 +115,7 @@ pub fn rewrite(options: &Options, progress: &mut dyn FnMut(u64, u64)) -> Result<
         None => Some(runtime::install(target.directory(), options.force)?),
         Some(_) => None,
     };
+    let warning = first::check(options, &input, &result, &target, phase)?;
     output.finish()?;
     Ok(Report {
         input: options.input.clone(),
@@ -127,6 +133,7 @@ pub fn rewrite(options: &Options, progress: &mut dyn FnMut(u64, u64)) -> Result<
         bytes_changed,
         tables: report::tables(&image, &plan, &layout, request),
         notes: report::notes(&image, &plan, &layout),
+        warnings: warning.into_iter().collect(),
     })
 }
 

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use allocs_rewrite::{Explanation, Report};
+use allocs_rewrite::{ErrorKind, Explanation, Report};
 use anstream::{AutoStream, ColorChoice};
 use clap::{CommandFactory, Parser};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -47,7 +47,15 @@ fn run_rewrite(arguments: &Rewrite) -> ExitCode {
     match outcome {
         // Whatever comes of the printing: the file is in place.
         Ok(report) => ended(print_report(arguments, &report), ExitCode::SUCCESS),
-        Err(error) => failed(&error),
+        Err(error) => {
+            let not_first = matches!(error.kind(), ErrorKind::NotFirst { .. });
+            let status = failed(&error);
+            if not_first {
+                ExitCode::from(NOT_FIRST)
+            } else {
+                status
+            }
+        }
     }
 }
 
@@ -83,6 +91,12 @@ fn ended(printed: io::Result<()>, status: ExitCode) -> ExitCode {
 }
 
 fn print_report(arguments: &Rewrite, report: &Report) -> io::Result<()> {
+    for warning in &report.warnings {
+        eprintln!(
+            "allocs-rewrite: warning: {}: {warning}",
+            report.output.display()
+        );
+    }
     let mut out = io::stdout().lock();
     if arguments.json {
         serde_json::to_writer_pretty(&mut out, report)?;

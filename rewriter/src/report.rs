@@ -27,6 +27,8 @@ pub struct Report {
     pub tables: Vec<Table>,
     /// What the user should know besides.
     pub notes: Vec<String>,
+    /// What stands between the user and a runtime that is first.
+    pub warnings: Vec<String>,
 }
 
 /// The runtime that a rewritten program starts with.

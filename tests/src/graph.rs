@@ -100,6 +100,62 @@ impl Graph {
     }
 }
 
+/// Builds a program that needs a chain of `count` libraries, each of which needs the next two: made
+/// from one library by writing other names over those in it, which is quicker than a linker.
+pub fn many(dir: &Dir, count: usize) -> PathBuf {
+    let builder = Builder { dir };
+    dir.make("stub");
+    builder.compile();
+    let linker = needs("ld");
+    let name = |index: usize| format!("lib{index:05}.so");
+    let linked = |kind: &[&str], soname: Option<&str>, needs: &[String], file: &str| {
+        let mut command = Command::new(&linker)
+            .args(["--no-as-needed", "-o", file])
+            .args(kind);
+        command = soname.map_or(command.clone(), |soname| command.args(["-soname", soname]));
+        builder.run(command.args(needs.iter().map(|need| format!("stub/{need}"))));
+    };
+    for index in 0..3 {
+        let stub = format!("stub/{}", name(index));
+        linked(&["-shared", "plain.o"], Some(&name(index)), &[], &stub);
+    }
+    let two = [name(1), name(2)];
+    linked(
+        &["-shared", "constructor.o"],
+        Some(&name(0)),
+        &two,
+        "template",
+    );
+    let start = [
+        "-pie",
+        "-dynamic-linker",
+        "/lib64/ld-linux-x86-64.so.2",
+        "start.o",
+    ];
+    let path = ["--disable-new-dtags", "-rpath", "$ORIGIN/many"];
+    linked(&[&start[..], &path].concat(), None, &[name(0)], "program");
+
+    let template = std::fs::read(dir.join("template")).expect("the template");
+    let place = |name: &str| {
+        let at = template
+            .windows(name.len())
+            .position(|bytes| bytes == name.as_bytes());
+        at.expect("the name in the template")
+    };
+    let places = [place(&name(0)), place(&name(1)), place(&name(2))];
+    dir.make("many");
+    for index in 0..count {
+        let mut bytes = template.clone();
+        for (step, at) in places.iter().enumerate() {
+            // The last ones need themselves: there is nothing behind them.
+            let named = name((index + step).min(count - 1));
+            bytes[*at..at + named.len()].copy_from_slice(named.as_bytes());
+        }
+        dir.write(format!("many/{}", name(index)), bytes);
+    }
+    dir.join("program")
+}
+
 /// Indices of the libraries that the one at `index` needs.
 fn needs_of(index: usize, count: usize, shape: usize, choices: &mut impl Choose) -> Vec<usize> {
     let next = index + 1;

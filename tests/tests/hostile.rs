@@ -87,6 +87,8 @@ impl Target {
             runtime: Some(self.runtime.display().to_string()),
             init: None,
             phase: None,
+            require_first: false,
+            sysroot: None,
             force: false,
         };
         // In a thread of its own, which is left behind if it hangs.

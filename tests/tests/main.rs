@@ -12,6 +12,8 @@
 mod bad_input;
 mod bad_runtime;
 mod copy;
+mod explain;
+mod explain_bad;
 mod hooks;
 mod hostile;
 mod layouts;
@@ -39,6 +41,8 @@ fn main() -> ExitCode {
         order::trials(),
         layouts::trials(),
         phases::trials(),
+        explain::trials(),
+        explain_bad::trials(),
         bad_input::trials(),
         bad_runtime::trials(),
         copy::trials(),

@@ -414,6 +414,7 @@ impl View<'_> {
         let first = malloc.definitions.first();
         if let (Some(runtime), Some(first)) = (runtime.map(|place| self.path(place)), first)
             && *first != runtime
+            && malloc.definitions.contains(&runtime)
         {
             notes.push(format!(
                 "{first} defines malloc ahead of the runtime, whose hooks those calls do not reach"
@@ -484,7 +485,7 @@ impl View<'_> {
                     "not first: {} has DF_1_INITFIRST and is mapped last of those that do, so its constructors run before `{}` of {runtime}",
                     call.object, init.symbol
                 ),
-                "make the init function an IFUNC, or use the project's own runtime, whose init is one",
+                "rewrite the original with --phase relocation, which takes an init function that is an IFUNC; that of the project's own runtime is one",
             ),
         }
     }

@@ -57,19 +57,17 @@ impl System {
         })
     }
 
-    /// The path of `program` in the tree, without symbolic links, as /proc/self/exe will have it.
-    pub(crate) fn place(&mut self, program: &Path) -> Result<PathBuf> {
-        let real = program
-            .canonicalize()
-            .map_err(|source| Error::io(program, "find", source))?;
+    /// The path in the tree of the program whose path without symbolic links is `real`: what
+    /// /proc/self/exe will have.
+    pub(crate) fn place(&mut self, real: &Path) -> PathBuf {
         let Some(root) = &mut self.root else {
-            return Ok(real);
+            return real.to_owned();
         };
         if let Ok(inside) = real.strip_prefix(&root.path) {
-            return Ok(Path::new("/").join(inside));
+            return Path::new("/").join(inside);
         }
         root.outside = real.parent().map(Path::to_owned);
-        Ok(real)
+        real.to_owned()
     }
 
     /// Opens the regular file at `path`, as the loader would.
