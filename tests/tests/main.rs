@@ -21,6 +21,7 @@ mod loader_model;
 mod order;
 mod phases;
 mod readme;
+mod rivals;
 mod runtime_exports;
 mod samples;
 mod system;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         order::trials(),
         layouts::trials(),
         phases::trials(),
+        rivals::trials(),
         explain::trials(),
         explain_bad::trials(),
         bad_input::trials(),
