@@ -8,6 +8,9 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use rustix::buffer::spare_capacity;
+use rustix::io::Errno;
+
 use crate::elf::{Entry, FileOffset};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -20,6 +23,8 @@ pub(crate) struct Source {
     file: File,
     path: PathBuf,
     len: u64,
+    /// Its first bytes, read ahead.
+    head: Vec<u8>,
 }
 
 impl Source {
@@ -28,7 +33,16 @@ impl Source {
             file,
             path: path.to_owned(),
             len,
+            head: Vec::new(),
         }
+    }
+
+    /// The same with the first bytes read at once: a library's headers and most of its tables are
+    /// there.
+    pub(crate) fn read_ahead(mut self) -> Result<Self> {
+        const AHEAD: u64 = 32 << 10;
+        self.head = self.bytes(FileOffset(0), self.len.min(AHEAD), "the file's beginning")?;
+        Ok(self)
     }
 
     pub(crate) fn file(&self) -> &File {
@@ -70,13 +84,37 @@ impl Source {
     /// `size` bytes at `at`.
     pub(crate) fn bytes(&self, at: FileOffset, size: u64, what: &'static str) -> Result<Vec<u8>> {
         self.check(at, size, what)?;
-        let mut bytes = vec![0; self.host_size(size)?];
-        self.fill(at, &mut bytes)?;
+        let size = self.host_size(size)?;
+        if let Some(ahead) = self.ahead(at, size) {
+            return Ok(ahead.to_vec());
+        }
+        let mut bytes = Vec::with_capacity(size);
+        while bytes.len() < size {
+            let offset = at.0 + bytes.len() as u64;
+            bytes.reserve_exact(size - bytes.len());
+            match rustix::io::pread(&self.file, spare_capacity(&mut bytes), offset) {
+                Ok(0) => return Err(self.error(ErrorKind::Changed)), // it has shrunk
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(Error::io(&self.path, "read", error.into())),
+            }
+        }
+        // The allocator may have given more room than was asked for.
+        bytes.truncate(size);
         Ok(bytes)
+    }
+
+    /// `size` bytes at `at`, if they were read ahead.
+    fn ahead(&self, at: FileOffset, size: usize) -> Option<&[u8]> {
+        let start = usize::try_from(at.0).ok()?;
+        self.head.get(start..start.checked_add(size)?)
     }
 
     /// Fills `buffer` from `at`.
     pub(crate) fn fill(&self, at: FileOffset, buffer: &mut [u8]) -> Result<()> {
+        if let Some(ahead) = self.ahead(at, buffer.len()) {
+            buffer.copy_from_slice(ahead);
+            return Ok(());
+        }
         self.file
             .read_exact_at(buffer, at.0)
             .map_err(|source| match source.kind() {

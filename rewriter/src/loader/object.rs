@@ -92,7 +92,8 @@ impl Object {
         path: &std::path::Path,
     ) -> std::result::Result<Self, Rejected> {
         let identity = opened.identity;
-        let source = Source::new(opened.file, path, opened.len);
+        let source = Source::new(opened.file, path, opened.len).read_ahead();
+        let source = source.map_err(|error| Rejected::Damaged(error.kind().to_string()))?;
         if is_foreign(&source) {
             return Err(Rejected::Foreign);
         }
