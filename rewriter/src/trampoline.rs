@@ -61,6 +61,10 @@ impl Trampoline {
 
     /// The trampoline that `code`, at the address `at`, is.
     pub(crate) fn recognise(code: &[u8], at: Vaddr) -> Option<Self> {
+        // endbr64, push rdx, push rbp: a decoder is not needed to tell most code from it.
+        if !code.starts_with(b"\xf3\x0f\x1e\xfa\x52\x55") {
+            return None;
+        }
         let mut slot = None;
         let mut entry = None;
         for instruction in Decoder::with_ip(64, code, at.0, DecoderOptions::NONE) {

@@ -38,7 +38,9 @@ fn main() {
         let commands = [
             vec![tool::binary().display().to_string(), "explain".to_owned()],
             vec!["ldd".to_owned()],
-            vec!["lddtree".to_owned()],
+            ["/usr/bin/python3", "/usr/bin/lddtree"]
+                .map(str::to_owned)
+                .into(),
         ];
         let [ours, ldd, lddtree] = medians(&commands, &program, runs);
         let ms = |time: Duration| time.as_secs_f64() * 1e3;

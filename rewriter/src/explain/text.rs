@@ -1,5 +1,4 @@
-//! The explanation as a person reads it: aligned, with colours that a terminal shows and that
-//! `anstream` takes out for everybody else.
+//! The explanation as a person reads it: aligned, and with colours where a terminal shows them.
 
 use std::fmt::Write;
 

@@ -4,7 +4,6 @@
 use object::elf::{STT_GNU_IFUNC, SymbolType};
 
 use super::closure::{Closure, EXECUTABLE};
-use super::symbols::gnu_hash;
 
 /// A definition: the object's place and the symbol's index in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,8 +69,8 @@ impl Closure {
         for &place in &self.order {
             let object = &self.objects[place].object;
             for &index in &object.relocations.bound {
-                let name = object.symbols.name(index);
-                if !name.is_some_and(|name| names.may_have(gnu_hash(name))) {
+                let prefix = object.symbols.prefix(index);
+                if !prefix.is_some_and(|prefix| names.may_have(prefix)) {
                     continue;
                 }
                 if let Some(definition) = self.bind(place, index)
@@ -89,28 +88,29 @@ impl Closure {
         let mut names = NameFilter(vec![false; NameFilter::SIZE]);
         for &place in &self.order {
             let symbols = &self.objects[place].object.symbols;
-            let ifuncs = symbols.ifuncs().filter_map(|index| symbols.name(index));
-            ifuncs.map(gnu_hash).for_each(|hash| names.add(hash));
+            let ifuncs = symbols.ifuncs();
+            let prefixes = ifuncs.filter_map(|index| symbols.prefix(index));
+            prefixes.for_each(|prefix| names.add(prefix));
         }
         names
     }
 }
 
-/// Which names are worth a lookup: a set of hashes that may say yes too often, never no.
+/// Which names are worth a lookup: a set of prefixes that may say yes too often, never no.
 struct NameFilter(Vec<bool>);
 
 impl NameFilter {
-    const SIZE: usize = 1 << 14;
+    const SIZE: usize = 1 << 12;
 
-    fn place(hash: u32) -> usize {
-        hash as usize % Self::SIZE
+    fn place(prefix: u32) -> usize {
+        (prefix.wrapping_mul(0x9e37_79b9) >> 20) as usize % Self::SIZE
     }
 
-    fn add(&mut self, hash: u32) {
-        self.0[Self::place(hash)] = true;
+    fn add(&mut self, prefix: u32) {
+        self.0[Self::place(prefix)] = true;
     }
 
-    fn may_have(&self, hash: u32) -> bool {
-        self.0[Self::place(hash)]
+    fn may_have(&self, prefix: u32) -> bool {
+        self.0[Self::place(prefix)]
     }
 }

@@ -303,24 +303,29 @@ impl Reader<'_> {
 
     /// Takes down what relocation calls, binds and copies, and what it stores in the arrays.
     fn relocate(&self, header: &Header, object: &mut Object) -> Result<()> {
-        let place = |tag| self.dynamic.get(tag).unwrap_or(0);
         let trampoline = parse::trampoline(self.source, header, self.segments)?;
+        let arrays = [
+            self.entries(DT_INIT_ARRAY, object.init_array.len()),
+            self.entries(DT_PREINIT_ARRAY, object.preinit_array.len()),
+            trampoline.map_or(0..0, |code| code.slot.0..code.slot.0.saturating_add(8)),
+        ];
         let mut seen = vec![false; object.symbols.len() as usize];
-        let (init, preinit) = (place(DT_INIT_ARRAY), place(DT_PREINIT_ARRAY));
         for table in self.relocation_tables()? {
             let count = table.size / Rela::SIZE;
             const WHAT: &str = "a relocation table";
             self.source
                 .for_each(table.at, count, WHAT, |_, rela: Rela| {
-                    if let Some(entry) = entry_of(&mut object.init_array, init, rela.place) {
-                        store(entry, &rela);
-                    } else if let Some(entry) =
-                        entry_of(&mut object.preinit_array, preinit, rela.place)
-                    {
-                        store(entry, &rela);
-                    }
-                    if trampoline.is_some_and(|code| code.slot == rela.place) {
-                        store(object.trampoline.insert(Function::default()), &rela);
+                    let place = rela.place.0;
+                    let [init, preinit, slot] = &arrays;
+                    if init.contains(&place) {
+                        store(entry_of(&mut object.init_array, init.start, place), &rela);
+                    } else if preinit.contains(&place) {
+                        store(
+                            entry_of(&mut object.preinit_array, preinit.start, place),
+                            &rela,
+                        );
+                    } else if slot.contains(&place) {
+                        store(Some(object.trampoline.insert(Function::default())), &rela);
                     }
                     match rela.kind {
                         R_X86_64_RELATIVE => {}
@@ -338,6 +343,12 @@ impl Reader<'_> {
                 })?;
         }
         Ok(())
+    }
+
+    /// The addresses of an array's entries.
+    fn entries(&self, tag: DynamicTag, count: usize) -> std::ops::Range<u64> {
+        let start = self.dynamic.get(tag).unwrap_or(0);
+        start..start.saturating_add(8 * count as u64)
     }
 
     /// Finds names for the constructors: dynamic symbols, else those of .symtab.
@@ -406,12 +417,12 @@ impl Reader<'_> {
 }
 
 /// The entry of `array` (at address `start`) that a relocation at `place` fills.
-fn entry_of(array: &mut [Function], start: u64, place: Vaddr) -> Option<&mut Function> {
-    let skip = place.since(Vaddr(start))?;
-    array.get_mut(usize::try_from(skip / 8).ok()?)
+fn entry_of(array: &mut [Function], start: u64, place: u64) -> Option<&mut Function> {
+    array.get_mut(usize::try_from(place.checked_sub(start)? / 8).ok()?)
 }
 
-fn store(entry: &mut Function, rela: &Rela) {
+fn store(entry: Option<&mut Function>, rela: &Rela) {
+    let Some(entry) = entry else { return };
     match rela.kind {
         R_X86_64_RELATIVE | R_X86_64_IRELATIVE => {
             entry.address = Some(Vaddr(rela.addend.cast_unsigned()));

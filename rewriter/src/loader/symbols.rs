@@ -128,6 +128,15 @@ impl Symbols {
         self.string(self.get(index)?.name)
     }
 
+    /// The first four bytes of its name, or fewer: what tells most names apart.
+    pub(crate) fn prefix(&self, index: u32) -> Option<u32> {
+        let at = usize::try_from(index).ok()?.checked_mul(SYMBOL)?;
+        let name = u32::from_le_bytes(*self.table.get(at..)?.first_chunk()?);
+        let name = self.strings.get(usize::try_from(name).ok()?..)?;
+        let bytes = name.iter().take(4).take_while(|byte| **byte != 0);
+        Some(bytes.fold(0, |prefix, byte| prefix << 8 | u32::from(*byte)))
+    }
+
     /// Whether the symbol at `index` has that name: cheaper than to take its name first.
     fn is_named(&self, index: u32, name: &[u8]) -> bool {
         let offset = self
@@ -206,9 +215,13 @@ impl Symbols {
     /// The functions that are defined at one of `addresses`, by index.
     pub(crate) fn functions_at(&self, addresses: &[u64]) -> impl Iterator<Item = (u32, Symbol)> {
         let value = |entry: &[u8]| Some(u64::from_le_bytes(*entry.get(8..)?.first_chunk()?));
+        let mut addresses = addresses.to_vec();
+        addresses.sort_unstable();
         let entries = (0..).zip(self.table.chunks_exact(SYMBOL));
         entries
-            .filter(move |(_, entry)| value(entry).is_some_and(|value| addresses.contains(&value)))
+            .filter(move |(_, entry)| {
+                value(entry).is_some_and(|value| addresses.binary_search(&value).is_ok())
+            })
             .filter_map(|(index, entry)| Some((index, Symbol::decode(entry)?)))
             .filter(|(_, symbol)| {
                 let kind = symbol.info.st_type();
