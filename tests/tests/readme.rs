@@ -85,6 +85,9 @@ fn replay(document: &Path) {
 /// Every number is the same number, and columns are as wide as they are.
 fn words(text: &str) -> Vec<Vec<String>> {
     let without_digits = |word: &str| -> String {
+        if word.starts_with("0x") {
+            return "0x0".to_owned();
+        }
         let digit = |c: char| if c.is_ascii_digit() { '0' } else { c };
         let mut chars: Vec<char> = word.chars().map(digit).collect();
         chars.dedup_by(|next, last| (*next, *last) == ('0', '0'));
