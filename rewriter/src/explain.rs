@@ -6,6 +6,7 @@
 
 mod examine;
 mod text;
+mod verdict;
 
 use std::path::{Path, PathBuf};
 

@@ -8,6 +8,7 @@
 //! | `tokens` | what do $ORIGIN, $LIB and $PLATFORM stand for? | glibc elf/dl-load.c, `_dl_dst_substitute` |
 //! | `cache` | what does ld.so.cache say? | glibc elf/dl-cache.c, `search_cache` |
 //! | `search` | where is a library found, by which rule? | glibc elf/dl-load.c, musl ldso/dynlink.c |
+//! | `preload` | what comes ahead of the program's own libraries? | glibc elf/rtld.c |
 //! | `object`, `symbols` | what does a shared object ask for and define? | gABI |
 //! | `closure` | what is loaded, in which order? | glibc elf/dl-deps.c, `_dl_map_object_deps` |
 //! | `order` | in which order is it relocated and initialised? | glibc elf/dl-sort-maps.c, elf/dl-init.c |
@@ -19,6 +20,7 @@ pub(crate) mod closure;
 pub(crate) mod ldso;
 pub(crate) mod object;
 pub(crate) mod order;
+pub(crate) mod preload;
 pub(crate) mod search;
 pub(crate) mod symbols;
 pub(crate) mod system;

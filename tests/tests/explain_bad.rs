@@ -22,7 +22,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         unknown_loader,
         no_sysroot,
         closed_output,
-        hostile_libraries,
+        hostile_files,
         hostile_caches,
         ten_thousand_objects,
     ]
@@ -262,24 +262,27 @@ fn odd_value(random: &mut fastrand::Rng) -> u64 {
     }
 }
 
-/// Libraries with random words changed in their headers and tables.
-fn hostile_libraries() {
+/// A library, and then a program, with random words changed in headers and tables.
+fn hostile_files() {
     let dir = Dir::new("explain-hostile");
     let prog = needing_x(&dir);
-    let good = std::fs::read(dir.join("d1/libx.so")).expect("the library");
     let mut random = fastrand::Rng::with_seed(0x616c6c6f6373);
-    for round in 0..20_000 {
-        let mut bytes = good.clone();
-        for _ in 0..=random.usize(..3) {
-            let at = random.usize(..bytes.len() / 8) * 8;
-            let at = if random.bool() { at % 0x600 } else { at };
-            let size = [1, 2, 4, 8][random.usize(..4)];
-            let value = odd_value(&mut random).to_le_bytes();
-            bytes[at..at + size].copy_from_slice(&value[..size]);
+    for name in ["d1/libx.so", "main"] {
+        let good = std::fs::read(dir.join(name)).expect("the file");
+        for round in 0..10_000 {
+            let mut bytes = good.clone();
+            for _ in 0..=random.usize(..3) {
+                let at = random.usize(..bytes.len() / 8) * 8;
+                let at = if random.bool() { at % 0x600 } else { at };
+                let size = [1, 2, 4, 8][random.usize(..4)];
+                let value = odd_value(&mut random).to_le_bytes();
+                bytes[at..at + size].copy_from_slice(&value[..size]);
+            }
+            let path = dir.write(name, &bytes);
+            let what = format!("round {round} of {}", path.display());
+            survive(&prog, &Conditions::default(), &what);
         }
-        let path = dir.write("d1/libx.so", &bytes);
-        let what = format!("round {round} of {}", path.display());
-        survive(&prog, &Conditions::default(), &what);
+        dir.write(name, &good);
     }
 }
 

@@ -14,6 +14,7 @@ mod bad_runtime;
 mod copy;
 mod explain;
 mod explain_bad;
+mod explain_systems;
 mod hooks;
 mod hostile;
 mod layouts;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         rivals::trials(),
         explain::trials(),
         explain_bad::trials(),
+        explain_systems::trials(),
         bad_input::trials(),
         bad_runtime::trials(),
         copy::trials(),

@@ -281,6 +281,9 @@ fn musl_constructors_of_libraries() {
     command(&result.path).run().assert_same_as(&before);
     let report = assert_first(&command(&result.path), &dir);
     assert!(report.bytes("malloc") >= 30004, "{report:?}");
+    // One that is preloaded is initialised before the others, and still after the entry point.
+    let preloaded = command(&result.path).env("LD_PRELOAD", "./libtwo.so");
+    assert_first(&preloaded, &dir);
 }
 
 /// At the entry point rdx is the function to call at exit and the stack pointer a multiple of 16; the
@@ -391,14 +394,19 @@ fn preinit_by_request() {
     }
 }
 
-fn foreign(dir: &Dir, text: &str) -> PathBuf {
+/// `true` with a foreign runtime, whose init function is `begin`.
+fn with_foreign(dir: &Dir, text: &str) -> Rewritten {
     let source = dir.write("foreign.c", text);
     let runtime = dir.join("libforeign.so");
     Command::new(needs("gcc"))
         .args(["-shared", "-fPIC", "-o"])
         .args([&runtime, &source])
         .succeed();
-    runtime
+    Rewrite::new("/bin/true", dir.join("true"))
+        .arg("--runtime")
+        .arg(runtime)
+        .args_line("--init begin")
+        .succeed()
 }
 
 /// An ordinary function of a foreign runtime is called at preinit.
@@ -406,12 +414,7 @@ fn foreign_function() {
     let dir = Dir::new("foreign-function");
     let text =
         "#include <unistd.h>\nvoid begin(int argc) { write(1, \"begin\\n\", 6 * (argc == 1)); }\n";
-    let runtime = foreign(&dir, text);
-    let result = Rewrite::new("/bin/true", dir.join("true"))
-        .arg("--runtime")
-        .arg(runtime)
-        .args_line("--init begin")
-        .succeed();
+    let result = with_foreign(&dir, text);
     assert_eq!(result.json["runtime"]["phase"], "preinit");
     let outcome = result.command().succeed();
     assert_eq!(outcome.stdout(), "begin\n", "{outcome}");
@@ -422,12 +425,7 @@ fn foreign_ifunc() {
     let dir = Dir::new("foreign-ifunc");
     let text = "static void later(void) {}\nstatic void *choose(void) { return later; }\n\
                 void begin(void) __attribute__((ifunc(\"choose\")));\n";
-    let runtime = foreign(&dir, text);
-    let result = Rewrite::new("/bin/true", dir.join("true"))
-        .arg("--runtime")
-        .arg(runtime)
-        .args_line("--init begin")
-        .succeed();
+    let result = with_foreign(&dir, text);
     assert_eq!(result.json["runtime"]["phase"], "relocation");
     result.command().succeed();
 }

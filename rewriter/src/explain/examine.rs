@@ -8,14 +8,15 @@ use object::elf::{DF_1_INITFIRST, STT_GNU_IFUNC};
 
 use super::{
     Binding, Call, Conditions, Explanation, Malloc, MallocBinding, Phase, Request, Resolvers,
-    Runtime, Verdict,
+    Runtime,
 };
 use crate::error::Result;
 use crate::loader::binding::Definition;
-use crate::loader::closure::{Asker, Closure, EXECUTABLE, LOADER, Loaded, Outcome, Preloads};
+use crate::loader::closure::{Asker, Closure, EXECUTABLE, LOADER, Loaded, Outcome};
 use crate::loader::ldso::{Flavour, Loader};
 use crate::loader::object::{Function, Object};
 use crate::loader::order::Order;
+use crate::loader::preload::Preloads;
 use crate::loader::search::{Rule, Search};
 use crate::loader::system::System;
 use crate::parse;
@@ -42,7 +43,8 @@ pub(crate) fn examine(
     };
     let library_path = conditions.library_path.as_bytes();
     let mut search = Search::new(system, &loader, secure, library_path, &executable)?;
-    let preloads = preloads(system, &loader, secure, conditions)?;
+    let preload = conditions.preload.as_bytes();
+    let preloads = Preloads::read(system, &loader.flavour, secure, preload)?;
     let itself = loader_object(system, &loader);
     let closure = Closure::load(&mut search, executable, itself, &preloads);
     let order = Order::new(&closure, &loader.flavour);
@@ -71,58 +73,23 @@ fn loader_object(system: &System, loader: &Loader) -> Loaded {
     }
 }
 
-/// LD_PRELOAD and, for glibc, /etc/ld.so.preload (glibc elf/rtld.c, `handle_preload_list`, `dl_main`;
-/// musl ldso/dynlink.c, `load_preload`). With more rights at stake LD_PRELOAD does not count; glibc
-/// makes an exception for setuid libraries in default directories, which nobody has.
-fn preloads(
-    system: &System,
-    loader: &Loader,
-    secure: bool,
-    conditions: &Conditions,
-) -> Result<Preloads> {
-    const LARGEST: u64 = 1 << 20;
-    let words = |text: &[u8], separators: &[u8]| -> Vec<Vec<u8>> {
-        let words = text.split(|byte| separators.contains(byte));
-        words
-            .filter(|word| !word.is_empty())
-            .map(<[u8]>::to_vec)
-            .collect()
-    };
-    let environment = conditions.preload.as_bytes();
-    let environment = match (&loader.flavour, secure) {
-        (_, true) => Vec::new(),
-        (Flavour::Glibc(_), _) => words(environment, b" :"),
-        (Flavour::Musl, _) => words(environment, b" :\t\n\x0b\x0c\r"),
-    };
-    let file = match loader.flavour {
-        Flavour::Glibc(_) => system.read(Path::new("/etc/ld.so.preload"), LARGEST)?,
-        Flavour::Musl => None,
-    };
-    let lines = file.as_deref().unwrap_or(&[]).split(|&byte| byte == b'\n');
-    let uncommented = lines.map(|line| line.split(|&byte| byte == b'#').next().unwrap_or(line));
-    Ok(Preloads {
-        environment,
-        file: uncommented.flat_map(|line| words(line, b": \t")).collect(),
-    })
-}
-
-fn text(bytes: &[u8]) -> String {
+pub(super) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-struct View<'a> {
-    closure: &'a Closure,
+pub(super) struct View<'a> {
+    pub(super) closure: &'a Closure,
     order: &'a Order,
     loader: &'a Loader,
     program: &'a Path,
 }
 
 /// The runtime's init as the program refers to it, and what that is bound to.
-struct Init<'a> {
-    symbol: Cow<'a, str>,
+pub(super) struct Init<'a> {
+    pub(super) symbol: Cow<'a, str>,
     index: u32,
-    definition: Option<Definition>,
-    phase: Phase,
+    pub(super) definition: Option<Definition>,
+    pub(super) phase: Phase,
 }
 
 impl View<'_> {
@@ -159,7 +126,7 @@ impl View<'_> {
         }
     }
 
-    fn path(&self, place: usize) -> String {
+    pub(super) fn path(&self, place: usize) -> String {
         match place {
             EXECUTABLE => self.program.display().to_string(),
             _ => text(&self.closure.objects[place].path),
@@ -178,7 +145,7 @@ impl View<'_> {
         matches!(self.loader.flavour, Flavour::Musl)
     }
 
-    fn asker(&self, asker: Asker) -> Option<String> {
+    pub(super) fn asker(&self, asker: Asker) -> Option<String> {
         match asker {
             Asker::Kernel => None,
             Asker::Preload => Some("LD_PRELOAD".to_owned()),
@@ -399,94 +366,6 @@ impl View<'_> {
         Malloc {
             bindings: bindings.collect(),
             definitions: self.paths(&definitions),
-        }
-    }
-
-    fn notes(&self, runtime: Option<usize>, rivals: &[String], malloc: &Malloc) -> Vec<String> {
-        let mut notes = Vec::new();
-        let relative = self.closure.objects.iter().skip(LOADER + 1);
-        if let Some(found) = { relative }.find(|loaded| !loaded.path.starts_with(b"/")) {
-            notes.push(format!(
-                "{} was found from this directory; what is found elsewhere may be another file",
-                text(&found.path)
-            ));
-        }
-        let first = malloc.definitions.first();
-        if let (Some(runtime), Some(first)) = (runtime.map(|place| self.path(place)), first)
-            && *first != runtime
-            && malloc.definitions.contains(&runtime)
-        {
-            notes.push(format!(
-                "{first} defines malloc ahead of the runtime, whose hooks those calls do not reach"
-            ));
-        }
-        if runtime.is_none() && !rivals.is_empty() {
-            notes.push(format!(
-                "asks to be first itself (DF_1_INITFIRST): {}",
-                rivals.join(", ")
-            ));
-        }
-        notes
-    }
-
-    fn verdict(&self, init: Option<&Init<'_>>, calls: &[Call]) -> Verdict {
-        let no = |text: String, remedy: &str| Verdict {
-            first: false,
-            text,
-            remedy: Some(remedy.to_owned()),
-        };
-        if let Some(request) = self.closure.fatal().next()
-            && let Outcome::Missing { reason, .. } = &request.outcome
-        {
-            let (name, asker) = (text(&request.name), self.asker(request.asker));
-            let asker = asker.unwrap_or_default();
-            return no(
-                format!(
-                    "not first: the program does not start, {name} (needed by {asker}): {reason}"
-                ),
-                "install it, or name its directory with --ld-library-path or its system with --sysroot",
-            );
-        }
-        let Some(init) = init else {
-            return no(
-                "not first: the program has not been rewritten".to_owned(),
-                "allocs-rewrite PROG -o OUT",
-            );
-        };
-        let Some(definition) = init.definition else {
-            return no(
-                format!(
-                    "not first: the program does not start, no library defines `{}`",
-                    init.symbol
-                ),
-                "rewrite the original with --runtime and --init as the runtime has them",
-            );
-        };
-        let runtime = self.path(definition.place);
-        let ahead = calls.iter().take_while(|call| !call.runtime);
-        let ahead = { ahead }.find(|call| call.object != runtime);
-        match ahead {
-            None => Verdict {
-                first: true,
-                text: format!(
-                    "first: `{}` of {runtime} runs {}",
-                    init.symbol,
-                    match init.phase {
-                        Phase::Relocation =>
-                            "while the program is relocated, before every constructor",
-                        Phase::Entry => "at the entry point, before every constructor",
-                        Phase::Preinit => "as the first preinit entry, before every constructor",
-                    }
-                ),
-                remedy: None,
-            },
-            Some(call) => no(
-                format!(
-                    "not first: {} has DF_1_INITFIRST and is mapped last of those that do, so its constructors run before `{}` of {runtime}",
-                    call.object, init.symbol
-                ),
-                "rewrite the original with --phase relocation, which takes an init function that is an IFUNC; that of the project's own runtime is one",
-            ),
         }
     }
 }

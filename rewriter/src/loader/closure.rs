@@ -8,6 +8,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::object::{Need, Object};
+use super::preload::Preloads;
 use super::search::{Found, Rule, Search};
 
 /// The executable's place among the objects.
@@ -59,13 +60,6 @@ pub(crate) enum Outcome {
     Same(usize),
     /// Nothing came in. The loader goes on without it only if the program can.
     Missing { reason: String, fatal: bool },
-}
-
-/// What is preloaded, as the loader takes it from its environment and its configuration.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Preloads {
-    pub(crate) environment: Vec<Vec<u8>>,
-    pub(crate) file: Vec<Vec<u8>>,
 }
 
 /// Everything that is loaded.

@@ -4,17 +4,20 @@
 //! Each table is read once and its file closed: a program may have more libraries than a process
 //! may have open files.
 
+mod functions;
+mod relocations;
+
 use object::elf::{
     DF_1_NOW, DF_BIND_NOW, DF_SYMBOLIC, DT_AUXILIARY, DT_BIND_NOW, DT_FILTER, DT_FLAGS, DT_FLAGS_1,
-    DT_INIT, DT_INIT_ARRAY, DT_INIT_ARRAYSZ, DT_JMPREL, DT_NEEDED, DT_PLTRELSZ, DT_PREINIT_ARRAY,
-    DT_PREINIT_ARRAYSZ, DT_RELA, DT_RELASZ, DT_RPATH, DT_RUNPATH, DT_SONAME, DT_STRSZ, DT_STRTAB,
-    DT_SYMBOLIC, DT_SYMTAB, DT_VERSYM, DynamicTag, R_X86_64_64, R_X86_64_COPY, R_X86_64_IRELATIVE,
-    R_X86_64_JUMP_SLOT, R_X86_64_RELATIVE, SHT_SYMTAB,
+    DT_INIT_ARRAY, DT_INIT_ARRAYSZ, DT_NEEDED, DT_PREINIT_ARRAY, DT_PREINIT_ARRAYSZ, DT_RPATH,
+    DT_RUNPATH, DT_SONAME, DT_STRSZ, DT_STRTAB, DT_SYMBOLIC, DT_SYMTAB, DT_VERSYM, DynamicTag,
 };
 
+pub(crate) use self::functions::Function;
+pub(crate) use self::relocations::Relocations;
 use super::symbols::{GnuHash, Symbols};
 use super::system::Opened;
-use crate::elf::{Entry, FileOffset, Header, Rela, Section, Segment, Symbol, Vaddr};
+use crate::elf::{FileOffset, Header, Segment, Vaddr};
 use crate::error::Result;
 use crate::parse::{self, Dynamic, Table, locate};
 use crate::source::Source;
@@ -52,28 +55,6 @@ pub(crate) struct Object {
     /// What a trampoline at the entry point calls before it goes on.
     pub(crate) trampoline: Option<Function>,
     pub(crate) relocations: Relocations,
-}
-
-/// A function that the loader calls.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Function {
-    /// As the object's program headers count; unknown where a symbol of another object decides.
-    pub(crate) address: Option<Vaddr>,
-    /// Index of the symbol that the entry is relocated against.
-    pub(crate) reference: Option<u32>,
-    /// Its name, as far as the object has one.
-    pub(crate) name: Option<String>,
-}
-
-/// What relocation does besides storing addresses.
-#[derive(Debug, Default)]
-pub(crate) struct Relocations {
-    /// R_X86_64_IRELATIVE: resolvers of the object's own that run when it is relocated.
-    pub(crate) irelative: u64,
-    /// Symbols that are bound when it is relocated, by index, each once, in that order.
-    pub(crate) bound: Vec<u32>,
-    /// Symbols of copy relocations.
-    pub(crate) copies: Vec<u32>,
 }
 
 /// Why a file is not loaded.
@@ -262,187 +243,4 @@ impl Reader<'_> {
             names.extend(name.version.zip(offset));
         })
     }
-
-    fn init(&self) -> Option<Function> {
-        let address = self.dynamic.get(DT_INIT).map(Vaddr)?;
-        Some(Function {
-            address: Some(address),
-            ..Function::default()
-        })
-    }
-
-    /// The array's entries with the values that they have in the file.
-    fn array(&self, tag: DynamicTag, size_tag: DynamicTag) -> Result<Vec<Function>> {
-        let size = self.dynamic.get(size_tag).unwrap_or(0);
-        let bytes = self.table(tag, size - size % 8, "an array of constructors")?;
-        let value = |bytes: &[u8]| {
-            let bytes = bytes.iter().rev();
-            bytes.fold(0, |sum, &byte| sum << 8 | u64::from(byte))
-        };
-        let functions = bytes.chunks_exact(8).map(|bytes| Function {
-            address: Some(Vaddr(value(bytes))),
-            ..Function::default()
-        });
-        Ok(functions.collect())
-    }
-
-    fn relocation_tables(&self) -> Result<[Table; 2]> {
-        let table = |tag, size_tag, what| -> Result<Table> {
-            let size = self.dynamic.get(size_tag).unwrap_or(0);
-            let address = self.dynamic.get(tag).filter(|_| size > 0);
-            let (vaddr, at, size) = match address {
-                Some(address) => (Vaddr(address), self.at(address, size, what)?, size),
-                None => (Vaddr(0), FileOffset(0), 0),
-            };
-            Ok(Table { vaddr, at, size })
-        };
-        let jmprel = table(DT_JMPREL, DT_PLTRELSZ, "the PLT relocation table")?;
-        let rela = table(DT_RELA, DT_RELASZ, "the relocation table")?;
-        Ok([parse::without_plt(rela, Some(jmprel)), jmprel])
-    }
-
-    /// Takes down what relocation calls, binds and copies, and what it stores in the arrays.
-    fn relocate(&self, header: &Header, object: &mut Object) -> Result<()> {
-        let trampoline = parse::trampoline(self.source, header, self.segments)?;
-        let arrays = [
-            self.entries(DT_INIT_ARRAY, object.init_array.len()),
-            self.entries(DT_PREINIT_ARRAY, object.preinit_array.len()),
-            trampoline.map_or(0..0, |code| code.slot.0..code.slot.0.saturating_add(8)),
-        ];
-        let mut seen = vec![false; object.symbols.len() as usize];
-        for table in self.relocation_tables()? {
-            let count = table.size / Rela::SIZE;
-            const WHAT: &str = "a relocation table";
-            self.source
-                .for_each(table.at, count, WHAT, |_, rela: Rela| {
-                    let place = rela.place.0;
-                    let [init, preinit, slot] = &arrays;
-                    if init.contains(&place) {
-                        store(entry_of(&mut object.init_array, init.start, place), &rela);
-                    } else if preinit.contains(&place) {
-                        store(
-                            entry_of(&mut object.preinit_array, preinit.start, place),
-                            &rela,
-                        );
-                    } else if slot.contains(&place) {
-                        store(Some(object.trampoline.insert(Function::default())), &rela);
-                    }
-                    match rela.kind {
-                        R_X86_64_RELATIVE => {}
-                        R_X86_64_IRELATIVE => object.relocations.irelative += 1,
-                        R_X86_64_COPY => object.relocations.copies.push(rela.symbol),
-                        R_X86_64_JUMP_SLOT if !object.now => {}
-                        _ => {
-                            let seen = seen.get_mut(rela.symbol as usize);
-                            if seen.is_some_and(|seen| !std::mem::replace(seen, true)) {
-                                object.relocations.bound.push(rela.symbol);
-                            }
-                        }
-                    }
-                    Ok(())
-                })?;
-        }
-        Ok(())
-    }
-
-    /// The addresses of an array's entries.
-    fn entries(&self, tag: DynamicTag, count: usize) -> std::ops::Range<u64> {
-        let start = self.dynamic.get(tag).unwrap_or(0);
-        start..start.saturating_add(8 * count as u64)
-    }
-
-    /// Finds names for the constructors: dynamic symbols, else those of .symtab.
-    fn name_functions(&self, header: &Header, object: &mut Object) -> Result<()> {
-        let mut unnamed: Vec<&mut Function> = object
-            .init
-            .iter_mut()
-            .chain(&mut object.init_array)
-            .chain(&mut object.preinit_array)
-            .collect();
-        if unnamed.is_empty() {
-            return Ok(());
-        }
-        for function in &mut unnamed {
-            let name = function
-                .reference
-                .and_then(|index| object.symbols.name(index));
-            function.name = name.map(lossy);
-        }
-        let addresses: Vec<u64> = { unnamed.iter() }
-            .filter_map(|function| function.address.map(|address| address.0))
-            .collect();
-        for (index, symbol) in object.symbols.functions_at(&addresses) {
-            name_one(&mut unnamed, &symbol, || {
-                object.symbols.name(index).map(lossy)
-            });
-        }
-        if unnamed.iter().any(|function| function.name.is_none()) {
-            self.name_from_symtab(header, &mut unnamed)?;
-        }
-        Ok(())
-    }
-
-    fn name_from_symtab(&self, header: &Header, unnamed: &mut [&mut Function]) -> Result<()> {
-        // Sections are decoration: where they make no sense, there are no names.
-        let Ok((_, sections)) = parse::read_sections(self.source, header) else {
-            return Ok(());
-        };
-        let symtab = sections.iter().find(|section| section.kind == SHT_SYMTAB);
-        let strings = symtab.and_then(|symtab| sections.get(usize::try_from(symtab.link).ok()?));
-        let (Some(symtab), Some(strings)) = (symtab, strings) else {
-            return Ok(());
-        };
-        let count = symtab.size / Symbol::SIZE;
-        const WHAT: &str = "the symbol table";
-        self.source
-            .for_each(symtab.offset, count, WHAT, |_, symbol: Symbol| {
-                let is_function = symbol.info.st_type() == object::elf::STT_FUNC;
-                if is_function && !symbol.is_undefined() {
-                    name_one(unnamed, &symbol, || self.symtab_name(strings, symbol.name));
-                }
-                Ok(())
-            })
-    }
-
-    fn symtab_name(&self, strings: &Section, name: u32) -> Option<String> {
-        const LONGEST: u64 = 4096;
-        let rest = strings.file_size().checked_sub(u64::from(name))?;
-        let at = strings.offset.checked_add(u64::from(name))?;
-        let bytes = self
-            .source
-            .bytes(at, rest.min(LONGEST), "a symbol's name")
-            .ok()?;
-        bytes.get(..memchr::memchr(0, &bytes)?).map(lossy)
-    }
-}
-
-/// The entry of `array` (at address `start`) that a relocation at `place` fills.
-fn entry_of(array: &mut [Function], start: u64, place: u64) -> Option<&mut Function> {
-    array.get_mut(usize::try_from(place.checked_sub(start)? / 8).ok()?)
-}
-
-fn store(entry: Option<&mut Function>, rela: &Rela) {
-    let Some(entry) = entry else { return };
-    match rela.kind {
-        R_X86_64_RELATIVE | R_X86_64_IRELATIVE => {
-            entry.address = Some(Vaddr(rela.addend.cast_unsigned()));
-        }
-        R_X86_64_64 => {
-            entry.address = None;
-            entry.reference = Some(rela.symbol);
-        }
-        _ => {}
-    }
-}
-
-fn name_one(unnamed: &mut [&mut Function], symbol: &Symbol, name: impl Fn() -> Option<String>) {
-    for function in unnamed.iter_mut() {
-        if function.name.is_none() && function.address == Some(Vaddr(symbol.value)) {
-            function.name = name();
-        }
-    }
-}
-
-fn lossy(name: &[u8]) -> String {
-    String::from_utf8_lossy(name).into_owned()
 }

@@ -1,28 +1,30 @@
 //! Where the loader finds a library, and by which rule.
 //!
-//! glibc (elf/dl-load.c, `_dl_map_new_object`): a name with a slash is a path. Otherwise DT_RPATH of
-//! the object that asks, of the one that asked for that, and so on, and of the executable, unless
-//! the asking object has a DT_RUNPATH; LD_LIBRARY_PATH; DT_RUNPATH of the asking object; ld.so.cache;
-//! the default directories. In each directory the subdirectories for better processors come first.
+//! glibc: a name with a slash is a path. Otherwise DT_RPATH of the object that asks, of the one that
+//! asked for that, and so on, and of the executable, unless the asking object has a DT_RUNPATH;
+//! LD_LIBRARY_PATH; DT_RUNPATH of the asking object; ld.so.cache; the default directories. In each
+//! directory the subdirectories for better processors come first.
 //!
-//! musl (ldso/dynlink.c, `load_library`): LD_LIBRARY_PATH; DT_RUNPATH or DT_RPATH of the object that
-//! asks, of the one that asked for that, and so on; the directories of its path file.
+//! musl: a name with a slash is a path. Otherwise LD_LIBRARY_PATH; DT_RUNPATH or DT_RPATH of the object
+//! that asks, of the one that asked for that, and so on; the directories of its path file.
+
+mod glibc;
+mod musl;
 
 use std::collections::HashMap;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::rc::Rc;
 
-use object::elf::DF_1_NODEFLIB;
 use rustix::io::Errno;
 
+use self::musl::musl_directories;
 use super::as_path;
 use super::cache::Cache;
 use super::closure::{Asker, EXECUTABLE, Loaded};
-use super::ldso::{Flavour, Glibc, Loader};
+use super::ldso::{Flavour, Loader};
 use super::object::{Object, Rejected};
 use super::system::System;
-use super::tokens::Tokens;
 use crate::error::Result;
 
 /// How a library was found.
@@ -81,9 +83,6 @@ pub(crate) struct Search<'a> {
     present: HashMap<Vec<u8>, bool>,
     working_directory: Vec<u8>,
 }
-
-/// What came of a list of directories, if it was found there.
-type Tried = std::result::Result<Option<Attempt>, String>;
 
 /// How one attempt to open a library went.
 enum Attempt {
@@ -165,115 +164,44 @@ impl<'a> Search<'a> {
         if musl && self.is_musl_itself(name) {
             return Ok(Found::Loader);
         }
-        let found = if name.contains(&b'/') {
-            self.attempt(known, name.to_vec(), Rule::Path)
-        } else if musl {
-            self.find_for_musl(objects, known, name, asker)
-        } else {
-            self.find_for_glibc(objects, known, name, asker)
-        };
-        match found {
-            Ok(Attempt::Found(found)) => Ok(found),
-            Ok(Attempt::Next(Some(elsewhere))) => Err(format!(
-                "only {elsewhere} has that name, and is for another machine"
-            )),
-            Ok(_) => Err("not found".to_owned()),
-            Err(reason) => Err(reason),
-        }
-    }
-
-    fn find_for_glibc(
-        &mut self,
-        objects: &[Loaded],
-        known: &Identities,
-        name: &[u8],
-        asker: Asker,
-    ) -> std::result::Result<Attempt, String> {
-        let loader = match asker {
-            Asker::Object(place) => place,
-            _ => EXECUTABLE,
-        };
-        let asking = &objects[loader].object;
         let mut foreign = None;
-        let mut try_list = |search: &mut Self, directories: &Directories, rule| -> Tried {
-            let attempt = search.in_directories(known, directories, name, rule)?;
-            Ok(match attempt {
+        let found = if name.contains(&b'/') {
+            match self.attempt(known, name.to_vec(), Rule::Path)? {
+                Attempt::Found(found) => Some(found),
                 Attempt::Next(elsewhere) => {
-                    foreign = foreign.take().or(elsewhere);
+                    foreign = elsewhere;
                     None
                 }
                 Attempt::Stop => None,
-                found @ Attempt::Found(_) => Some(found),
-            })
+            }
+        } else if musl {
+            self.find_for_musl(objects, known, name, asker, &mut foreign)?
+        } else {
+            self.find_for_glibc(objects, known, name, asker, &mut foreign)?
         };
-        if asking.runpath.is_none() {
-            for place in chain(objects, loader, true) {
-                if objects[place].object.rpath.is_some() {
-                    let directories = self.own_path(objects, place);
-                    if let Some(found) = try_list(self, &directories, Rule::Rpath(place))? {
-                        return Ok(found);
-                    }
-                }
-            }
-        }
-        let directories = Rc::clone(&self.library_path);
-        if let Some(found) = try_list(self, &directories, Rule::LibraryPath)? {
-            return Ok(found);
-        }
-        if asking.runpath.is_some() {
-            let directories = self.own_path(objects, loader);
-            if let Some(found) = try_list(self, &directories, Rule::Runpath(loader))? {
-                return Ok(found);
-            }
-        }
-        let no_default = asking.has(DF_1_NODEFLIB);
-        let cached = self.cache.find(name).map(<[u8]>::to_vec);
-        let in_default = |path: &[u8]| self.default.iter().any(|dir| path.starts_with(dir));
-        if let Some(path) = cached.filter(|path| !(no_default && in_default(path))) {
-            match self.attempt(known, path, Rule::Cache)? {
-                found @ Attempt::Found(_) => return Ok(found),
-                Attempt::Next(elsewhere) => foreign = foreign.or(elsewhere),
+        found.ok_or_else(|| match foreign {
+            Some(path) => format!("only {path} has that name, and is for another machine"),
+            None => "not found".to_owned(),
+        })
+    }
+
+    /// Tries `name` in each list of directories. `foreign` becomes the first file that was passed
+    /// over because it is for another machine.
+    fn in_lists(
+        &mut self,
+        known: &Identities,
+        lists: &[(Directories, Rule)],
+        name: &[u8],
+        foreign: &mut Option<String>,
+    ) -> std::result::Result<Option<Found>, String> {
+        for (directories, rule) in lists {
+            match self.in_directories(known, directories, name, *rule)? {
+                Attempt::Found(found) => return Ok(Some(found)),
+                Attempt::Next(elsewhere) => *foreign = foreign.take().or(elsewhere),
                 Attempt::Stop => {}
             }
         }
-        if no_default {
-            return Ok(Attempt::Next(foreign));
-        }
-        let directories = Rc::clone(&self.default);
-        match self.in_directories(known, &directories, name, Rule::Default)? {
-            found @ Attempt::Found(_) => Ok(found),
-            Attempt::Next(elsewhere) => Ok(Attempt::Next(foreign.or(elsewhere))),
-            Attempt::Stop => Ok(Attempt::Next(foreign)),
-        }
-    }
-
-    fn find_for_musl(
-        &mut self,
-        objects: &[Loaded],
-        known: &Identities,
-        name: &[u8],
-        asker: Asker,
-    ) -> std::result::Result<Attempt, String> {
-        let mut lists = vec![(Rc::clone(&self.library_path), Rule::LibraryPath)];
-        if let Asker::Object(place) = asker {
-            for place in chain(objects, place, false) {
-                let rule = match objects[place].object.runpath {
-                    Some(_) => Rule::Runpath(place),
-                    None => Rule::Rpath(place),
-                };
-                lists.push((self.own_path(objects, place), rule));
-            }
-        }
-        lists.push((Rc::clone(&self.default), Rule::Default));
-        for (directories, rule) in lists {
-            match self.in_directories(known, &directories, name, rule)? {
-                Attempt::Next(None) => {}
-                // musl does not look at the machine before it maps a file.
-                Attempt::Next(Some(path)) => return Err(format!("{path} is for another machine")),
-                other => return Ok(other),
-            }
-        }
-        Ok(Attempt::Next(None))
+        Ok(None)
     }
 
     /// Tries `name` in each directory, subdirectories for better processors first.
@@ -339,7 +267,11 @@ impl<'a> Search<'a> {
                 rule,
                 object: Box::new(object),
             })),
-            Err(Rejected::Foreign) => Ok(Attempt::Next(Some(shown()))),
+            Err(Rejected::Foreign) => match self.loader.flavour {
+                Flavour::Glibc(_) => Ok(Attempt::Next(Some(shown()))),
+                // musl does not look at the machine before it maps a file.
+                Flavour::Musl => Err(format!("{} is for another machine", shown())),
+            },
             Err(Rejected::Damaged(reason)) => Err(format!("{} {reason}", shown())),
         }
     }
@@ -363,65 +295,6 @@ impl<'a> Search<'a> {
         directories
     }
 
-    /// `fillin_rpath`: tokens replaced, one slash at the end, each directory once.
-    fn directories<'t>(
-        &self,
-        objects: &[Loaded],
-        place: usize,
-        parts: impl Iterator<Item = &'t [u8]>,
-    ) -> Directories {
-        let mut all: Vec<Vec<u8>> = Vec::new();
-        for part in parts {
-            let mut directory = match &self.loader.flavour {
-                Flavour::Glibc(glibc) => self.tokens(glibc, objects, place, part),
-                Flavour::Musl => part.to_vec(),
-            };
-            if directory.is_empty() && !part.is_empty() {
-                continue;
-            }
-            while directory.len() > 1 && directory.ends_with(b"/") {
-                directory.pop();
-            }
-            if !directory.is_empty() && directory != b"/" {
-                directory.push(b'/');
-            }
-            if !all.contains(&directory) {
-                all.push(directory);
-            }
-        }
-        Rc::new(all)
-    }
-
-    /// `_dl_dst_substitute`. Where more rights are at stake, $ORIGIN of the executable has to come
-    /// first and lead to a default directory; otherwise nothing is left.
-    fn tokens(&self, glibc: &Glibc, objects: &[Loaded], place: usize, text: &[u8]) -> Vec<u8> {
-        if !text.contains(&b'$') {
-            return text.to_vec();
-        }
-        let origin = self.origin(&objects[place].path);
-        let expand = |origin| {
-            let tokens = Tokens {
-                origin,
-                lib: &glibc.lib,
-                platform: b"x86_64",
-            };
-            tokens.expand(text)
-        };
-        let expanded = expand(&origin);
-        let uses_origin = expanded != expand(b"\0");
-        if self.secure && place == EXECUTABLE && uses_origin {
-            let normal = normalised(&expanded);
-            let trusted = glibc.system_dirs.iter().any(|dir| normal.starts_with(dir));
-            let in_front = text.starts_with(b"$ORIGIN") || text.starts_with(b"${ORIGIN}");
-            return if trusted && in_front {
-                expanded
-            } else {
-                Vec::new()
-            };
-        }
-        expanded
-    }
-
     /// The directory of an object.
     fn origin(&self, path: &[u8]) -> Vec<u8> {
         let absolute = match path.starts_with(b"/") {
@@ -430,67 +303,6 @@ impl<'a> Search<'a> {
         };
         let end = memchr::memrchr(b'/', &absolute).unwrap_or(0);
         absolute[..end.max(1)].to_vec()
-    }
-
-    fn musl_own_path(&self, objects: &[Loaded], place: usize, text: &[u8]) -> Directories {
-        let others = text.split(|&byte| byte == b'$').skip(1);
-        let known = |rest: &[u8]| rest.starts_with(b"ORIGIN") || rest.starts_with(b"{ORIGIN}");
-        let uses_origin = text.contains(&b'$');
-        let refused = self.secure && place == EXECUTABLE;
-        if uses_origin && (refused || !{ others }.all(known)) {
-            return Rc::default();
-        }
-        let origin = self.origin(&objects[place].path);
-        let mut expanded = Vec::new();
-        for (index, part) in text.split(|&byte| byte == b'$').enumerate() {
-            let rest = match index {
-                0 => part,
-                _ => {
-                    expanded.extend_from_slice(&origin);
-                    let braced = part.strip_prefix(b"{ORIGIN}");
-                    braced.or(part.strip_prefix(b"ORIGIN")).unwrap_or(part)
-                }
-            };
-            expanded.extend_from_slice(rest);
-        }
-        musl_directories(&expanded)
-    }
-
-    /// /etc/ld-musl-ARCH.path two levels above the loader, or three directories.
-    fn musl_default(&self) -> Result<Directories> {
-        const LARGEST: u64 = 1 << 20;
-        let loader = self.loader.path.as_os_str().as_bytes();
-        let name = loader.rsplit(|&byte| byte == b'/').next().unwrap_or(loader);
-        let arch = name.strip_prefix(b"ld-musl-").unwrap_or(name);
-        let arch = arch.split(|&byte| byte == b'.').next().unwrap_or(arch);
-        let mut slashes = memchr::memrchr_iter(b'/', loader).skip(1);
-        let prefix = &loader[..slashes.next().unwrap_or(0)];
-        let file = [prefix, b"/etc/ld-musl-", arch, b".path"].concat();
-        let text = self.system.read(as_path(&file), LARGEST)?;
-        let built_in = || b"/lib:/usr/local/lib:/usr/lib".to_vec();
-        Ok(musl_directories(&text.unwrap_or_else(built_in)))
-    }
-
-    /// Names that musl takes for itself, whatever the file system has.
-    fn is_musl_itself(&self, name: &[u8]) -> bool {
-        const RESERVED: [&[u8]; 7] = [
-            b"libc.",
-            b"libpthread.",
-            b"librt.",
-            b"libm.",
-            b"libdl.",
-            b"libutil.",
-            b"libxnet.",
-        ];
-        let reserved = RESERVED.iter().any(|start| name.starts_with(start));
-        reserved || as_path(name) == self.loader.path
-    }
-
-    /// A library that musl takes for a C library, and itself instead.
-    fn is_musl_libc(&self, object: &Object) -> bool {
-        matches!(self.loader.flavour, Flavour::Musl)
-            && object.symbols.find(b"__libc_start_main", None).is_some()
-            && object.symbols.find(b"stdin", None).is_some()
     }
 }
 
@@ -518,31 +330,4 @@ fn next_after(error: &io::Error) -> Option<Attempt> {
         Some(_) => Some(Attempt::Stop),
         None => None, // not a regular file
     }
-}
-
-/// `path_open`: parts between colons and newlines; empty ones do not count.
-fn musl_directories(text: &[u8]) -> Directories {
-    let parts = text.split(|byte| b":\n".contains(byte));
-    let parts = parts.filter(|part| !part.is_empty());
-    Rc::new(parts.map(|part| [part, b"/"].concat()).collect())
-}
-
-/// The path without `.`, `..` and doubled slashes, and with a slash at its end.
-fn normalised(path: &[u8]) -> Vec<u8> {
-    let mut parts: Vec<&[u8]> = Vec::new();
-    for part in path.split(|&byte| byte == b'/') {
-        match part {
-            b"" | b"." => {}
-            b".." => {
-                parts.pop();
-            }
-            _ => parts.push(part),
-        }
-    }
-    let mut all = vec![b'/'];
-    for part in parts {
-        all.extend_from_slice(part);
-        all.push(b'/');
-    }
-    all
 }

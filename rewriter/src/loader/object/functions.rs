@@ -1,0 +1,120 @@
+//! The functions that the loader calls for an object, and their names.
+
+use object::elf::{DT_INIT, DynamicTag, SHT_SYMTAB};
+
+use super::{Object, Reader};
+use crate::elf::{Entry, Header, Section, Symbol, Vaddr};
+use crate::error::Result;
+use crate::parse;
+
+/// A function that the loader calls.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Function {
+    /// As the object's program headers count; unknown where a symbol of another object decides.
+    pub(crate) address: Option<Vaddr>,
+    /// Index of the symbol that the entry is relocated against.
+    pub(crate) reference: Option<u32>,
+    /// Its name, as far as the object has one.
+    pub(crate) name: Option<String>,
+}
+
+impl Reader<'_> {
+    pub(super) fn init(&self) -> Option<Function> {
+        let address = self.dynamic.get(DT_INIT).map(Vaddr)?;
+        Some(Function {
+            address: Some(address),
+            ..Function::default()
+        })
+    }
+
+    /// The array's entries with the values that they have in the file.
+    pub(super) fn array(&self, tag: DynamicTag, size_tag: DynamicTag) -> Result<Vec<Function>> {
+        let size = self.dynamic.get(size_tag).unwrap_or(0);
+        let bytes = self.table(tag, size - size % 8, "an array of constructors")?;
+        let value = |bytes: &[u8]| {
+            let bytes = bytes.iter().rev();
+            bytes.fold(0, |sum, &byte| sum << 8 | u64::from(byte))
+        };
+        let functions = bytes.chunks_exact(8).map(|bytes| Function {
+            address: Some(Vaddr(value(bytes))),
+            ..Function::default()
+        });
+        Ok(functions.collect())
+    }
+
+    /// Finds names for the constructors: dynamic symbols, else those of .symtab.
+    pub(super) fn name_functions(&self, header: &Header, object: &mut Object) -> Result<()> {
+        let mut unnamed: Vec<&mut Function> = object
+            .init
+            .iter_mut()
+            .chain(&mut object.init_array)
+            .chain(&mut object.preinit_array)
+            .collect();
+        if unnamed.is_empty() {
+            return Ok(());
+        }
+        for function in &mut unnamed {
+            let name = function
+                .reference
+                .and_then(|index| object.symbols.name(index));
+            function.name = name.map(lossy);
+        }
+        let addresses: Vec<u64> = { unnamed.iter() }
+            .filter_map(|function| function.address.map(|address| address.0))
+            .collect();
+        for (index, symbol) in object.symbols.functions_at(&addresses) {
+            name_one(&mut unnamed, &symbol, || {
+                object.symbols.name(index).map(lossy)
+            });
+        }
+        if unnamed.iter().any(|function| function.name.is_none()) {
+            self.name_from_symtab(header, &mut unnamed)?;
+        }
+        Ok(())
+    }
+
+    fn name_from_symtab(&self, header: &Header, unnamed: &mut [&mut Function]) -> Result<()> {
+        // Sections are decoration: where they make no sense, there are no names.
+        let Ok((_, sections)) = parse::read_sections(self.source, header) else {
+            return Ok(());
+        };
+        let symtab = sections.iter().find(|section| section.kind == SHT_SYMTAB);
+        let strings = symtab.and_then(|symtab| sections.get(usize::try_from(symtab.link).ok()?));
+        let (Some(symtab), Some(strings)) = (symtab, strings) else {
+            return Ok(());
+        };
+        let count = symtab.size / Symbol::SIZE;
+        const WHAT: &str = "the symbol table";
+        self.source
+            .for_each(symtab.offset, count, WHAT, |_, symbol: Symbol| {
+                let is_function = symbol.info.st_type() == object::elf::STT_FUNC;
+                if is_function && !symbol.is_undefined() {
+                    name_one(unnamed, &symbol, || self.symtab_name(strings, symbol.name));
+                }
+                Ok(())
+            })
+    }
+
+    fn symtab_name(&self, strings: &Section, name: u32) -> Option<String> {
+        const LONGEST: u64 = 4096;
+        let rest = strings.file_size().checked_sub(u64::from(name))?;
+        let at = strings.offset.checked_add(u64::from(name))?;
+        let bytes = self
+            .source
+            .bytes(at, rest.min(LONGEST), "a symbol's name")
+            .ok()?;
+        bytes.get(..memchr::memchr(0, &bytes)?).map(lossy)
+    }
+}
+
+fn name_one(unnamed: &mut [&mut Function], symbol: &Symbol, name: impl Fn() -> Option<String>) {
+    for function in unnamed.iter_mut() {
+        if function.name.is_none() && function.address == Some(Vaddr(symbol.value)) {
+            function.name = name();
+        }
+    }
+}
+
+fn lossy(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).into_owned()
+}

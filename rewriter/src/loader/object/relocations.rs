@@ -1,0 +1,108 @@
+//! What relocation calls, binds and copies, and what it stores where functions are called from.
+
+use object::elf::{
+    DT_INIT_ARRAY, DT_JMPREL, DT_PLTRELSZ, DT_PREINIT_ARRAY, DT_RELA, DT_RELASZ, DynamicTag,
+    R_X86_64_64, R_X86_64_COPY, R_X86_64_IRELATIVE, R_X86_64_JUMP_SLOT, R_X86_64_RELATIVE,
+};
+
+use super::{Function, Object, Reader};
+use crate::elf::{Entry, FileOffset, Header, Rela, Vaddr};
+use crate::error::Result;
+use crate::parse::{self, Table};
+
+/// What relocation does besides storing addresses.
+#[derive(Debug, Default)]
+pub(crate) struct Relocations {
+    /// R_X86_64_IRELATIVE: resolvers of the object's own that run when it is relocated.
+    pub(crate) irelative: u64,
+    /// Symbols that are bound when it is relocated, by index, each once, in that order.
+    pub(crate) bound: Vec<u32>,
+    /// Symbols of copy relocations.
+    pub(crate) copies: Vec<u32>,
+}
+
+impl Reader<'_> {
+    pub(super) fn relocation_tables(&self) -> Result<[Table; 2]> {
+        let table = |tag, size_tag, what| -> Result<Table> {
+            let size = self.dynamic.get(size_tag).unwrap_or(0);
+            let address = self.dynamic.get(tag).filter(|_| size > 0);
+            let (vaddr, at, size) = match address {
+                Some(address) => (Vaddr(address), self.at(address, size, what)?, size),
+                None => (Vaddr(0), FileOffset(0), 0),
+            };
+            Ok(Table { vaddr, at, size })
+        };
+        let jmprel = table(DT_JMPREL, DT_PLTRELSZ, "the PLT relocation table")?;
+        let rela = table(DT_RELA, DT_RELASZ, "the relocation table")?;
+        Ok([parse::without_plt(rela, Some(jmprel)), jmprel])
+    }
+
+    /// Takes down what relocation calls, binds and copies, and what it stores in the arrays.
+    pub(super) fn relocate(&self, header: &Header, object: &mut Object) -> Result<()> {
+        let trampoline = parse::trampoline(self.source, header, self.segments)?;
+        let arrays = [
+            self.entries(DT_INIT_ARRAY, object.init_array.len()),
+            self.entries(DT_PREINIT_ARRAY, object.preinit_array.len()),
+            trampoline.map_or(0..0, |code| code.slot.0..code.slot.0.saturating_add(8)),
+        ];
+        let mut seen = vec![false; object.symbols.len() as usize];
+        for table in self.relocation_tables()? {
+            let count = table.size / Rela::SIZE;
+            const WHAT: &str = "a relocation table";
+            self.source
+                .for_each(table.at, count, WHAT, |_, rela: Rela| {
+                    let place = rela.place.0;
+                    let [init, preinit, slot] = &arrays;
+                    if init.contains(&place) {
+                        store(entry_of(&mut object.init_array, init.start, place), &rela);
+                    } else if preinit.contains(&place) {
+                        store(
+                            entry_of(&mut object.preinit_array, preinit.start, place),
+                            &rela,
+                        );
+                    } else if slot.contains(&place) {
+                        store(Some(object.trampoline.insert(Function::default())), &rela);
+                    }
+                    match rela.kind {
+                        R_X86_64_RELATIVE => {}
+                        R_X86_64_IRELATIVE => object.relocations.irelative += 1,
+                        R_X86_64_COPY => object.relocations.copies.push(rela.symbol),
+                        R_X86_64_JUMP_SLOT if !object.now => {}
+                        _ => {
+                            let seen = seen.get_mut(rela.symbol as usize);
+                            if seen.is_some_and(|seen| !std::mem::replace(seen, true)) {
+                                object.relocations.bound.push(rela.symbol);
+                            }
+                        }
+                    }
+                    Ok(())
+                })?;
+        }
+        Ok(())
+    }
+
+    /// The addresses of an array's entries.
+    fn entries(&self, tag: DynamicTag, count: usize) -> std::ops::Range<u64> {
+        let start = self.dynamic.get(tag).unwrap_or(0);
+        start..start.saturating_add(8 * count as u64)
+    }
+}
+
+/// The entry of `array` (at address `start`) that a relocation at `place` fills.
+fn entry_of(array: &mut [Function], start: u64, place: u64) -> Option<&mut Function> {
+    array.get_mut(usize::try_from(place.checked_sub(start)? / 8).ok()?)
+}
+
+fn store(entry: Option<&mut Function>, rela: &Rela) {
+    let Some(entry) = entry else { return };
+    match rela.kind {
+        R_X86_64_RELATIVE | R_X86_64_IRELATIVE => {
+            entry.address = Some(Vaddr(rela.addend.cast_unsigned()));
+        }
+        R_X86_64_64 => {
+            entry.address = None;
+            entry.reference = Some(rela.symbol);
+        }
+        _ => {}
+    }
+}
