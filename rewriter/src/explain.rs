@@ -109,6 +109,8 @@ pub struct Request {
     pub new: bool,
     /// Why it was not found.
     pub problem: Option<String>,
+    /// It was not found, and the program does not start without it.
+    pub required: bool,
 }
 
 /// IFUNC resolvers that run while one object is relocated.

@@ -82,8 +82,7 @@ impl Explanation {
             if request["new"].as_bool() == Some(true) {
                 events.push(Event::Map(asked.to_owned()));
             }
-            let preload = text(&request["needed_by"]) == "LD_PRELOAD";
-            if !request["problem"].is_null() && !preload {
+            if request["required"].as_bool() == Some(true) {
                 return events;
             }
         }

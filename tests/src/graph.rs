@@ -56,7 +56,7 @@ impl Graph {
             .map(|index| Plan {
                 needs: needs_of(index, count, shape, choices),
                 home: DIRS[choices.choose(DIRS.len())],
-                flags: flags(choices),
+                flags: [flags(choices), filters(index, count, choices)].concat(),
                 constructor: choices.chance(70),
             })
             .collect();
@@ -198,6 +198,20 @@ fn flags(choices: &mut impl Choose) -> Vec<String> {
             });
         }
         flags.push(format!("{tags} -rpath {}", parts.join(":")));
+    }
+    flags
+}
+
+/// Now and then a library is a filter for a later one, which may be missing if it is an auxiliary one.
+/// (Filters in a circle crash the loader, in each of its versions.)
+fn filters(index: usize, count: usize, choices: &mut impl Choose) -> Vec<String> {
+    let mut flags = Vec::new();
+    for (flag, end) in [("-F", count), ("-f", count + 2)] {
+        let later = end.saturating_sub(index + 1);
+        if later > 0 && choices.chance(6) {
+            let filtered = index + 1 + choices.choose(later);
+            flags.push(format!("{flag} lib{filtered}.so"));
+        }
     }
     flags
 }

@@ -183,10 +183,10 @@ impl View<'_> {
 
     fn requests(&self) -> Vec<Request> {
         let requests = self.closure.requests.iter().map(|request| {
-            let (object, new, problem) = match &request.outcome {
-                Outcome::Loaded(place) => (Some(*place), true, None),
-                Outcome::Same(place) => (Some(*place), false, None),
-                Outcome::Missing { reason, .. } => (None, false, Some(reason.clone())),
+            let (object, new, problem, required) = match &request.outcome {
+                Outcome::Loaded(place) => (Some(*place), true, None, false),
+                Outcome::Same(place) => (Some(*place), false, None, false),
+                Outcome::Missing { reason, fatal } => (None, false, Some(reason.clone()), *fatal),
             };
             Request {
                 name: text(&request.name),
@@ -194,6 +194,7 @@ impl View<'_> {
                 object: object.map(|place| self.path(place)),
                 new,
                 problem,
+                required,
             }
         });
         requests.collect()
