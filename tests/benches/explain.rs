@@ -1,10 +1,11 @@
-//! `explain` beside what a user would run instead to see a program's libraries: `ldd`, which lets the
-//! loader load them, and `lddtree` (Debian package pax-utils), where it is installed.
+//! `explain` beside what a user would run instead: `ldd`, which lets the loader load the libraries,
+//! `ldd -r`, which lets it bind their symbols as well, and `lddtree` (Debian package pax-utils), where it
+//! is installed.
 //!
 //!     cargo bench -p allocs-tests --bench explain
 //!
-//! The commands run in turn, on a small program, on gdb, on the program in /usr/bin with the most
-//! libraries, and on a generated one with 10,000. Printed are medians and ratios.
+//! The commands run in turn, on a small program, on the program in /usr/bin with the most libraries, and
+//! on a generated one with 10,000. Printed are medians and ratios.
 #![allow(
     clippy::expect_used,
     clippy::panic,
@@ -21,48 +22,46 @@ use allocs_tests::{Dir, graph, tool};
 const RUNS: usize = 40;
 const MANY: usize = 10_000;
 
+/// What is run with the program as its last argument; our own is the first.
+fn commands() -> [(&'static str, Vec<String>); 4] {
+    let words = |line: &str| line.split(' ').map(str::to_owned).collect();
+    let ours = vec![tool::binary().display().to_string(), "explain".to_owned()];
+    [
+        ("explain", ours),
+        ("ldd", words("ldd")),
+        ("ldd -r", words("ldd -r")),
+        ("lddtree", words("/usr/bin/python3 /usr/bin/lddtree")),
+    ]
+}
+
 fn main() {
     let dir = Dir::new("bench-explain");
     let many = graph::many(&dir, MANY);
     let programs = [
-        (PathBuf::from("/usr/bin/ls"), RUNS),
-        (PathBuf::from("/usr/bin/gdb"), RUNS),
-        (largest(), RUNS),
-        (many, RUNS / 10),
+        ("ls", PathBuf::from("/usr/bin/ls"), RUNS),
+        ("most libraries", largest(), RUNS),
+        ("generated", many, RUNS / 10),
     ];
-    println!(
-        "{:<28} {:>8} {:>12} {:>12} {:>12} {:>7} {:>8}",
-        "program", "objects", "explain ms", "ldd ms", "lddtree ms", "ldd", "lddtree"
-    );
-    for (program, runs) in programs {
-        let commands = [
-            vec![tool::binary().display().to_string(), "explain".to_owned()],
-            vec!["ldd".to_owned()],
-            ["/usr/bin/python3", "/usr/bin/lddtree"]
-                .map(str::to_owned)
-                .into(),
-        ];
-        let [ours, ldd, lddtree] = medians(&commands, &program, runs);
-        let ms = |time: Duration| time.as_secs_f64() * 1e3;
-        let ratio = |time: Duration| time.as_secs_f64() / ours.expect("our own time").as_secs_f64();
-        let shown = |time: Option<Duration>, format: &dyn Fn(Duration) -> String| {
-            time.map_or("-".to_owned(), format)
-        };
-        println!(
-            "{:<28} {:>8} {:>12} {:>12} {:>12} {:>7} {:>8}",
-            program
-                .display()
-                .to_string()
-                .split("/bench-explain")
-                .next()
-                .unwrap_or_default(),
-            objects(&program),
-            shown(ours, &|time| format!("{:.2}", ms(time))),
-            shown(ldd, &|time| format!("{:.2}", ms(time))),
-            shown(lddtree, &|time| format!("{:.2}", ms(time))),
-            shown(ldd, &|time| format!("{:.1}x", ratio(time))),
-            shown(lddtree, &|time| format!("{:.1}x", ratio(time))),
-        );
+    for (name, program, runs) in programs {
+        let count = objects(&program);
+        println!("{name} ({}), {count} objects", program.display());
+        let times = medians(&program, runs);
+        let ours = times
+            .first()
+            .copied()
+            .flatten()
+            .expect("our own time")
+            .as_secs_f64();
+        for ((command, _), time) in commands().iter().zip(times) {
+            match time.map(|time| time.as_secs_f64()) {
+                Some(time) => println!(
+                    "  {command:<8} {:>10.2} ms {:>6.1}x",
+                    time * 1e3,
+                    time / ours
+                ),
+                None => println!("  {command:<8} fails, or is not installed"),
+            }
+        }
     }
 }
 
@@ -85,11 +84,11 @@ fn largest() -> PathBuf {
     largest.expect("a program")
 }
 
-/// Median time of each command on `program`, run in turn; `None` for one that is not installed.
-fn medians(commands: &[Vec<String>; 3], program: &Path, runs: usize) -> [Option<Duration>; 3] {
-    let mut times = [const { Vec::new() }; 3];
+/// Median time of each command on `program`, run in turn; `None` for one that fails.
+fn medians(program: &Path, runs: usize) -> [Option<Duration>; 4] {
+    let mut times = [const { Vec::new() }; 4];
     for _ in 0..runs.max(3) {
-        for (command, times) in commands.iter().zip(&mut times) {
+        for ((_, command), times) in commands().iter().zip(&mut times) {
             let start = Instant::now();
             let status = Command::new(&command[0])
                 .args(&command[1..])
