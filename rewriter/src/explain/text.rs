@@ -1,5 +1,6 @@
 //! The explanation as a person reads it: aligned, and with colours where a terminal shows them.
 
+use std::collections::HashMap;
 use std::fmt::Write;
 
 use anstyle::{AnsiColor, Style};
@@ -27,8 +28,7 @@ impl Explanation {
     /// What needs what, then the verdict.
     pub fn tree(&self) -> String {
         let mut out = self.head();
-        let mut shown = Vec::new();
-        self.branch(&mut out, 0, &mut shown);
+        self.branches(&mut out);
         self.missing(&mut out);
         self.tail(&mut out);
         out
@@ -191,23 +191,23 @@ impl Explanation {
         out.push('\n');
     }
 
-    /// The objects below the one at `start` in the load order, each taken apart where it comes first.
-    fn branch(&self, out: &mut String, start: usize, shown: &mut Vec<bool>) {
-        shown.resize(self.load_order.len(), false);
+    /// Every object below those that need it, taken apart where it comes first.
+    fn branches(&self, out: &mut String) {
+        let paths = self.load_order.iter().map(|object| object.path.as_str());
+        let places: HashMap<&str, usize> = paths.zip(0..).collect();
+        let mut shown = vec![false; self.load_order.len()];
         // Index and depth; a stack of its own, since a chain may be long.
-        let mut stack = vec![(start, 0)];
+        let mut stack = vec![(0, 0)];
         while let Some((index, depth)) = stack.pop() {
             let Some(object) = self.load_order.get(index) else {
                 continue;
             };
             let again = std::mem::replace(&mut shown[index], true);
-            let style = self.style(&object.path);
-            let repeated = if again && !object.needs.is_empty() {
-                " (above)"
-            } else {
-                ""
+            let repeated = match again && !object.needs.is_empty() {
+                true => " (above)",
+                false => "",
             };
-            let path = &object.path;
+            let (path, style) = (&object.path, self.style(&object.path));
             line(
                 out,
                 format_args!(
@@ -217,9 +217,9 @@ impl Explanation {
                 ),
             );
             if !again {
-                let place = |path: &String| self.load_order.iter().position(|o| o.path == *path);
-                let needs = object.needs.iter().rev().filter_map(place);
-                stack.extend(needs.map(|index| (index, depth + 1)));
+                let needs = object.needs.iter().rev();
+                let needs = needs.filter_map(|path| places.get(path.as_str()));
+                stack.extend(needs.map(|&index| (index, depth + 1)));
             }
         }
         out.push('\n');

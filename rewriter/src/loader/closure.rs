@@ -229,11 +229,11 @@ impl Closure {
             self.names.entry(name.to_vec()).or_insert(place);
         }
         // What is missing is missed once, whoever needs it; the loader stops there.
-        let seen = |request: &Request| {
-            let missed = matches!(request.outcome, Outcome::Missing { fatal: true, .. });
-            missed && fatal && place.is_none() && request.name == name
+        let missed = |request: &Request| {
+            matches!(request.outcome, Outcome::Missing { fatal: true, .. }) && request.name == name
         };
-        if !self.requests.iter().any(seen) {
+        let again = place.is_none() && fatal && self.requests.iter().any(missed);
+        if !again {
             self.requests.push(Request {
                 name: name.to_vec(),
                 asker,
