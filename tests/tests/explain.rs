@@ -13,6 +13,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         not_rewritten,
         rival_ahead_of_preinit,
         rival_by_preload,
+        setuid,
         require_first,
         warning_about_a_rival,
         missing_library,
@@ -145,6 +146,29 @@ fn rival_by_preload() {
         explanation.outcome
     );
     assert_eq!(explanation.strings("rivals"), [rival]);
+}
+
+/// With more rights than whoever starts it, the loader takes $ORIGIN only in its own directories, and
+/// nothing from the environment.
+fn setuid() {
+    let dir = Dir::new("explain-setuid");
+    let prog = program(&dir);
+    Command::line("chmod u+s").arg(&prog).succeed();
+    let preload = dir.join("librival.so").display().to_string();
+    let explained = |path: &str| {
+        let settings = ["--ld-preload", &preload, "--ld-library-path", path];
+        Explanation::new(settings.into_iter().chain([&*prog.to_string_lossy()]))
+    };
+    let explanation = explained(&dir.path().to_string_lossy());
+    assert_eq!(explanation.missing(), ["libplain.so", "librival.so"]);
+    let as_nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+    let outcome = Command::new(needs("setpriv"))
+        .args(as_nobody)
+        .arg(&prog)
+        .env("LD_LIBRARY_PATH", dir.path())
+        .run();
+    assert_eq!(outcome.code(), Some(127), "{outcome}");
+    assert!(outcome.stderr().contains("libplain.so"), "{outcome}");
 }
 
 fn require_first() {

@@ -40,9 +40,8 @@ pub(crate) struct Glibc {
     /// What $LIB stands for.
     pub(crate) lib: Vec<u8>,
     pub(crate) cache: PathBuf,
-    /// Subdirectories of each directory that are tried before it, best first, for this machine's
-    /// processor; each with a slash at its end, the last one empty.
-    pub(crate) subdirectories: Vec<String>,
+    /// For this machine's processor; each with a slash at its end, the last one empty.
+    subdirectories: Vec<String>,
     /// Names of the glibc-hwcaps subdirectories among them, best first.
     pub(crate) hwcaps: Vec<&'static str>,
 }
@@ -78,6 +77,15 @@ impl Loader {
             path: path.to_owned(),
             flavour,
         })
+    }
+
+    /// Subdirectories of each directory that are tried before it, best first; the last one is the
+    /// directory itself.
+    pub(crate) fn subdirectories(&self) -> &[String] {
+        match &self.flavour {
+            Flavour::Glibc(glibc) => &glibc.subdirectories,
+            Flavour::Musl => const { &[String::new()] },
+        }
     }
 
     /// Its name and version, for people.

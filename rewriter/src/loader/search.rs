@@ -94,8 +94,7 @@ enum Attempt {
 }
 
 impl<'a> Search<'a> {
-    /// A search as `loader` makes it in `system`. `library_path` is LD_LIBRARY_PATH, `origin` the
-    /// executable's path in the system.
+    /// A search as `loader` makes it in `system` for `executable`. `library_path` is LD_LIBRARY_PATH.
     pub(crate) fn new(
         system: &'a System,
         loader: &'a Loader,
@@ -214,14 +213,8 @@ impl<'a> Search<'a> {
     ) -> std::result::Result<Attempt, String> {
         let mut foreign = None;
         for directory in directories.iter() {
-            let (subdirectories, only_one) = match &self.loader.flavour {
-                Flavour::Glibc(glibc) => (glibc.subdirectories.as_slice(), false),
-                Flavour::Musl => ([].as_slice(), true),
-            };
-            let subdirectories = subdirectories.iter().map(|name| name.as_bytes());
-            let none = only_one.then_some(b"".as_slice());
-            for subdirectory in subdirectories.chain(none) {
-                let directory = [directory, subdirectory].concat();
+            for subdirectory in self.loader.subdirectories() {
+                let directory = [directory, subdirectory.as_bytes()].concat();
                 if !self.is_present(&directory) {
                     continue;
                 }
