@@ -84,14 +84,19 @@ pub(crate) fn plan(
     }));
     blocks.retain(|block| block.from.size > 0); // others would be found again and again
     while free_end.0 - image.segments_end().0 < needed {
+        let wanted_end = FileOffset(image.segments_end().0 + needed);
         let block = blocks
             .iter()
             .filter(|block| block.from.at >= free_end)
-            .min_by_key(|block| block.from.at)
-            .ok_or_else(|| no_room(source))?;
-        if !is_padding(source, image, free_end, block.from.at)? {
+            .min_by_key(|block| block.from.at);
+        let gap_end = block.map_or(wanted_end, |block| block.from.at.min(wanted_end));
+        if !is_padding(source, image, free_end, gap_end)? {
             return Err(no_room(source));
         }
+        if gap_end == wanted_end {
+            break; // what patchelf moves away leaves more than enough
+        }
+        let block = block.ok_or_else(|| no_room(source))?;
         free_end = block
             .from
             .at
@@ -225,7 +230,7 @@ fn has_build_id(source: &Source, segment: &Segment) -> Result<bool> {
     Ok(false)
 }
 
-/// True if `[from, to)` is a short run of zeros and the `X` that patchelf writes over what it moves,
+/// True if `[from, to)` is a short run of zeros and the `X` or `Z` that patchelf writes over what it moves,
 /// and no section or segment but PT_LOAD claims it.
 fn is_padding(source: &Source, image: &Image, from: FileOffset, to: FileOffset) -> Result<bool> {
     let size = to.0 - from.0;
@@ -241,5 +246,5 @@ fn is_padding(source: &Source, image: &Image, from: FileOffset, to: FileOffset) 
         return Ok(false);
     }
     let bytes = source.bytes(from, size, "the padding behind the program headers")?;
-    Ok(bytes.iter().all(|byte| [0, b'X'].contains(byte)))
+    Ok(bytes.iter().all(|byte| [0, b'X', b'Z'].contains(byte)))
 }

@@ -11,6 +11,9 @@
 //! | verify | `verify`                          | the file read back by another parser |
 //!
 //! No phase changes what an earlier one made.
+//!
+//! [`explain()`] asks what the dynamic loader will do with a program: `loader` is the model of it, one
+//! file for each of its questions, and `explain` puts the answers in the order of time.
 
 #![forbid(unsafe_code)]
 

@@ -25,6 +25,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         musl_second_rewrite,
         musl_by_its_loader,
         musl_after_strip,
+        musl_after_patchelf,
         musl_under_gdb,
         musl_preload,
         musl_constructors_of_libraries,
@@ -211,6 +212,23 @@ fn musl_after_strip() {
         run(&result.path).run().assert_same_as(&before);
         assert_first(&run(&result.path), &dir);
     }
+}
+
+/// patchelf moves tables away from behind the program headers, and writes over where they were; the
+/// new headers find room there, without anything making way.
+fn musl_after_patchelf() {
+    let dir = Dir::new("musl-patchelf");
+    let original = constructors(&dir);
+    let before = run(&original).run();
+    let long = "/nowhere/".repeat(40);
+    let patchelf = Command::new(needs("patchelf")).args(["--set-rpath", &long]);
+    patchelf.arg(&original).succeed();
+    let result = Rewrite::new(&original, dir.join("rewritten")).succeed();
+    run(&result.path)
+        .arg0(&original)
+        .run()
+        .assert_same_as(&before);
+    assert_first(&run(&result.path), &dir);
 }
 
 fn musl_under_gdb() {
