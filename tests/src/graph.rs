@@ -23,6 +23,16 @@ pub trait Choose {
 /// Directories that libraries may be in.
 const DIRS: [&str; 3] = ["d0", "d1", "d2"];
 
+/// Where one of them has libraries for better processors: some loaders look there on some processors.
+const BETTER: [&str; 6] = [
+    "glibc-hwcaps/x86-64-v2",
+    "glibc-hwcaps/x86-64-v3",
+    "glibc-hwcaps/x86-64-v4",
+    "tls",
+    "tls/x86_64",
+    "x86_64",
+];
+
 /// A program with its libraries.
 #[derive(Debug)]
 pub struct Graph {
@@ -326,18 +336,25 @@ impl Builder<'_> {
         self.run(command);
     }
 
-    /// The library once more elsewhere: another file, or another name of the same file.
+    /// The library once more elsewhere: another file, or another name of the same file; now and then
+    /// in a directory for better processors.
     fn twin(&self, index: usize, plan: &Plan, choices: &mut impl Choose) {
-        let from = self.dir.join(plan.home).join(format!("lib{index}.so"));
-        let to = self
-            .dir
-            .join(DIRS[choices.choose(DIRS.len())])
-            .join(format!("lib{index}.so"));
+        let name = format!("lib{index}.so");
+        let from = self.dir.join(plan.home).join(&name);
+        let sub = DIRS[choices.choose(DIRS.len())];
+        let better = match choices.chance(40) {
+            true => BETTER[choices.choose(BETTER.len())],
+            false => ".",
+        };
+        let place = self.dir.make(format!("{sub}/{better}")).canonicalize();
+        let to = place.expect("the directory").join(name);
         if from == to {
             return;
         }
         match choices.choose(3) {
-            0 => drop(std::fs::copy(&from, &to).expect("a copy")),
+            0 => {
+                std::fs::copy(&from, &to).expect("a copy");
+            }
             1 => std::os::unix::fs::symlink(&from, &to).expect("a link"),
             _ => std::fs::hard_link(&from, &to).expect("a link"),
         }

@@ -11,6 +11,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         musl_order,
         musl_path_file,
         sysroot_links,
+        better_processors,
     ]
 }
 
@@ -166,4 +167,69 @@ fn sysroot_links() {
         explanation.json["load_order"][1]["found_by"],
         "default directory"
     );
+}
+
+/// Of the entries that ld.so.cache has for a name, the one for the best processor that this is, as the
+/// loader in that tree takes it.
+fn better_processors() {
+    let dir = Dir::new("explain-hwcaps");
+    let root = dir.make("root");
+    let libraries = "root/usr/lib/x86_64-linux-gnu";
+    for place in ["root/lib64", "root/etc", libraries] {
+        dir.make(place);
+    }
+    let copy = |from: &str, to: &str| std::fs::copy(from, dir.join(to)).expect("a copy");
+    copy(
+        "/lib64/ld-linux-x86-64.so.2",
+        "root/lib64/ld-linux-x86-64.so.2",
+    );
+    let libc = "/lib/x86_64-linux-gnu/libc.so.6";
+    copy(libc, &format!("{libraries}/libc.so.6"));
+    let library = dir.write("odd.c", "int odd(void) { return 0; }\n");
+    let main = dir.write(
+        "main.c",
+        "int odd(void); int main(void) { return odd(); }\n",
+    );
+    let gcc = || Command::new(needs("gcc")).dir(dir.path());
+    let soname = "-Wl,-soname,libodd.so.1";
+    gcc()
+        .args(["-shared", "-fPIC", soname, "-o", "libodd.so"])
+        .arg(library)
+        .succeed();
+    gcc()
+        .args(["-o", "root/main"])
+        .arg(main)
+        .args(["-L.", "-lodd"])
+        .succeed();
+    let built = std::fs::read(dir.join("libodd.so")).expect("the library");
+    let levels = [
+        "",
+        "glibc-hwcaps/x86-64-v2/",
+        "glibc-hwcaps/x86-64-v3/",
+        "glibc-hwcaps/x86-64-v4/",
+    ];
+    let mut found = Vec::new();
+    for level in levels {
+        dir.write(format!("{libraries}/{level}libodd.so.1"), &built);
+        Command::new(needs("ldconfig"))
+            .arg("-r")
+            .arg(&root)
+            .succeed();
+        let explanation = in_root(&dir, "main");
+        let path = explanation.json["load_order"][1]["path"].clone();
+        assert_eq!(explanation.json["load_order"][1]["found_by"], "ld.so.cache");
+        let list = Command::new(needs("unshare"))
+            .args(["--user", "--map-root-user", "--root"])
+            .arg(&root)
+            .args(["/lib64/ld-linux-x86-64.so.2", "--list", "/main"])
+            .succeed();
+        let path = path.as_str().expect("a path");
+        assert!(
+            list.stdout().contains(&format!("libodd.so.1 => {path} (")),
+            "{path}: {list}"
+        );
+        found.push(path.to_owned());
+    }
+    // Every processor that Debian's tests run on has the second level.
+    assert_ne!(found[0], found[1], "{found:?}");
 }
