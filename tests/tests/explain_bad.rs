@@ -19,6 +19,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         another_machine,
         unreadable_directory,
         empty_and_relative_paths,
+        names_with_escapes,
         unknown_loader,
         no_sysroot,
         closed_output,
@@ -181,6 +182,26 @@ fn empty_and_relative_paths() {
             .run();
         assert_eq!(started.code(), Some(0), "{started}");
     }
+}
+
+/// Whoever names a library does not get to write on the user's terminal.
+fn names_with_escapes() {
+    let dir = Dir::new("explain-escapes");
+    let library = dir.write("x.c", "int x(void) { return 0; }\n");
+    let main = dir.write("main.c", "int x(void); int main(void) { return x(); }\n");
+    let gcc = || Command::new(needs("gcc")).dir(dir.path());
+    gcc()
+        .args(["-shared", "-Wl,-soname,lib\x1b[2Jx.so", "-o", "libx.so"])
+        .arg(library)
+        .succeed();
+    gcc()
+        .args(["-o", "main"])
+        .arg(main)
+        .args(["-L.", "-lx"])
+        .succeed();
+    let outcome = command([dir.join("main")]).run();
+    assert_eq!(outcome.code(), Some(3), "{outcome}");
+    assert!(outcome.stdout().contains("lib\u{fffd}[2Jx.so"), "{outcome}");
 }
 
 fn unknown_loader() {

@@ -1,6 +1,5 @@
 //! The loader model's answers, in the order of time and in the words of the [`Explanation`].
 
-use std::borrow::Cow;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -11,6 +10,7 @@ use super::{
     Runtime,
 };
 use crate::error::Result;
+use crate::loader::as_text;
 use crate::loader::binding::Definition;
 use crate::loader::closure::{Asker, Closure, EXECUTABLE, LOADER, Loaded, Outcome};
 use crate::loader::ldso::{Flavour, Loader};
@@ -73,10 +73,6 @@ fn loader_object(system: &System, loader: &Loader) -> Loaded {
     }
 }
 
-pub(super) fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
 pub(super) struct View<'a> {
     pub(super) closure: &'a Closure,
     order: &'a Order,
@@ -85,8 +81,8 @@ pub(super) struct View<'a> {
 }
 
 /// The runtime's init as the program refers to it, and what that is bound to.
-pub(super) struct Init<'a> {
-    pub(super) symbol: Cow<'a, str>,
+pub(super) struct Init {
+    pub(super) symbol: String,
     index: u32,
     pub(super) definition: Option<Definition>,
     pub(super) phase: Phase,
@@ -129,7 +125,7 @@ impl View<'_> {
     pub(super) fn path(&self, place: usize) -> String {
         match place {
             EXECUTABLE => self.program.display().to_string(),
-            _ => text(&self.closure.objects[place].path),
+            _ => as_text(&self.closure.objects[place].path),
         }
     }
 
@@ -171,7 +167,7 @@ impl View<'_> {
             let loaded = &self.closure.objects[place];
             super::Object {
                 path: self.path(place),
-                name: text(&loaded.name),
+                name: as_text(&loaded.name),
                 needed_by: self.asker(loaded.asker),
                 found_by: self.rule(loaded.rule),
                 needs: self.paths(&loaded.needs),
@@ -189,7 +185,7 @@ impl View<'_> {
                 Outcome::Missing { reason, fatal } => (None, false, Some(reason.clone()), *fatal),
             };
             Request {
-                name: text(&request.name),
+                name: as_text(&request.name),
                 needed_by: self.asker(request.asker).unwrap_or_default(),
                 object: object.map(|place| self.path(place)),
                 new,
@@ -202,7 +198,7 @@ impl View<'_> {
 
     /// A rewritten program has DF_1_INITFIRST, which no linker sets by itself, and a first preinit
     /// entry that is filled with somebody else's function; for musl, a trampoline that calls it.
-    fn init(&self) -> Option<Init<'_>> {
+    fn init(&self) -> Option<Init> {
         let program = self.object(EXECUTABLE);
         let entry = match self.is_musl() {
             false => program.preinit_array.first(),
@@ -216,7 +212,7 @@ impl View<'_> {
         let definition = self.closure.bind(EXECUTABLE, index);
         let kind = definition.and_then(|definition| self.closure.kind(definition));
         Some(Init {
-            symbol: String::from_utf8_lossy(program.symbols.name(index)?),
+            symbol: as_text(program.symbols.name(index)?),
             index,
             definition,
             phase: match kind {
@@ -238,7 +234,7 @@ impl View<'_> {
     }
 
     /// Resolvers that run before the runtime's own, or all of them if it has none.
-    fn resolvers(&self, init: Option<&Init<'_>>) -> Vec<Resolvers> {
+    fn resolvers(&self, init: Option<&Init>) -> Vec<Resolvers> {
         if self.is_musl() {
             return Vec::new(); // it has no IFUNCs
         }
@@ -252,7 +248,7 @@ impl View<'_> {
             let bindings = before.filter_map(|(_, index, definition)| {
                 let symbol = self.object(place).symbols.name(*index)?;
                 Some(Binding {
-                    symbol: text(symbol),
+                    symbol: as_text(symbol),
                     object: self.path(definition.place),
                 })
             });
@@ -277,14 +273,14 @@ impl View<'_> {
             let name = symbols.name(index)?;
             let from = self.closure.lookup_copied(name, symbols.version(index))?;
             Some(Binding {
-                symbol: text(name),
+                symbol: as_text(name),
                 object: self.path(from.place),
             })
         });
         bindings.collect()
     }
 
-    fn init_order(&self, init: Option<&Init<'_>>) -> Vec<Call> {
+    fn init_order(&self, init: Option<&Init>) -> Vec<Call> {
         let mut calls = Vec::new();
         if let Some(init) = init.filter(|init| init.phase != Phase::Preinit)
             && let Some(definition) = init.definition
@@ -319,7 +315,7 @@ impl View<'_> {
         calls
     }
 
-    fn add_preinit(&self, init: Option<&Init<'_>>, calls: &mut Vec<Call>) {
+    fn add_preinit(&self, init: Option<&Init>, calls: &mut Vec<Call>) {
         let entries = self.object(EXECUTABLE).preinit_array.iter().enumerate();
         calls.extend(entries.map(|(index, function)| {
             let entry = format!("DT_PREINIT_ARRAY[{index}]");

@@ -1,7 +1,8 @@
 //! Whether the runtime is first, and if not, why and what would make it so.
 
-use super::examine::{Init, View, text};
+use super::examine::{Init, View};
 use super::{Call, Malloc, Phase, Verdict};
+use crate::loader::as_text;
 use crate::loader::closure::{LOADER, Outcome};
 
 impl View<'_> {
@@ -17,7 +18,7 @@ impl View<'_> {
         if let Some(found) = { relative }.find(|loaded| !loaded.path.starts_with(b"/")) {
             notes.push(format!(
                 "{} was found from this directory; what is found elsewhere may be another file",
-                text(&found.path)
+                as_text(&found.path)
             ));
         }
         let first = malloc.definitions.first();
@@ -39,7 +40,7 @@ impl View<'_> {
     }
 
     /// The answer.
-    pub(super) fn verdict(&self, init: Option<&Init<'_>>, calls: &[Call]) -> Verdict {
+    pub(super) fn verdict(&self, init: Option<&Init>, calls: &[Call]) -> Verdict {
         self.cannot_start(init).unwrap_or_else(|| match init {
             None => no(
                 "not first: the program has not been rewritten".to_owned(),
@@ -50,11 +51,11 @@ impl View<'_> {
     }
 
     /// A program whose start ends in the loader.
-    fn cannot_start(&self, init: Option<&Init<'_>>) -> Option<Verdict> {
+    fn cannot_start(&self, init: Option<&Init>) -> Option<Verdict> {
         if let Some(request) = self.closure.fatal().next()
             && let Outcome::Missing { reason, .. } = &request.outcome
         {
-            let (name, asker) = (text(&request.name), self.asker(request.asker));
+            let (name, asker) = (as_text(&request.name), self.asker(request.asker));
             let needed = format!("{name} (needed by {})", asker.unwrap_or_default());
             return Some(no(
                 format!("not first: the program does not start, {needed}: {reason}"),
@@ -69,7 +70,7 @@ impl View<'_> {
         ))
     }
 
-    fn who_is_first(&self, init: &Init<'_>, calls: &[Call]) -> Verdict {
+    fn who_is_first(&self, init: &Init, calls: &[Call]) -> Verdict {
         let runtime = init.definition.map(|found| self.path(found.place));
         let runtime = runtime.unwrap_or_default();
         let mut before = calls.iter().take_while(|call| !call.runtime);

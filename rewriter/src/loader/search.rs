@@ -19,12 +19,12 @@ use std::rc::Rc;
 use rustix::io::Errno;
 
 use self::musl::musl_directories;
-use super::as_path;
 use super::cache::Cache;
 use super::closure::{Asker, EXECUTABLE, Loaded};
 use super::ldso::{Flavour, Loader};
 use super::object::{Object, Rejected};
 use super::system::System;
+use super::{as_path, as_text};
 use crate::error::Result;
 
 /// How a library was found.
@@ -245,7 +245,7 @@ impl<'a> Search<'a> {
         path: Vec<u8>,
         rule: Rule,
     ) -> std::result::Result<Attempt, String> {
-        let shown = || String::from_utf8_lossy(&path).into_owned();
+        let shown = || as_text(&path);
         let opened = match self.system.open(as_path(&path)) {
             Ok(opened) => opened,
             Err(error) => return next_after(&error).ok_or_else(|| format!("{}: {error}", shown())),

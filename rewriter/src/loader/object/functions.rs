@@ -5,6 +5,7 @@ use object::elf::{DT_INIT, DynamicTag, SHT_SYMTAB};
 use super::{Object, Reader};
 use crate::elf::{Entry, Header, Section, Symbol, Vaddr};
 use crate::error::Result;
+use crate::loader::as_text;
 use crate::parse;
 
 /// A function that the loader calls.
@@ -57,14 +58,14 @@ impl Reader<'_> {
             let name = function
                 .reference
                 .and_then(|index| object.symbols.name(index));
-            function.name = name.map(lossy);
+            function.name = name.map(as_text);
         }
         let addresses: Vec<u64> = { unnamed.iter() }
             .filter_map(|function| function.address.map(|address| address.0))
             .collect();
         for (index, symbol) in object.symbols.functions_at(&addresses) {
             name_one(&mut unnamed, &symbol, || {
-                object.symbols.name(index).map(lossy)
+                object.symbols.name(index).map(as_text)
             });
         }
         if unnamed.iter().any(|function| function.name.is_none()) {
@@ -103,7 +104,7 @@ impl Reader<'_> {
             .source
             .bytes(at, rest.min(LONGEST), "a symbol's name")
             .ok()?;
-        bytes.get(..memchr::memchr(0, &bytes)?).map(lossy)
+        bytes.get(..memchr::memchr(0, &bytes)?).map(as_text)
     }
 }
 
@@ -113,8 +114,4 @@ fn name_one(unnamed: &mut [&mut Function], symbol: &Symbol, name: impl Fn() -> O
             function.name = name();
         }
     }
-}
-
-fn lossy(name: &[u8]) -> String {
-    String::from_utf8_lossy(name).into_owned()
 }
