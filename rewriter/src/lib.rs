@@ -158,7 +158,7 @@ fn choose_runtime(
     runtime::check_init(&needed, init)?;
     let found = match options.runtime {
         Some(_) => runtime::check(&needed, init, directory)?,
-        None => Some((runtime::own_kind(init), directory.join(SONAME))),
+        None => Some(runtime::check_own(init, directory)?),
     };
     let kind = found.as_ref().map(|(kind, _)| *kind);
     let phase = phase::choose(source, image.musl, options.phase, kind)?;

@@ -28,6 +28,9 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// All of them, the earliest first.
+    pub(crate) const ALL: [Self; 3] = [Self::Relocation, Self::Preinit, Self::Entry];
+
     /// The own runtime's init symbol for this phase.
     pub fn init_symbol(self) -> &'static str {
         match self {

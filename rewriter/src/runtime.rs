@@ -62,11 +62,17 @@ pub(crate) fn own_needed(musl: bool, directory: &Path) -> Result<String> {
     })
 }
 
-/// What kind of symbol the own runtime has by that name.
-pub(crate) fn own_kind(init: &str) -> Kind {
-    match init == Phase::Relocation.init_symbol() {
-        true => Kind::Ifunc,
-        false => Kind::Function,
+/// What kind of symbol `init` is in the own runtime in `directory`: it has one for each phase.
+pub(crate) fn check_own(init: &str, directory: &Path) -> Result<(Kind, PathBuf)> {
+    let path = directory.join(SONAME);
+    let phase = Phase::ALL.iter().find(|phase| phase.init_symbol() == init);
+    match phase {
+        Some(Phase::Relocation) => Ok((Kind::Ifunc, path)),
+        Some(_) => Ok((Kind::Function, path)),
+        None => {
+            let symbol = init.to_owned();
+            Err(Error::new(&path, ErrorKind::RuntimeLacksInit { symbol }))
+        }
     }
 }
 

@@ -75,9 +75,9 @@ pub(crate) fn enter() -> Option<Entry> {
     let thread = sys::thread_pointer();
     let shard = OWN.get(home(thread))?;
     if shard.owner.load(Relaxed) == thread {
-        enter_own(shard)
+        enter_own(shard, sys::stack_pointer())
     } else {
-        enter_elsewhere(thread)
+        enter_elsewhere(thread, sys::stack_pointer())
     }
 }
 
@@ -88,11 +88,10 @@ fn home(thread: usize) -> usize {
 }
 
 #[inline(always)]
-fn enter_own(shard: &'static Shard) -> Option<Entry> {
-    // A hook that is called from a hook runs deeper in the stack. (A flag would do, but for a child
-    // that was forked while another thread was inside a hook: a new thread that gets that one's
-    // stack would find the flag set for ever.)
-    let frame = sys::stack_pointer();
+fn enter_own(shard: &'static Shard, frame: usize) -> Option<Entry> {
+    // A hook that is called from a hook runs deeper in the stack; `frame` is the hook's own. (A flag
+    // would do, but for a child that was forked while another thread was inside a hook: a new thread
+    // that gets that one's stack would find the flag set for ever.)
     if shard.inside.load(Relaxed) > frame {
         return nested();
     }
@@ -112,12 +111,12 @@ fn nested() -> Option<Entry> {
 /// The thread has no shard yet, or another one is at home where it would be.
 #[cold]
 #[inline(never)]
-fn enter_elsewhere(thread: usize) -> Option<Entry> {
+fn enter_elsewhere(thread: usize, frame: usize) -> Option<Entry> {
     if state::reached() {
         for shard in OWN.iter().cycle().skip(home(thread)).take(PROBES) {
             let owner = shard.owner.compare_exchange(0, thread, Relaxed, Relaxed);
             if owner.is_ok() || owner == Err(thread) {
-                return enter_own(shard);
+                return enter_own(shard, frame);
             }
         }
     } else {

@@ -43,6 +43,15 @@ fn refuse_runtime(dir: &Dir, runtime: &Path, words: &[&str]) {
 
 fn without_init() {
     let dir = Dir::new("no-init");
+    Rewrite::new(program(&dir), out(&dir))
+        .arg("--init")
+        .arg("nosuch")
+        .refuse(
+            &dir.path(),
+            &out(&dir).with_file_name(RUNTIME),
+            &["nosuch", "--init"],
+        );
+
     let runtime = library(&dir, "libother.so", "int answer(void) { return 42; }\n");
     refuse_runtime(&dir, &runtime, &[INIT, "--init"]);
 

@@ -31,6 +31,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         musl_constructors_of_libraries,
         musl_registers,
         musl_setuid,
+        musl_nested_hooks,
     ];
     for program in PROGRAMS {
         for flags in FLAGS {
@@ -370,6 +371,44 @@ fn musl_setuid() {
 }
 
 /// A glibc program with a rival among its libraries, and that rival.
+/// musl's calloc calls malloc, and its memalign aligned_alloc, by the names that are hooked: one
+/// request is one chunk, also in a thread's first call of all.
+fn musl_nested_hooks() {
+    let dir = Dir::new("musl-nested");
+    let code = r#"
+        #include <malloc.h>
+        #include <pthread.h>
+        #include <stdlib.h>
+        static void *thread(void *arg) { free(calloc(3, 1001)); return arg; }
+        int main(void) {
+            void *p, *q = calloc(2, 1001);
+            pthread_t t;
+            pthread_create(&t, 0, thread, 0);
+            pthread_join(t, 0);
+            free(memalign(64, 5000));
+            int error = posix_memalign(&p, 64, 6000);
+            free(p);
+            free(q);
+            return error;
+        }"#;
+    let program = build(&dir, "nested", code, "-fno-builtin -pthread");
+    let result = Rewrite::new(&program, dir.join("nested.allocs")).succeed();
+    let report = assert_first(&result.command(), &dir);
+    let calls = [
+        ("calloc", 2),
+        ("memalign", 1),
+        ("posix_memalign", 1),
+        ("malloc", 0),
+        ("aligned_alloc", 0),
+        ("free", 4),
+    ];
+    for (hook, expected) in calls {
+        assert_eq!(report.calls(hook), expected, "{hook}: {report:?}");
+    }
+    assert_eq!(report.bytes("calloc"), 5005, "{report:?}");
+    assert_eq!(report.number(&["live", "chunks"]), 0, "{report:?}");
+}
+
 fn with_rival(dir: &Dir) -> PathBuf {
     let rival = dir.write(
         "librival.c",

@@ -223,12 +223,13 @@ impl Builder<'_> {
                 .flat_map(|section| section.encode())
                 .collect()
         };
-        let mut old = encode_sections(&self.image.sections);
-        if self.sections_at != self.image.sections_at {
-            old.clear(); // the whole table is new at its new place
-        }
+        let old = encode_sections(&self.image.sections);
         let new = encode_sections(&self.sections);
-        for (offset, bytes) in changed_entries(&old, &new, 64) {
+        let changed = match self.sections_at == self.image.sections_at {
+            true => changed_entries(&old, &new, 64),
+            false => vec![(0, new)], // the whole table is new at its new place
+        };
+        for (offset, bytes) in changed {
             self.put_bytes(FileOffset(self.sections_at.0 + offset), bytes)?;
         }
         let mut header = self.header.clone();
