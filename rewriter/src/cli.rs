@@ -2,60 +2,160 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, FromArgMatches, Subcommand, ValueEnum};
 
-use allocs_rewrite::{Conditions, Options};
+use allocs_rewrite::{Conditions, Destination, Options};
 
-/// Make an allocation runtime start before everything else in a program.
-///
-/// Writes a copy of PROG that loads the runtime before any other library and calls its init
-/// before any constructor: first in DT_NEEDED, DF_1_INITFIRST set, first entry of
-/// DT_PREINIT_ARRAY. No relinking, no environment variable, no code added.
-#[derive(Debug, Parser)]
-#[command(
-    name = "allocs-rewrite",
-    version,
-    args_conflicts_with_subcommands = true,
-    subcommand_negates_reqs = true,
-    disable_help_subcommand = true,
-    after_help = "Exit status: 0 OUT was written, 1 it was not (one line on stderr says why), 2 usage, 3 it was not because of --require-first.\n\n\
-                  Example: allocs-rewrite prog -o prog.allocs && ALLOCS_REPORT=- ./prog.allocs"
-)]
-pub(crate) struct Arguments {
-    #[command(subcommand)]
-    command: Option<Subcommands>,
+const ABOUT: &str = "Make an allocation runtime start before everything else in a program.";
 
-    #[command(flatten)]
-    rewrite: Option<Rewrite>,
-}
+const LONG_ABOUT: &str = "\
+Make an allocation runtime start before everything else in a program.
 
-#[derive(Debug, Subcommand)]
-enum Subcommands {
-    Explain(Explain),
-}
+Writes a copy of PROG that loads the runtime before any other library and calls its init before any \
+constructor: first in DT_NEEDED, DF_1_INITFIRST set, first entry of DT_PREINIT_ARRAY. No relinking, no \
+environment variable, no code added.";
+
+const AFTER_HELP: &str = "\
+Exit status: 0 OUT was written, 1 it was not (one line on stderr says why), 2 usage, 3 it was not \
+because of --require-first.
+
+Example: allocs-rewrite prog -o prog.allocs && ALLOCS_REPORT=- ./prog.allocs";
 
 /// What is to be done.
-#[derive(Debug)]
+#[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// What is done when no other command is named.
+    #[command(skip)]
     Rewrite(Rewrite),
     Explain(Explain),
+    Undo(Undo),
+    /// Give a rewritten program another runtime, or a newer one
+    ///
+    /// The result is what a rewrite of the original would be: nothing is added to what was added
+    /// before. What is not given stays as it is in PROG.
+    #[command(
+        after_help = "Exit status: 0 done, 1 not done (one line on stderr says why), 2 usage, 3 not done because of --require-first."
+    )]
+    Refresh(Rewrite),
 }
 
-/// `allocs-rewrite PROG -o OUT`
+impl Command {
+    /// All that can be typed.
+    pub(crate) fn definition() -> clap::Command {
+        let command = Rewrite::augment_args(clap::Command::new("allocs-rewrite"));
+        Self::augment_subcommands(command)
+            .version(env!("CARGO_PKG_VERSION"))
+            .about(ABOUT)
+            .long_about(LONG_ABOUT)
+            .after_help(AFTER_HELP)
+            .args_conflicts_with_subcommands(true)
+            .subcommand_negates_reqs(true)
+            .subcommand_required(false)
+            .arg_required_else_help(false)
+            .disable_help_subcommand(true)
+    }
+
+    /// What was typed. Ends the process if that cannot be done.
+    pub(crate) fn parse() -> Self {
+        let matches = Self::definition().get_matches();
+        let command = match matches.subcommand_name() {
+            Some(_) => Self::from_arg_matches(&matches),
+            None => Rewrite::from_arg_matches(&matches).map(Self::Rewrite),
+        };
+        command.unwrap_or_else(|error| error.exit())
+    }
+}
+
+/// `allocs-rewrite PROG -o OUT`, and `allocs-rewrite refresh PROG -o OUT`
 #[derive(Debug, Args)]
 pub(crate) struct Rewrite {
-    /// The dynamically linked executable to rewrite
+    /// The dynamically linked executable
     #[arg(value_name = "PROG")]
     program: PathBuf,
 
-    /// Where to write the result; may be PROG itself
-    #[arg(short, long, value_name = "OUT")]
-    output: PathBuf,
+    #[command(flatten)]
+    place: Place,
 
+    #[command(flatten)]
+    runtime: Runtime,
+
+    #[command(flatten)]
+    pub(crate) printing: Printing,
+
+    /// Print what was done to each table
+    #[arg(short, long, conflicts_with_all = ["quiet", "json"])]
+    pub(crate) verbose: bool,
+}
+
+/// Give back the program that a rewritten one was made from, byte for byte
+///
+/// Also after strip or objcopy, if the rewrite kept the file's size: then it is what they make of the
+/// original. The runtime's own file stays where it is, for other programs may need it.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit status: 0 done, 1 not done (one line on stderr says why), 2 usage.")]
+pub(crate) struct Undo {
+    /// The rewritten executable
+    #[arg(value_name = "FILE")]
+    pub(crate) program: PathBuf,
+
+    #[command(flatten)]
+    place: Place,
+
+    #[command(flatten)]
+    pub(crate) printing: Printing,
+}
+
+/// Where the result goes.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Place {
+    /// Where to write the result; may be the input itself
+    #[arg(short, long, value_name = "OUT")]
+    output: Option<PathBuf>,
+
+    /// Put the result in the place of the input
+    ///
+    /// `replace` writes a new file and renames it, so that there is always one or the other. It has
+    /// the owner, mode, ACLs and extended attributes of the old one, and a new modification time; other
+    /// hard links keep the old content. `direct`, for build trees, edits the few bytes in the file
+    /// itself if none have to move and it is not running; a run that was cut off is taken back by the
+    /// next.
+    #[arg(
+        long,
+        value_name = "HOW",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "replace"
+    )]
+    in_place: Option<InPlace>,
+}
+
+/// How a file is changed in its place.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum InPlace {
+    Replace,
+    Direct,
+}
+
+/// How much is printed.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Printing {
+    /// Print what was done as JSON
+    #[arg(long, conflicts_with = "quiet")]
+    pub(crate) json: bool,
+
+    /// Print nothing when all goes well
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+/// Which runtime, and how it is called.
+#[derive(Debug, Args)]
+struct Runtime {
     /// A runtime of your own: a soname, an absolute path, or $ORIGIN/...
     ///
     /// It goes into DT_NEEDED as given. By default it is this project's own runtime, which is
-    /// written beside OUT and found there ($ORIGIN/liballocs_rt.so.1). The loader takes $ORIGIN
+    /// written beside the result and found there ($ORIGIN/liballocs_rt.so.1). The loader takes $ORIGIN
     /// from /proc, so packages and systems without /proc use an absolute path or a soname.
     #[arg(long, value_name = "NAME|PATH")]
     runtime: Option<String>,
@@ -63,8 +163,8 @@ pub(crate) struct Rewrite {
     /// The runtime's init function
     ///
     /// Called with argc, argv and envp ahead of all constructors. If it is an IFUNC, its resolver
-    /// runs even earlier, while PROG is relocated. By default it is this project's own for the phase:
-    /// allocs_preinit (an IFUNC), allocs_init or allocs_entry.
+    /// runs even earlier, while the program is relocated. By default it is this project's own for the
+    /// phase: allocs_preinit (an IFUNC), allocs_init or allocs_entry.
     #[arg(long, value_name = "SYMBOL")]
     init: Option<String>,
 
@@ -76,25 +176,20 @@ pub(crate) struct Rewrite {
     #[arg(long)]
     require_first: bool,
 
-    /// The system that OUT will run in, for --require-first, unless it is this one
+    /// The system that the result will run in, for --require-first, unless it is this one
     #[arg(long, value_name = "DIR")]
     sysroot: Option<PathBuf>,
 
-    /// Replace another version of the runtime beside OUT
+    /// Replace another version of the runtime beside the result
     #[arg(long)]
     force: bool,
 
-    /// Print what was done as JSON
-    #[arg(long, conflicts_with_all = ["quiet", "verbose"])]
-    pub(crate) json: bool,
-
-    /// Print nothing when all goes well
-    #[arg(short, long, conflicts_with = "verbose")]
-    pub(crate) quiet: bool,
-
-    /// Print what was done to each table
-    #[arg(short, long)]
-    pub(crate) verbose: bool,
+    /// Accept a setuid or setgid program, or one with file capabilities
+    ///
+    /// The loader ignores $ORIGIN in such a program, and whoever can replace its runtime gets its
+    /// rights: --runtime has to be an absolute path to a file that only root can replace.
+    #[arg(long)]
+    allow_setuid: bool,
 }
 
 /// When the runtime's init function is called.
@@ -155,33 +250,43 @@ pub(crate) struct Explain {
     pub(crate) json: bool,
 }
 
-impl Arguments {
-    /// What is to be done. clap has seen to it that there is one thing to do.
-    pub(crate) fn into_command(self) -> Option<Command> {
-        match (self.command, self.rewrite) {
-            (Some(Subcommands::Explain(explain)), _) => Some(Command::Explain(explain)),
-            (None, rewrite) => rewrite.map(Command::Rewrite),
-        }
-    }
-}
-
 impl Rewrite {
     /// What the library is asked to do.
     pub(crate) fn options(&self) -> Options {
+        let runtime = &self.runtime;
         Options {
             input: self.program.clone(),
-            output: self.output.clone(),
-            runtime: self.runtime.clone(),
-            init: self.init.clone(),
-            phase: match self.phase {
+            output: self.place.destination(),
+            runtime: runtime.runtime.clone(),
+            init: runtime.init.clone(),
+            phase: match runtime.phase {
                 Phase::Auto => None,
                 Phase::Relocation => Some(allocs_rewrite::Phase::Relocation),
                 Phase::Preinit => Some(allocs_rewrite::Phase::Preinit),
                 Phase::Entry => Some(allocs_rewrite::Phase::Entry),
             },
-            require_first: self.require_first,
-            sysroot: self.sysroot.clone(),
-            force: self.force,
+            require_first: runtime.require_first,
+            sysroot: runtime.sysroot.clone(),
+            force: runtime.force,
+            allow_setuid: runtime.allow_setuid,
+        }
+    }
+}
+
+impl Undo {
+    /// Where the result goes.
+    pub(crate) fn destination(&self) -> Destination {
+        self.place.destination()
+    }
+}
+
+impl Place {
+    /// clap has seen to it that one of the two is there.
+    fn destination(&self) -> Destination {
+        match (&self.output, self.in_place) {
+            (Some(output), _) => Destination::File(output.clone()),
+            (None, Some(InPlace::Direct)) => Destination::Direct,
+            (None, _) => Destination::InPlace,
         }
     }
 }
@@ -203,6 +308,6 @@ mod tests {
 
     #[test]
     fn the_definition_is_consistent() {
-        <Arguments as clap::CommandFactory>::command().debug_assert();
+        Command::definition().debug_assert();
     }
 }

@@ -167,6 +167,14 @@ pub enum ErrorKind {
         /// What to do.
         advice: &'static str,
     },
+    /// There is nothing to undo or refresh.
+    #[error("is not rewritten; name a file that allocs-rewrite made")]
+    NotRewritten,
+    /// What led back to the original is gone.
+    #[error(
+        "does not lead back to its original: it has changed since it was rewritten (strip and objcopy leave the way back only where the rewrite kept the file's size); use the original file"
+    )]
+    NoUndo,
     /// PROG needs AddressSanitizer's runtime as a shared object.
     #[error(
         "needs {needed}, which stops the program unless it is the first library itself; link with -static-libasan (gcc) or -static-libsan (clang)"
@@ -177,12 +185,22 @@ pub enum ErrorKind {
     },
     /// PROG runs with privileges that its caller lacks.
     #[error(
-        "is {privilege}: the loader ignores $ORIGIN and relative paths there, so it would not start; pass --runtime with an absolute path in a directory that only root can write"
+        "is {privilege}, and {flaw}: who can replace the runtime gets these rights, and $ORIGIN is ignored there; pass --allow-setuid and --runtime with an absolute path in a directory that only root can write"
     )]
     Privileged {
         /// "setuid", "setgid" or "given file capabilities".
         privilege: &'static str,
+        /// What stands against it.
+        flaw: String,
     },
+    /// Another run has not ended.
+    #[error("belongs to a run of allocs-rewrite that is editing the program now; wait for its end")]
+    Busy,
+    /// What would take back a run that was cut off cannot be read.
+    #[error(
+        "was left by a run of --in-place=direct that was cut off, and cannot be read; build the program again and delete this file"
+    )]
+    DamagedRecord,
     /// `--runtime` cannot go into DT_NEEDED.
     #[error(
         "cannot be a DT_NEEDED entry: {what}; give a bare soname, an absolute path, or $ORIGIN/..."

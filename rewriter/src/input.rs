@@ -5,11 +5,13 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use rustix::fs::{OFlags, fgetxattr};
-use rustix::io::Errno;
+use rustix::fs::OFlags;
+use xattr::FileExt;
 
+use crate::direct;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::Source;
+use crate::trusted;
 
 /// The extended attribute that holds file capabilities (capabilities(7)).
 pub(crate) const CAPABILITIES: &str = "security.capability";
@@ -20,6 +22,8 @@ pub(crate) struct Input {
     pub(crate) source: Source,
     pub(crate) metadata: Metadata,
     pub(crate) privileges: Privileges,
+    /// True if what an earlier run had begun was taken back first.
+    pub(crate) recovered: bool,
 }
 
 /// What the kernel gives the program beyond its caller's rights.
@@ -27,20 +31,22 @@ pub(crate) struct Input {
 pub(crate) struct Privileges {
     /// The first of "setuid", "setgid", "given file capabilities".
     kind: Option<&'static str>,
-    /// The value of the capability attribute.
-    pub(crate) capabilities: Option<Vec<u8>>,
 }
 
 impl Privileges {
-    /// Refuses a runtime that the loader does not find in a privileged process: glibc ignores
-    /// $ORIGIN there (elf/dl-load.c, `_dl_dst_substitute`). The own runtime beside the program
-    /// (`own`) may be anybody's to replace.
-    pub(crate) fn check(&self, source: &Source, needed: &str, own: bool) -> Result<()> {
-        match self.kind {
-            Some(privilege) if needed.starts_with('$') || own => {
-                Err(source.error(ErrorKind::Privileged { privilege }))
-            }
-            _ => Ok(()),
+    /// Refuses a runtime that would not be found in a privileged process, or that others than root
+    /// can replace. glibc ignores $ORIGIN there (elf/dl-load.c, `_dl_dst_substitute`).
+    pub(crate) fn check(&self, source: &Source, needed: &str, allowed: bool) -> Result<()> {
+        let Some(privilege) = self.kind else {
+            return Ok(());
+        };
+        let flaw = match allowed {
+            true => trusted::flaw(needed),
+            false => Some("that is not asked for".to_owned()),
+        };
+        match flaw {
+            None => Ok(()),
+            Some(flaw) => Err(source.error(ErrorKind::Privileged { privilege, flaw })),
         }
     }
 
@@ -48,6 +54,15 @@ impl Privileges {
     pub(crate) fn any(&self) -> bool {
         self.kind.is_some()
     }
+}
+
+/// Opens `path` to make another file of it, or in its place.
+pub(crate) fn open_to_change(path: &Path) -> Result<Input> {
+    let recovered = direct::recover(path)?;
+    Ok(Input {
+        recovered,
+        ..open(path)?
+    })
 }
 
 /// Opens `path` if it is a regular file.
@@ -75,6 +90,7 @@ pub(crate) fn open(path: &Path) -> Result<Input> {
         source: Source::new(file, path, metadata.len()),
         metadata,
         privileges,
+        recovered: false,
     })
 }
 
@@ -86,21 +102,15 @@ fn is_special(path: &Path) -> bool {
 }
 
 fn privileges(file: &File, metadata: &Metadata) -> io::Result<Privileges> {
-    let mut value = vec![0; 256];
-    let capabilities = match fgetxattr(file, CAPABILITIES, value.as_mut_slice()) {
-        Ok(len) => {
-            value.truncate(len);
-            Some(value)
-        }
-        Err(Errno::NODATA | Errno::NOTSUP) => None,
-        Err(error) => return Err(error.into()),
-    };
     let kind = match metadata.mode() {
         mode if mode & 0o4000 != 0 => Some("setuid"),
         mode if mode & 0o2000 != 0 => Some("setgid"),
-        _ => capabilities.as_ref().map(|_| "given file capabilities"),
+        _ => match file.get_xattr(CAPABILITIES) {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => None,
+            capabilities => capabilities?.map(|_| "given file capabilities"),
+        },
     };
-    Ok(Privileges { kind, capabilities })
+    Ok(Privileges { kind })
 }
 
 impl Input {

@@ -26,6 +26,10 @@ pub(crate) struct Layout {
     pub(crate) spans: Spans,
     /// Address of the new preinit entry.
     pub(crate) slot: Vaddr,
+    /// The same in the file.
+    pub(crate) slot_at: FileOffset,
+    /// Where the undo journal goes, if there is to be one.
+    pub(crate) journal: FileOffset,
     /// Address of the code that is the new entry point, where there is one.
     pub(crate) code: Option<Vaddr>,
     /// Bytes by which data appended behind the ELF part moved.
@@ -33,18 +37,21 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
+    /// Lays out the result, with `journal` bytes for an undo journal.
     pub(crate) fn make(
         source: &Source,
         image: &Image,
         findings: &Findings,
         plan: &Plan,
         request: Request<'_>,
+        journal: u64,
     ) -> Result<Self> {
         let mut builder = Builder::new(source, image, findings, plan);
         builder.place_writable_segment()?;
         builder.place_read_only_segment()?;
         builder.place_code_segment()?;
         builder.slide_notes()?;
+        let journal = builder.place_journal(journal)?;
         builder.finish_insertion()?;
         builder.put_names()?;
         builder.put_symbols()?;
@@ -55,8 +62,12 @@ impl Layout {
         builder.put_debugger_symbols()?;
         builder.put_code()?;
         builder.put_headers()?;
+        let slot = builder.array();
+        builder.put_at(slot, vec![0; 8])?; // ours, whatever it says in the end
         Ok(Self {
-            slot: builder.array(),
+            slot,
+            slot_at: builder.file_offset(slot, 8)?,
+            journal,
             code: builder.code,
             appended_data_moved: builder.appended_data_moved(),
             spans: builder.spans,
@@ -354,6 +365,15 @@ impl<'a> Builder<'a> {
             at += note.from.size;
         }
         Ok(())
+    }
+
+    /// Makes room for what only `undo` reads, in no segment.
+    fn place_journal(&mut self, size: u64) -> Result<FileOffset> {
+        let at = FileOffset(align_up(self.end, 8).ok_or_else(|| self.overflow())?);
+        if size > 0 {
+            self.insert(at, size, Content::Zero);
+        }
+        Ok(at)
     }
 
     fn insert(&mut self, at: FileOffset, len: u64, content: Content) {

@@ -17,6 +17,7 @@
 
 #![forbid(unsafe_code)]
 
+mod direct;
 mod elf;
 mod error;
 mod explain;
@@ -34,12 +35,15 @@ mod recycle;
 mod refuse;
 mod relr;
 mod report;
+mod rewritten;
 mod room;
 mod runtime;
 mod source;
 mod spans;
 mod sysv_hash;
 mod trampoline;
+mod trusted;
+mod undo;
 mod verify;
 mod versions;
 mod write;
@@ -48,25 +52,28 @@ use std::path::{Path, PathBuf};
 
 pub use error::{Error, ErrorKind, Result};
 pub use explain::{Conditions, Explanation, explain};
+pub use output::{Destination, Written};
 pub use phase::Phase;
-pub use report::{Action, Report, Runtime, Size, Table};
+pub use report::{Action, Report, Runtime, Size, Table, Undone};
 pub use runtime::SONAME;
 
-use crate::layout::Layout;
+use crate::input::Input;
+use crate::output::Pending;
 use crate::parse::Image;
 use crate::plan::Plan;
+use crate::rewritten::Rewritten;
 use crate::runtime::Request;
 use crate::source::Source;
-use crate::write::Output;
+use crate::spans::Spans;
 
 /// What to rewrite, and how.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The executable to read.
     pub input: PathBuf,
-    /// The file to write; may be the input itself.
-    pub output: PathBuf,
-    /// A runtime's DT_NEEDED string; `None` is the project's own, which is written beside `output`.
+    /// Where the result goes.
+    pub output: Destination,
+    /// A runtime's DT_NEEDED string; `None` is the project's own, which is written beside the output.
     pub runtime: Option<String>,
     /// The runtime's init symbol; `None` is the own runtime's for the phase.
     pub init: Option<String>,
@@ -76,8 +83,10 @@ pub struct Options {
     pub require_first: bool,
     /// The system that the program will run in; `None` is this machine.
     pub sysroot: Option<PathBuf>,
-    /// Replace another version of the own runtime beside `output`.
+    /// Replace another version of the own runtime beside the output.
     pub force: bool,
+    /// Give a runtime to a program that runs with privileges.
+    pub allow_setuid: bool,
 }
 
 /// Rewrites an executable as `options` say. `progress` hears of bytes copied, and of how many.
@@ -85,44 +94,102 @@ pub struct Options {
 /// # Errors
 /// Any [`ErrorKind`]. No output is left behind then, and what was there before is untouched.
 pub fn rewrite(options: &Options, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
-    let input = input::open(&options.input)?;
-    let source = &input.source;
-    let image = Image::parse(source)?;
-    let findings = recycle::find(source, &image)?;
+    let input = input::open_to_change(&options.input)?;
+    let itself = Spans::copy(input.source.len());
+    rewrite_original(options, &input, &input.source, &itself, progress)
+}
 
-    let target = output::resolve(&options.output, &input)?;
-    let (needed, init, phase) = choose_runtime(options, source, &image, target.directory())?;
-    input
-        .privileges
-        .check(source, &needed, options.runtime.is_none())?;
+/// Rewrites a rewritten executable again: the result is what [`rewrite`] makes of its original.
+/// What `options` leave open stays as it is.
+///
+/// # Errors
+/// As [`rewrite`], and [`ErrorKind::NotRewritten`] or [`ErrorKind::NoUndo`].
+pub fn refresh(options: &Options, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
+    let input = input::open_to_change(&options.input)?;
+    let (found, original) = undo::original(&input.source)?;
+    let options = keep(options, &found);
+    let source = input.source.through(&original)?;
+    rewrite_original(&options, &input, &source, &original, progress)
+}
+
+/// Gives back the executable that a rewritten one was made from, byte for byte; one that was
+/// stripped afterwards, as it would be stripped without the rewrite. `progress` as in [`rewrite`].
+///
+/// # Errors
+/// [`ErrorKind::NotRewritten`], [`ErrorKind::NoUndo`], and those of reading and writing.
+pub fn undo(
+    file: &Path,
+    output: &Destination,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Undone> {
+    let input = input::open_to_change(file)?;
+    let target = output::resolve(output, &input)?;
+    let (found, original) = undo::original(&input.source)?;
+    let (pending, replaced) = Pending::make(&input, &target, &original, progress)?;
+    let written = pending.finish(&input, &target)?;
+    Ok(Undone {
+        input: file.to_owned(),
+        output: output.path(file).to_owned(),
+        needed: found.needed,
+        size: Size {
+            before: input.source.len(),
+            after: original.len(),
+        },
+        written,
+        notes: report::place_notes(&input, replaced),
+    })
+}
+
+/// The options with what they leave open as `found` has it. The own runtime stays the own one, so that
+/// its file is there.
+fn keep(options: &Options, found: &Rewritten) -> Options {
+    let own = runtime::is_own(&found.needed);
+    let runtime = options.runtime.clone();
+    Options {
+        runtime: runtime.or_else(|| Some(found.needed.clone()).filter(|_| !own)),
+        init: options.init.clone().or_else(|| Some(found.init.clone())),
+        ..options.clone()
+    }
+}
+
+/// Rewrites `original`, which `made` makes of the input.
+fn rewrite_original(
+    options: &Options,
+    input: &Input,
+    original: &Source,
+    made: &Spans,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Report> {
+    let image = Image::parse(original)?;
+    let findings = recycle::find(original, &image)?;
+
+    let target = output::resolve(&options.output, input)?;
+    let (needed, init, phase) = choose_runtime(options, original, &image, target.directory())?;
+    let privileges = &input.privileges;
+    privileges.check(original, &needed, options.allow_setuid)?;
     let request = Request {
         needed: &needed,
         init: &init,
         phase,
     };
-    let plan = Plan::make(source, &image, &findings, request)?;
-    let layout = Layout::make(source, &image, &findings, &plan, request)?;
+    let plan = Plan::make(original, &image, &findings, request)?;
+    let layout = undo::record(original, &image, &findings, &plan, request)?;
 
-    let output = Output::create(target.path())?;
-    let result = output.source(layout.spans.len())?;
-    let mut copied = 0;
-    output.fill(source, &layout.spans, |bytes| {
-        copied += bytes;
-        progress(copied, layout.spans.len());
-    })?;
-    let bytes_changed = verify::verify(source, &result, &layout.spans, request)?;
-    input.check_unchanged()?;
-    output.set_attributes(&input, &target)?;
-
+    let spans = layout.spans.over(made);
+    let (pending, replaced) = Pending::make(input, &target, &spans, progress)?;
+    let result = pending.source(input, &spans)?;
+    let bytes_changed = verify::verify(original, &result, &layout.spans, request)?;
     let installed = match options.runtime {
         None => Some(runtime::install(target.directory(), options.force)?),
         Some(_) => None,
     };
-    let warning = first::check(options, &input, &result, &target, phase)?;
-    output.finish()?;
+    let warning = first::check(options, input, &result, &target, phase)?;
+    let written = pending.finish(input, &target)?;
+    let mut notes = report::notes(&image, &plan, &layout);
+    notes.extend(report::place_notes(input, replaced));
     Ok(Report {
         input: options.input.clone(),
-        output: options.output.clone(),
+        output: options.output.path(&options.input).to_owned(),
         runtime: Runtime {
             needed: needed.clone(),
             init: init.clone(),
@@ -130,12 +197,13 @@ pub fn rewrite(options: &Options, progress: &mut dyn FnMut(u64, u64)) -> Result<
             written: installed.map(runtime::Installed::keep),
         },
         size: Size {
-            before: source.len(),
+            before: original.len(),
             after: layout.spans.len(),
         },
         bytes_changed,
+        written,
         tables: report::tables(&image, &plan, &layout, request),
-        notes: report::notes(&image, &plan, &layout),
+        notes,
         warnings: warning.into_iter().collect(),
     })
 }

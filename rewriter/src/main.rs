@@ -8,12 +8,12 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use allocs_rewrite::{ErrorKind, Explanation, Report};
+use allocs_rewrite::{ErrorKind, Explanation, Options, Report};
 use anstream::{AutoStream, ColorChoice};
-use clap::{CommandFactory, Parser};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
 
-use crate::cli::{Arguments, Command, Explain, Rewrite};
+use crate::cli::{Command, Explain, Printing, Rewrite, Undo};
 
 /// A copy that takes longer than this gets a progress bar.
 const NOTICEABLE: Duration = Duration::from_millis(300);
@@ -21,30 +21,19 @@ const NOTICEABLE: Duration = Duration::from_millis(300);
 const NOT_FIRST: u8 = 3;
 
 fn main() -> ExitCode {
-    match Arguments::parse().into_command() {
-        Some(Command::Rewrite(rewrite)) => run_rewrite(&rewrite),
-        Some(Command::Explain(explain)) => run_explain(&explain),
-        None => {
-            eprintln!("{}", Arguments::command().render_usage());
-            ExitCode::from(2)
-        }
+    match Command::parse() {
+        Command::Rewrite(rewrite) => run_rewrite(&rewrite, allocs_rewrite::rewrite),
+        Command::Refresh(refresh) => run_rewrite(&refresh, allocs_rewrite::refresh),
+        Command::Undo(undo) => run_undo(&undo),
+        Command::Explain(explain) => run_explain(&explain),
     }
 }
 
-fn run_rewrite(arguments: &Rewrite) -> ExitCode {
-    let started = Instant::now();
-    let mut bar = None;
-    let outcome = allocs_rewrite::rewrite(&arguments.options(), &mut |done, total| {
-        if started.elapsed() > NOTICEABLE {
-            let bar = bar.get_or_insert_with(progress_bar);
-            bar.set_length(total);
-            bar.set_position(done);
-        }
-    });
-    if let Some(bar) = bar {
-        bar.finish_and_clear();
-    }
-    match outcome {
+/// What a rewrite or a refresh is.
+type Rewriting = fn(&Options, &mut dyn FnMut(u64, u64)) -> allocs_rewrite::Result<Report>;
+
+fn run_rewrite(arguments: &Rewrite, rewrite: Rewriting) -> ExitCode {
+    match with_progress(|progress| rewrite(&arguments.options(), progress)) {
         // Whatever comes of the printing: the file is in place.
         Ok(report) => ended(print_report(arguments, &report), ExitCode::SUCCESS),
         Err(error) => {
@@ -57,6 +46,38 @@ fn run_rewrite(arguments: &Rewrite) -> ExitCode {
             }
         }
     }
+}
+
+fn run_undo(arguments: &Undo) -> ExitCode {
+    let destination = arguments.destination();
+    let undo = |progress: &mut dyn FnMut(u64, u64)| {
+        allocs_rewrite::undo(&arguments.program, &destination, progress)
+    };
+    match with_progress(undo) {
+        Ok(undone) => {
+            let text = undone.summary() + "\n";
+            let printed = print(arguments.printing, &undone, &text, &undone.notes);
+            ended(printed, ExitCode::SUCCESS)
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+/// Does something that tells how far it is; a bar shows that if it takes long.
+fn with_progress<T>(action: impl FnOnce(&mut dyn FnMut(u64, u64)) -> T) -> T {
+    let started = Instant::now();
+    let mut bar = None;
+    let outcome = action(&mut |done, total| {
+        if started.elapsed() > NOTICEABLE {
+            let bar = bar.get_or_insert_with(progress_bar);
+            bar.set_length(total);
+            bar.set_position(done);
+        }
+    });
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    outcome
 }
 
 fn run_explain(arguments: &Explain) -> ExitCode {
@@ -97,22 +118,32 @@ fn print_report(arguments: &Rewrite, report: &Report) -> io::Result<()> {
             report.output.display()
         );
     }
+    let mut text = report.summary() + "\n";
+    if arguments.verbose {
+        text += &report.details();
+    }
+    print(arguments.printing, report, &text, &report.notes)
+}
+
+/// Prints what was done: as JSON, or as `text` and notes.
+fn print(
+    printing: Printing,
+    report: &impl Serialize,
+    text: &str,
+    notes: &[String],
+) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    if arguments.json {
+    if printing.json {
         serde_json::to_writer_pretty(&mut out, report)?;
         return writeln!(out);
     }
-    if arguments.quiet {
+    if printing.quiet {
         return Ok(());
     }
-    writeln!(out, "{}", report.summary())?;
-    if arguments.verbose {
-        write!(out, "{}", report.details())?;
-    }
-    for note in &report.notes {
-        writeln!(out, "note: {note}")?;
-    }
-    Ok(())
+    write!(out, "{text}")?;
+    notes
+        .iter()
+        .try_for_each(|note| writeln!(out, "note: {note}"))
 }
 
 fn print_explanation(arguments: &Explain, explanation: &Explanation) -> io::Result<()> {

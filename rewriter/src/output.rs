@@ -1,15 +1,51 @@
-//! Which file is written, and which owner, mode and attributes it gets.
+//! Where the result goes: a file of its own, or the place of the program, or into the program.
 
 use std::fs::{self, Permissions};
+use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Gid, Uid, XattrFlags, fchown, fsetxattr};
+use rustix::fs::{Gid, Uid, fchown};
+use serde::Serialize;
+use xattr::FileExt;
 
+use crate::direct::Direct;
 use crate::error::{Error, ErrorKind, Result};
 use crate::input::{CAPABILITIES, Input};
 use crate::source::Source;
+use crate::spans::Spans;
 use crate::write::Output;
+
+/// Where the result is to go.
+#[derive(Clone, Debug)]
+pub enum Destination {
+    /// To this file; it may be the input itself.
+    File(PathBuf),
+    /// In the place of the input.
+    InPlace,
+    /// Into the input, if no byte of it has to move; otherwise in its place.
+    Direct,
+}
+
+impl Destination {
+    /// The path that the result has, where the input has `input`.
+    pub fn path<'a>(&'a self, input: &'a Path) -> &'a Path {
+        match self {
+            Self::File(path) => path,
+            Self::InPlace | Self::Direct => input,
+        }
+    }
+}
+
+/// How the result got there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Written {
+    /// As a file that took its name when it was whole.
+    Whole,
+    /// Byte by byte into the input.
+    Direct,
+}
 
 /// The file to write, links resolved.
 #[derive(Debug)]
@@ -17,6 +53,7 @@ pub(crate) struct Target {
     path: PathBuf,
     /// True if that is the input itself.
     replaces_input: bool,
+    direct: bool,
 }
 
 impl Target {
@@ -30,8 +67,24 @@ impl Target {
     }
 }
 
+/// Finds the file to write.
+pub(crate) fn resolve(destination: &Destination, input: &Input) -> Result<Target> {
+    match destination {
+        Destination::File(output) => resolve_file(output, input),
+        Destination::InPlace | Destination::Direct => {
+            let path = input.source.path();
+            let real = fs::canonicalize(path).map_err(|source| Error::io(path, "find", source))?;
+            Ok(Target {
+                path: real,
+                replaces_input: true,
+                direct: matches!(destination, Destination::Direct),
+            })
+        }
+    }
+}
+
 /// Follows a symbolic link to what it names, and refuses what is no file to write.
-pub(crate) fn resolve(output: &Path, input: &Input) -> Result<Target> {
+fn resolve_file(output: &Path, input: &Input) -> Result<Target> {
     let link = fs::symlink_metadata(output);
     let is_link = link.is_ok_and(|metadata| metadata.is_symlink());
     let path = match is_link {
@@ -39,12 +92,13 @@ pub(crate) fn resolve(output: &Path, input: &Input) -> Result<Target> {
             .map_err(|source| Error::io(output, "follow the link", source))?,
         false => output.to_owned(),
     };
-    let Ok(metadata) = fs::metadata(&path) else {
-        let replaces_input = false;
-        return Ok(Target {
-            path,
-            replaces_input,
-        });
+    let mut target = Target {
+        path,
+        replaces_input: false,
+        direct: false,
+    };
+    let Ok(metadata) = fs::metadata(&target.path) else {
+        return Ok(target);
     };
     let kind = metadata.file_type();
     let what = if kind.is_dir() {
@@ -68,10 +122,8 @@ pub(crate) fn resolve(output: &Path, input: &Input) -> Result<Target> {
             },
         ));
     }
-    Ok(Target {
-        path,
-        replaces_input: same,
-    })
+    target.replaces_input = same;
+    Ok(target)
 }
 
 /// The directory entry that a path names: its directory without links, and its last component.
@@ -80,17 +132,75 @@ fn entry(path: &Path) -> Option<PathBuf> {
     Some(directory.join(path.file_name()?))
 }
 
+/// A result that has not got its name yet.
+#[derive(Debug)]
+pub(crate) enum Pending {
+    Whole(Output),
+    Direct(Direct),
+}
+
+impl Pending {
+    /// Makes what `spans` say of the input, up to the last step; `progress` hears of bytes copied, and
+    /// of how many. Says why a program that was to be edited has to be replaced.
+    pub(crate) fn make(
+        input: &Input,
+        target: &Target,
+        spans: &Spans,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<(Self, Option<&'static str>)> {
+        let mut why = None;
+        if target.direct {
+            match Direct::open(input, &target.path, spans)? {
+                Ok(direct) => return Ok((Self::Direct(direct), None)),
+                Err(reason) => why = Some(reason),
+            }
+        }
+        let output = Output::create(&target.path)?;
+        let mut copied = 0;
+        output.fill(&input.source, spans, |bytes| {
+            copied += bytes;
+            progress(copied, spans.len());
+        })?;
+        Ok((Self::Whole(output), why))
+    }
+
+    /// The result, to read it back.
+    pub(crate) fn source(&self, input: &Input, spans: &Spans) -> Result<Source> {
+        match self {
+            Self::Whole(output) => output.source(spans.len()),
+            Self::Direct(_) => input.source.through(spans),
+        }
+    }
+
+    /// Takes the last step, if the input is still what was read.
+    pub(crate) fn finish(self, input: &Input, target: &Target) -> Result<Written> {
+        input.check_unchanged()?;
+        match self {
+            Self::Whole(output) => {
+                output.set_attributes(input, target)?;
+                output.finish()?;
+                Ok(Written::Whole)
+            }
+            Self::Direct(direct) => {
+                direct.apply()?;
+                Ok(Written::Direct)
+            }
+        }
+    }
+}
+
 impl Output {
     /// The file as written so far, to read it back.
-    pub(crate) fn source(&self, len: u64) -> Result<Source> {
+    fn source(&self, len: u64) -> Result<Source> {
         let file = self.file().try_clone();
         let file = file.map_err(|source| Error::io(self.path(), "read back", source))?;
         Ok(Source::new(file, self.path(), len))
     }
 
-    /// Gives the file the input's mode; its owner and capabilities too where they matter: in the
-    /// place of the input, or with privileges that belong to that owner.
-    pub(crate) fn set_attributes(&self, input: &Input, target: &Target) -> Result<()> {
+    /// Gives the file the input's mode. In the place of the input it has its owner and extended
+    /// attributes, too (ACLs and labels are some); elsewhere owner and capabilities only where they
+    /// are privileges that belong to that owner.
+    fn set_attributes(&self, input: &Input, target: &Target) -> Result<()> {
         let failed = |action| move |source| Error::io(self.path(), action, source);
         if target.replaces_input || input.privileges.any() {
             let owner = &input.metadata;
@@ -101,9 +211,29 @@ impl Output {
         let mode = Permissions::from_mode(input.metadata.mode() & 0o7777);
         let changed = self.file().set_permissions(mode);
         changed.map_err(failed("set the mode"))?;
-        if let Some(value) = &input.privileges.capabilities {
-            fsetxattr(self.file(), CAPABILITIES, value, XattrFlags::empty())
-                .map_err(|error| failed("set the file capabilities")(error.into()))?;
+        self.set_xattrs(input, target.replaces_input)
+            .map_err(failed("copy the extended attributes"))
+    }
+
+    /// Copies extended attributes: all but the integrity subsystem's, which are about the old bytes, or
+    /// the file capabilities alone.
+    fn set_xattrs(&self, input: &Input, all: bool) -> io::Result<()> {
+        let names = match input.source.file().list_xattr() {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => return Ok(()),
+            names => names?,
+        };
+        for name in names {
+            let of_old_bytes = name == "security.ima" || name == "security.evm";
+            if of_old_bytes || !(all || name == CAPABILITIES) {
+                continue;
+            }
+            let value = input.source.file().get_xattr(&name)?;
+            // What a directory's default has given already need not be permitted again.
+            if let Some(value) = value
+                .filter(|value| self.file().get_xattr(&name).ok().flatten().as_ref() != Some(value))
+            {
+                self.file().set_xattr(&name, &value)?;
+            }
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ use object::elf::{
 
 pub(crate) use self::identify::read_header;
 use self::identify::{interpreter, refuse_shared_object};
-pub(crate) use self::tables::{Tables, without_plt, words};
+pub(crate) use self::tables::{Tables, longs, without_plt, words};
 use crate::elf::{Dyn, Entry, FileOffset, Header, PAGE, Section, Segment, Vaddr};
 use crate::error::Result;
 use crate::loader::ldso;

@@ -41,7 +41,7 @@ pub(crate) struct Findings {
 
 /// The names, in the order in which they are used: the longest first, so that the init symbol's
 /// name leaves room for another behind it.
-const NAMES: [&str; 3] = [
+pub(crate) const NAMES: [&str; 3] = [
     "_ITM_deregisterTMCloneTable",
     "_ITM_registerTMCloneTable",
     "__gmon_start__",
@@ -59,9 +59,8 @@ pub(crate) fn find(source: &Source, image: &Image) -> Result<Findings> {
 
 fn find_dead_symbols(source: &Source, image: &Image) -> Result<Vec<DeadSymbol>> {
     let mut dead = Vec::new();
-    for_each_symbol(source, image, |index, symbol| {
-        if is_weak_undefined(&symbol)
-            && let Some(name) = start_file_name(source, image, &symbol)?
+    for_each_weak_undefined(source, image, |index, symbol| {
+        if let Some(name) = start_file_name(source, image, &symbol)?
             && !is_versioned(source, image, index)?
         {
             dead.push(DeadSymbol {
@@ -83,6 +82,20 @@ fn find_dead_symbols(source: &Source, image: &Image) -> Result<Vec<DeadSymbol>> 
     let rank = |name: &str| NAMES.iter().position(|&other| other == name);
     dead.sort_by_key(|symbol| (rank(symbol.name), symbol.index));
     Ok(dead)
+}
+
+/// Calls `visit` with number and symbol, for each that resolves nowhere without being missed.
+pub(crate) fn for_each_weak_undefined(
+    source: &Source,
+    image: &Image,
+    mut visit: impl FnMut(u32, Symbol) -> Result<()>,
+) -> Result<()> {
+    for_each_symbol(source, image, |index, symbol| {
+        match is_weak_undefined(&symbol) {
+            true => visit(index, symbol),
+            false => Ok(()),
+        }
+    })
 }
 
 fn for_each_symbol(

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::input::Input;
 use crate::layout::Layout;
+use crate::output::Written;
 use crate::parse::Image;
 use crate::phase::Phase;
 use crate::plan::{InitSymbol, Plan, Preinit};
@@ -23,12 +25,47 @@ pub struct Report {
     pub size: Size,
     /// Bytes of the input that have another value in the output.
     pub bytes_changed: u64,
+    /// How the output was written.
+    pub written: Written,
     /// What happened to each table.
     pub tables: Vec<Table>,
     /// What the user should know besides.
     pub notes: Vec<String>,
     /// What stands between the user and a runtime that is first.
     pub warnings: Vec<String>,
+}
+
+/// The outcome of an undo. Its JSON form is what `undo --json` prints.
+#[derive(Clone, Debug, Serialize)]
+pub struct Undone {
+    /// The rewritten file's path, as given.
+    pub input: PathBuf,
+    /// The output's path, as given.
+    pub output: PathBuf,
+    /// The DT_NEEDED string of the runtime that is no longer there.
+    pub needed: String,
+    /// File sizes in bytes.
+    pub size: Size,
+    /// How the output was written.
+    pub written: Written,
+    /// What the user should know besides.
+    pub notes: Vec<String>,
+}
+
+impl Undone {
+    /// The line that is printed by default.
+    pub fn summary(&self) -> String {
+        let Size { before, after } = self.size;
+        let size = match before - after.min(before) {
+            0 => "same size".to_owned(),
+            shrunk => format!("{shrunk} bytes shorter"),
+        };
+        format!(
+            "{}: no longer starts {} ({size})",
+            self.output.display(),
+            self.needed
+        )
+    }
 }
 
 /// The runtime that a rewritten program starts with.
@@ -204,6 +241,18 @@ pub(crate) fn tables(
         }
     }
     tables
+}
+
+/// What the user should know about where the result went.
+pub(crate) fn place_notes(input: &Input, replaced: Option<&str>) -> Vec<String> {
+    let mut notes = Vec::new();
+    if input.recovered {
+        notes.push("what a run that was cut off had begun was taken back first".to_owned());
+    }
+    if let Some(reason) = replaced {
+        notes.push(format!("the file was replaced as a whole, since {reason}"));
+    }
+    notes
 }
 
 /// What the user should know about a finished rewrite.

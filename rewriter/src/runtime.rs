@@ -62,6 +62,11 @@ pub(crate) fn own_needed(musl: bool, directory: &Path) -> Result<String> {
     })
 }
 
+/// True if `needed` is what [`own_needed`] gives under glibc, wherever the program is.
+pub(crate) fn is_own(needed: &str) -> bool {
+    needed.strip_prefix("$ORIGIN/") == Some(SONAME)
+}
+
 /// What kind of symbol `init` is in the own runtime in `directory`: it has one for each phase.
 pub(crate) fn check_own(init: &str, directory: &Path) -> Result<(Kind, PathBuf)> {
     let path = directory.join(SONAME);

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use crate::elf::{Entry, FileOffset};
 use crate::error::{Error, ErrorKind, Result};
+use crate::spans::{Content, Spans};
 
 /// Bytes read at a time while a table goes by: a multiple of every entry size (2, 8, 16, 24, 56, 64).
 const WINDOW: u64 = 1344 * 24;
@@ -25,6 +26,8 @@ pub(crate) struct Source {
     len: u64,
     /// Its first bytes, read ahead.
     head: Vec<u8>,
+    /// What is made of the file, where that is another than the file itself.
+    spans: Option<Spans>,
 }
 
 impl Source {
@@ -34,7 +37,24 @@ impl Source {
             path: path.to_owned(),
             len,
             head: Vec::new(),
+            spans: None,
         }
+    }
+
+    /// What `spans` make of this file, without making it.
+    pub(crate) fn through(&self, spans: &Spans) -> Result<Self> {
+        let file = self.file.try_clone();
+        let spans = match &self.spans {
+            Some(inner) => spans.over(inner),
+            None => spans.clone(),
+        };
+        Ok(Self {
+            file: file.map_err(|source| Error::io(&self.path, "read", source))?,
+            path: self.path.clone(),
+            len: spans.len(),
+            head: Vec::new(),
+            spans: Some(spans),
+        })
     }
 
     /// The same with the first bytes read at once: a library's headers and most of its tables are
@@ -88,6 +108,11 @@ impl Source {
         if let Some(ahead) = self.ahead(at, size) {
             return Ok(ahead.to_vec());
         }
+        if self.spans.is_some() {
+            let mut bytes = vec![0; size];
+            self.fill(at, &mut bytes)?;
+            return Ok(bytes);
+        }
         let mut bytes = Vec::with_capacity(size);
         while bytes.len() < size {
             let offset = at.0 + bytes.len() as u64;
@@ -115,6 +140,22 @@ impl Source {
             buffer.copy_from_slice(ahead);
             return Ok(());
         }
+        let Some(spans) = &self.spans else {
+            return self.fill_from_file(at, buffer);
+        };
+        for span in spans.slice(at, buffer.len() as u64) {
+            let start = self.host_size(span.at.0 - at.0)?;
+            let piece = &mut buffer[start..start + self.host_size(span.len)?];
+            match span.content {
+                Content::Input(from) => self.fill_from_file(from, piece)?,
+                Content::Bytes(bytes) => piece.copy_from_slice(&bytes),
+                Content::Zero => piece.fill(0),
+            }
+        }
+        Ok(())
+    }
+
+    fn fill_from_file(&self, at: FileOffset, buffer: &mut [u8]) -> Result<()> {
         self.file
             .read_exact_at(buffer, at.0)
             .map_err(|source| match source.kind() {

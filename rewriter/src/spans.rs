@@ -58,10 +58,22 @@ impl Span {
 pub(crate) struct Spans(Vec<Span>);
 
 impl Spans {
+    /// A copy of `len` bytes of input.
+    pub(crate) fn copy(len: u64) -> Self {
+        let mut spans = Self::default();
+        spans.push(len, Content::Input(FileOffset(0)));
+        spans
+    }
+
     /// Puts `content` at the present end.
     pub(crate) fn push(&mut self, len: u64, content: Content) {
         let at = FileOffset(self.len());
-        if len > 0 {
+        if let (Some(last), Content::Input(next)) = (self.0.last_mut(), &content)
+            && let Content::Input(from) = last.content
+            && from.checked_add(last.len) == Some(*next)
+        {
+            last.len += len;
+        } else if len > 0 {
             self.0.push(Span { at, len, content });
         }
     }
@@ -77,6 +89,59 @@ impl Spans {
         let new = Span { at, len, content };
         self.0 = before.chain([new]).chain(after).collect();
         Some(())
+    }
+
+    /// What is in `[at, at+len)`.
+    pub(crate) fn slice(&self, at: FileOffset, len: u64) -> impl Iterator<Item = Span> {
+        let end = at.0.saturating_add(len);
+        let first = self.0.partition_point(|span| span.end() <= at.0);
+        let rest = self.0.iter().skip(first);
+        rest.map_while(move |span| span.slice(at.0, end))
+    }
+
+    /// The same file made from another: these make C of B, `inner` makes B of A, the answer C of A.
+    pub(crate) fn over(&self, inner: &Self) -> Self {
+        let mut spans = Self::default();
+        for span in &self.0 {
+            match &span.content {
+                Content::Input(from) => {
+                    for piece in inner.slice(*from, span.len) {
+                        spans.push(piece.len, piece.content);
+                    }
+                }
+                own => spans.push(span.len, own.clone()),
+            }
+        }
+        spans
+    }
+
+    /// The input of `len` bytes, made from what these make of it. What is not in there is
+    /// [`Content::Zero`].
+    pub(crate) fn inverse(&self, len: u64) -> Option<Self> {
+        let mut inverse = Self::default();
+        inverse.push(len, Content::Zero);
+        // A byte that is there twice is taken from its first place.
+        for span in self.0.iter().rev() {
+            if let Content::Input(from) = span.content {
+                inverse.put(from, span.len, Content::Input(span.at))?;
+            }
+        }
+        Some(inverse)
+    }
+
+    /// What differs from an input of the same length: offsets and bytes. `None` if the length is
+    /// another, or anything of the input is at another place.
+    pub(crate) fn edits(&self, len: u64) -> Option<Vec<(FileOffset, &[u8])>> {
+        let stays = self.0.iter().all(|span| match span.content {
+            Content::Input(from) => from == span.at,
+            Content::Bytes(_) => true,
+            Content::Zero => false,
+        });
+        let edits = self.0.iter().filter_map(|span| match &span.content {
+            Content::Bytes(bytes) => Some((span.at, bytes.as_slice())),
+            _ => None,
+        });
+        (stays && self.len() == len).then(|| edits.collect())
     }
 
     /// Length of the result, in bytes.
@@ -108,5 +173,20 @@ mod tests {
         assert_eq!(shape, [(0, 8), (8, 1), (9, 1), (10, 2), (12, 2)]);
         assert_eq!(spans.len(), 14);
         assert!(put(&mut spans, 13, &[0, 0]).is_none());
+    }
+
+    #[test]
+    fn an_inverse_gives_the_input_back() {
+        let mut spans = Spans::copy(10);
+        spans.push(4, Content::Zero);
+        spans.put(FileOffset(2), 3, Content::Bytes(vec![7; 3]));
+        spans.put(FileOffset(11), 2, Content::Input(FileOffset(3)));
+        let inverse = spans.inverse(10).unwrap_or_default();
+        let round = inverse.over(&spans);
+        let shape: Vec<_> = (round.iter())
+            .map(|span| (span.at.0, span.len, matches!(span.content, Content::Zero)))
+            .collect();
+        assert_eq!(shape, [(0, 2, false), (2, 1, true), (3, 7, false)]);
+        assert!(spans.edits(10).is_none());
     }
 }

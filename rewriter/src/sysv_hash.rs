@@ -43,18 +43,47 @@ impl SysvHash {
         }
     }
 
-    /// Puts symbol `index` at the head of the chain for `name`; a new symbol makes the table grow.
-    pub(crate) fn insert(&mut self, index: u32, name: &str) {
-        let buckets = u32::try_from(self.buckets.len()).unwrap_or(u32::MAX);
-        let bucket = usize::try_from(object::elf::hash(name.as_bytes()) % buckets).unwrap_or(0);
+    /// Puts symbol `index` at `position` of the chain for `name`, or at its end if it is shorter; a
+    /// new symbol makes the table grow.
+    pub(crate) fn insert(&mut self, index: u32, name: &str, position: u64) {
         let Ok(place) = usize::try_from(index) else {
             return;
         };
         if place >= self.chains.len() {
             self.chains.resize(place + 1, 0);
         }
-        self.chains[place] = self.buckets[bucket];
-        self.buckets[bucket] = index;
+        let bucket = self.bucket(name);
+        let before = (self.chain(bucket).zip(1..))
+            .take_while(|&(_, behind)| behind <= position)
+            .last();
+        let link = match before.and_then(|(before, _)| usize::try_from(before).ok()) {
+            Some(before) => self.chains.get_mut(before),
+            None => self.buckets.get_mut(bucket),
+        };
+        let next = link.map_or(0, |link| std::mem::replace(link, index));
+        self.chains[place] = next;
+    }
+
+    /// Position of symbol `index` in the chain for `name`.
+    pub(crate) fn position(&self, index: u32, name: &str) -> Option<u64> {
+        let chain = self.chain(self.bucket(name));
+        chain
+            .zip(0..)
+            .find_map(|(other, position)| (other == index).then_some(position))
+    }
+
+    fn bucket(&self, name: &str) -> usize {
+        let buckets = u32::try_from(self.buckets.len()).unwrap_or(u32::MAX);
+        usize::try_from(object::elf::hash(name.as_bytes()) % buckets).unwrap_or(0)
+    }
+
+    /// The symbols in the chain of a bucket. One that goes round in circles ends all the same.
+    fn chain(&self, bucket: usize) -> impl Iterator<Item = u32> + '_ {
+        let first = self.buckets.get(bucket).copied();
+        let chain = std::iter::successors(first, |&index| Some(self.next(index)));
+        chain
+            .take_while(|&index| index != 0)
+            .take(self.chains.len())
     }
 
     fn next(&self, index: u32) -> u32 {
@@ -85,16 +114,25 @@ mod tests {
     #[test]
     fn renamed_and_added_symbols_are_found() {
         let mut hash = SysvHash {
-            buckets: vec![0; 3],
+            buckets: vec![0; 2],
             chains: vec![0; 5],
         };
         let names = ["", "alpha", "beta", "gamma", "delta"];
         for (index, name) in names.iter().enumerate().skip(1) {
-            hash.insert(index as u32, name);
+            hash.insert(index as u32, name, 0);
+        }
+        let before = hash.encode();
+        for index in 1..5 {
+            let name = names[index as usize];
+            let position = hash.position(index, name).unwrap_or(99);
+            hash.remove(index);
+            assert_eq!(hash.position(index, name), None);
+            hash.insert(index, name, position);
+            assert_eq!(hash.encode(), before, "{name}");
         }
         hash.remove(3);
-        hash.insert(3, "allocs_preinit");
-        hash.insert(5, "fifth");
+        hash.insert(3, "allocs_preinit", 0);
+        hash.insert(5, "fifth", 0);
         let names = ["", "alpha", "beta", "allocs_preinit", "delta", "fifth"];
         for (index, name) in names.iter().enumerate().skip(1) {
             assert_eq!(find(&hash, name, &names), Some(index as u32), "{name}");

@@ -79,10 +79,10 @@ impl Builder<'_> {
             .ok_or_else(|| self.source.malformed("its DT_HASH table has no buckets"))?;
         for (dead, _) in &self.plan.names.renamed {
             hash.remove(dead.index);
-            hash.insert(dead.index, crate::names::FILLER);
+            hash.insert(dead.index, crate::names::FILLER, 0);
         }
         hash.remove(self.init_index());
-        hash.insert(self.init_index(), request.init);
+        hash.insert(self.init_index(), request.init, 0);
         let address = self.new_address(table.vaddr);
         self.put_changed(address, &bytes, &hash.encode(), 4)
     }

@@ -170,3 +170,9 @@ pub(crate) fn words(bytes: &[u8]) -> Vec<u32> {
         .map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]))
         .collect()
 }
+
+/// The little-endian 64-bit numbers in `bytes`.
+pub(crate) fn longs(bytes: &[u8]) -> Vec<u64> {
+    let (longs, _) = bytes.as_chunks();
+    longs.iter().map(|long| u64::from_le_bytes(*long)).collect()
+}
