@@ -137,7 +137,7 @@ impl<'a> Builder<'a> {
         let old = &self.image.dynamic;
         match (self.plan.dynamic.moves, &self.plan.room) {
             (true, Some(room)) => (room.start, self.plan.dynamic.entries.len() as u64 + 1),
-            _ => (old.table.vaddr, old.capacity as u64),
+            _ => (old.table.vaddr, old.capacity() as u64),
         }
     }
 

@@ -39,11 +39,17 @@ pub(crate) struct Dynamic {
     pub(crate) table: Table,
     /// The entries before the first DT_NULL.
     pub(crate) entries: Vec<Dyn>,
-    /// Entries that fit where the table is, terminator included.
-    pub(crate) capacity: usize,
+    /// Values of the DT_NULLs that follow, the terminator among them. They mean nothing: chrpath and
+    /// meson leave one behind when they drop an entry.
+    pub(crate) spare: Vec<u64>,
 }
 
 impl Dynamic {
+    /// Entries that fit where the table is, terminator included.
+    pub(crate) fn capacity(&self) -> usize {
+        self.entries.len() + self.spare.len()
+    }
+
     /// Value of the first entry with `tag`.
     pub(crate) fn get(&self, tag: DynamicTag) -> Option<u64> {
         self.entries
@@ -327,11 +333,10 @@ pub(crate) fn read_dynamic(source: &Source, segments: &[Segment]) -> Result<Dyna
         .iter()
         .position(|entry| entry.tag == DT_NULL)
         .unwrap_or(slots.len());
-    // A DT_NULL's value means nothing: chrpath and meson leave one behind when they drop an entry.
     let spare = slots[used..]
         .iter()
         .take_while(|entry| entry.tag == DT_NULL);
-    let capacity = used + spare.count();
+    let spare = spare.map(|entry| entry.value).collect();
     let mut entries = slots;
     entries.truncate(used);
     Ok(Dynamic {
@@ -341,7 +346,7 @@ pub(crate) fn read_dynamic(source: &Source, segments: &[Segment]) -> Result<Dyna
             size: segment.filesz,
         },
         entries,
-        capacity,
+        spare,
     })
 }
 

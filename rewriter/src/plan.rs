@@ -135,7 +135,7 @@ impl Plan {
         let left = image.preinit.filter(|_| preinit.moves());
         let headers = headers::plan(source, image, growing, left)?;
         let dynamic = DynamicPlan {
-            moves: entries.len() >= image.dynamic.capacity || headers.dynamic_makes_way,
+            moves: entries.len() >= image.dynamic.capacity() || headers.dynamic_makes_way,
             entries,
         };
         let preinit = match dynamic.moves {

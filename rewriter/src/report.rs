@@ -223,7 +223,7 @@ pub(crate) fn tables(
 
     let spare = image
         .dynamic
-        .capacity
+        .capacity()
         .saturating_sub(image.dynamic.entries.len() + 1);
     let added = plan.dynamic.entries.len() - image.dynamic.entries.len();
     let detail = format!("{added} entries added, {spare} were spare");

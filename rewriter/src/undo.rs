@@ -25,7 +25,7 @@ use crate::spans::{Content, Spans};
 /// The slot's eight bytes in the file. The two lowest bits say which of these it is; 0 is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Word {
-    /// What the result does not say of the original, in 43 bits, and 19 bits of a checksum.
+    /// What the result does not say of the original, and a part of a checksum.
     Implied(Implied, u32),
     /// Where the journal is in the file.
     Journal(FileOffset),
@@ -34,7 +34,9 @@ enum Word {
 impl Word {
     fn encode(self) -> u64 {
         match self {
-            Self::Implied(implied, sum) => 1 | implied.encode() << 2 | u64::from(sum) << 45,
+            Self::Implied(implied, sum) => {
+                1 | implied.encode() << 2 | u64::from(sum) << (2 + Implied::BITS)
+            }
             Self::Journal(at) => 2 | at.0 << 2,
         }
     }
@@ -42,7 +44,7 @@ impl Word {
     fn decode(word: u64) -> Option<Self> {
         match word & 3 {
             1 => {
-                let sum = u32::try_from(word >> 45).ok()?;
+                let sum = u32::try_from(word >> (2 + Implied::BITS)).ok()?;
                 Some(Self::Implied(Implied::decode(word >> 2), sum))
             }
             2 => Some(Self::Journal(FileOffset(word >> 2))),
@@ -53,7 +55,7 @@ impl Word {
 
 /// The part of a checksum that fits a [`Word`].
 fn short(sum: u32) -> u32 {
-    sum >> 13
+    sum >> (2 + Implied::BITS - 32)
 }
 
 /// The layout, with what it takes to go back from its result.

@@ -157,7 +157,8 @@ impl Builder<'_> {
         let old = self.image.dynamic.table;
         if !self.plan.dynamic.moves {
             let before = encode(&self.image.dynamic.entries);
-            return self.put_changed(old.vaddr, &before, &encode(&entries), 16);
+            self.put_changed(old.vaddr, &before, &encode(&entries), 16)?;
+            return self.keep_spare_value(old.vaddr, entries.len());
         }
         let (start, _) = self.dynamic_place();
         let mut bytes = encode(&entries);
@@ -182,6 +183,19 @@ impl Builder<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Puts a value that a spare DT_NULL had into the new terminator, for `undo`: nobody reads either.
+    fn keep_spare_value(&mut self, table: Vaddr, used: usize) -> Result<()> {
+        let dynamic = &self.image.dynamic;
+        let taken = dynamic.spare.iter().take(used - dynamic.entries.len());
+        match taken.copied().find(|&value| value != 0) {
+            Some(value) if used + 1 < dynamic.capacity() => {
+                let at = Vaddr(table.0 + Dyn::SIZE * used as u64 + 8);
+                self.put_at(at, value.to_le_bytes().to_vec())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The planned entries with the addresses and sizes that this layout gave.

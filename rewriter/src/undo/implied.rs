@@ -1,4 +1,4 @@
-//! Going back where nothing grew: the result and 43 bits imply the original.
+//! Going back where nothing grew: the result and some bits imply the original.
 //!
 //! A rewrite that keeps the file's size changes a known set of fields in a known way (see
 //! docs/design.md). Read backwards from the tables of the result, they give the original's bytes,
@@ -17,7 +17,7 @@ use crate::layout::Layout;
 use crate::names::FILLER;
 use crate::parse::{Image, Table};
 use crate::plan::{InitSymbol, Plan, Preinit};
-use crate::recycle::{self, NAMES};
+use crate::recycle::{self, DeadSymbol, NAMES};
 use crate::rewritten::Rewritten;
 use crate::source::Source;
 use crate::spans::{Content, Spans};
@@ -28,8 +28,10 @@ use crate::sysv_hash::SysvHash;
 pub(super) struct Implied {
     /// Which of [`NAMES`] the init symbol had.
     carrier: usize,
-    /// Which of them the symbol had whose name was overwritten as well, if there is one.
-    renamed: Option<usize>,
+    /// Which of them, from the front, symbols had whose names were overwritten as well.
+    renamed: [bool; 3],
+    /// The last of those symbols comes first in .dynsym.
+    swapped: bool,
     /// From the old place of the recycled relocation to the slot, in units of 8 bytes.
     distance: i32,
     /// The recycled relocation was an R_X86_64_GLOB_DAT, not an R_X86_64_64.
@@ -38,60 +40,69 @@ pub(super) struct Implied {
     flags_are_new: bool,
     /// DF_1_INITFIRST was set.
     initfirst: bool,
-    /// Positions of the two symbols in their chains of DT_HASH: below 32.
-    chain_positions: [u64; 2],
+    /// Which of the DT_NULLs had the value that the terminator has now: below 7, or none.
+    spare: Option<u64>,
+    /// Positions in their chains of DT_HASH, below 32, of the symbols that had these names.
+    chain_positions: [u64; 3],
 }
 
-const DISTANCE_BITS: u32 = 26;
+const DISTANCE_BITS: u32 = 20;
 
 impl Implied {
+    /// How many bits it takes.
+    pub(super) const BITS: u32 = 2 + 3 + 4 + 3 + 3 * 5 + DISTANCE_BITS;
+
     pub(super) fn encode(self) -> u64 {
-        let renamed = self.renamed.map_or(3, |name| name as u64);
-        let distance = u64::from(self.distance.cast_unsigned()) & ((1 << DISTANCE_BITS) - 1);
-        let flags = [self.glob_dat, self.flags_are_new, self.initfirst];
-        let flags = flags
-            .iter()
-            .fold(0, |sum, &flag| sum << 1 | u64::from(flag));
-        let [first, second] = self.chain_positions;
-        let fields = [
-            (self.carrier as u64, 2),
-            (renamed, 2),
-            (flags, 3),
-            (first, 5),
-            (second, 5),
-            (distance, DISTANCE_BITS),
+        let mut word = 0;
+        let mut put = |bits: u32, field: u64| word = word << bits | field & ((1 << bits) - 1);
+        put(2, self.carrier as u64);
+        let flags = [
+            self.swapped,
+            self.glob_dat,
+            self.flags_are_new,
+            self.initfirst,
         ];
-        fields
-            .iter()
-            .fold(0, |word, &(field, bits)| word << bits | field)
+        for flag in self.renamed.into_iter().chain(flags) {
+            put(1, u64::from(flag));
+        }
+        put(3, self.spare.unwrap_or(NO_SPARE));
+        for position in self.chain_positions {
+            put(5, position);
+        }
+        put(DISTANCE_BITS, u64::from(self.distance.cast_unsigned()));
+        word
     }
 
-    /// The lowest 43 bits of `word`.
+    /// What the lowest [`Self::BITS`] of `word` say.
     pub(super) fn decode(word: u64) -> Self {
-        let mut word = word;
+        let mut left = Self::BITS;
         let mut take = |bits: u32| {
-            let field = word & ((1 << bits) - 1);
-            word >>= bits;
-            field
+            left -= bits;
+            word >> left & ((1 << bits) - 1)
         };
-        let distance = take(DISTANCE_BITS);
-        let (second, first) = (take(5), take(5));
-        let flags = take(3);
-        let index = |name: u64| NAMES.iter().zip(0..).position(|(_, index)| index == name);
-        let (renamed, carrier) = (index(take(2)), index(take(2)));
+        let carrier = take(2);
+        let renamed = [(); 3].map(|()| take(1) == 1);
+        let [swapped, glob_dat, flags_are_new, initfirst] = [(); 4].map(|()| take(1) == 1);
+        let spare = Some(take(3)).filter(|&spare| spare != NO_SPARE);
+        let chain_positions = [(); 3].map(|()| take(5));
+        let distance = u32::try_from(take(DISTANCE_BITS)).unwrap_or(0);
         let unused = u32::BITS - DISTANCE_BITS;
-        let distance = u32::try_from(distance).unwrap_or(0);
         Self {
-            carrier: carrier.unwrap_or(0),
+            carrier: usize::try_from(carrier).unwrap_or(0),
             renamed,
+            swapped,
             distance: (distance << unused).cast_signed() >> unused,
-            glob_dat: flags & 4 != 0,
-            flags_are_new: flags & 2 != 0,
-            initfirst: flags & 1 != 0,
-            chain_positions: [first, second],
+            glob_dat,
+            flags_are_new,
+            initfirst,
+            spare,
+            chain_positions,
         }
     }
 }
+
+/// Stands for no DT_NULL.
+const NO_SPARE: u64 = 7;
 
 /// The word that leads back from `layout`, if it does: tried out before it is trusted.
 pub(super) fn find(
@@ -127,17 +138,17 @@ pub(super) struct Hints {
     relocation: u64,
     /// Index in .dynsym of the init symbol.
     init: u32,
-    /// Index in .dynsym of the symbol that is called [`FILLER`].
-    renamed: Option<u32>,
+    /// Indices in .dynsym of the symbols that are called [`FILLER`], in order.
+    renamed: Vec<u32>,
 }
 
 impl Hints {
     /// Looks for them in a rewritten file.
     pub(super) fn search(source: &Source, image: &Image, found: &Rewritten) -> Result<Self> {
-        let mut renamed = None;
+        let mut renamed = Vec::new();
         recycle::for_each_weak_undefined(source, image, |index, symbol| {
             if image.string(source, u64::from(symbol.name))? == FILLER.as_bytes() {
-                renamed = Some(index);
+                renamed.push(index);
             }
             Ok(())
         })?;
@@ -163,53 +174,74 @@ fn describe(
     if layout.spans.len() != source.len() || !matches!(plan.preinit, Preinit::Terminator) {
         return Ok(None);
     }
-    let name = |name: &str| NAMES.iter().position(|&other| other == name);
-    let renamed = match &*plan.names.renamed {
-        [] => None,
-        [(other, _)] => Some(other),
-        _ => return Ok(None),
+    let at = image
+        .rela
+        .and_then(|table| table.at.checked_add(Rela::SIZE * relocation));
+    let old: Vec<Rela> = match at {
+        Some(at) => source.table(at, 1, "the relocation table")?,
+        None => Vec::new(),
     };
-    let Some(table) = image.rela else {
-        return Ok(None);
-    };
-    let at = FileOffset(table.at.0 + Rela::SIZE * relocation);
-    let old: Vec<Rela> = source.table(at, 1, "the relocation table")?;
-    let (Some(old), Some(carrier)) = (old.first(), name(dead.name)) else {
+    let name = |dead: &DeadSymbol| NAMES.iter().position(|&other| other == dead.name);
+    let (Some(old), Some(carrier)) = (old.first(), name(dead)) else {
         return Ok(None);
     };
     let Some(distance) = distance(layout.slot, old.place) else {
         return Ok(None);
     };
+    let renamed: Vec<&DeadSymbol> = plan.names.renamed.iter().map(|(dead, _)| dead).collect();
     let flags = image.dynamic.get(DT_FLAGS_1);
-    let mut chain_positions = [0; 2];
-    if let Some(hash) = image.sysv_hash {
-        let mut hash = read_hash(source, hash)?;
-        // In the order in which the layout takes them out.
-        let far = u64::MAX; // does not fit, so that it is noticed
-        if let Some(other) = renamed {
-            chain_positions[1] = hash.position(other.index, other.name).unwrap_or(far);
-            hash.remove(other.index);
-            hash.insert(other.index, FILLER, 0);
-        }
-        chain_positions[0] = hash.position(dead.index, dead.name).unwrap_or(far);
-    }
+    let taken = plan.dynamic.entries.len() - image.dynamic.entries.len();
+    let spare = image
+        .dynamic
+        .spare
+        .iter()
+        .take(taken)
+        .position(|&value| value != 0);
     let implied = Implied {
         carrier,
-        renamed: renamed.and_then(|other| name(other.name)),
+        renamed: NAMES.map(|name| renamed.iter().any(|dead| dead.name == name)),
+        swapped: !renamed.is_sorted_by_key(|dead| dead.index),
         distance,
         glob_dat: old.kind == R_X86_64_GLOB_DAT,
         flags_are_new: flags.is_none(),
         initfirst: flags.unwrap_or(0) & DF_1_INITFIRST.0 != 0,
-        chain_positions,
+        spare: spare.map(|spare| spare as u64),
+        chain_positions: chain_positions(source, image, dead, &renamed)?,
     };
+    let mut renamed: Vec<u32> = renamed.iter().map(|dead| dead.index).collect();
+    renamed.sort_unstable();
     let hints = Hints {
         slot: layout.slot,
         relocation: *relocation,
         init: dead.index,
-        renamed: renamed.map(|other| other.index),
+        renamed,
     };
     // What does not fit its bits cannot be told.
     Ok((Implied::decode(implied.encode()) == implied).then_some((implied, hints)))
+}
+
+/// Where in DT_HASH the layout finds the symbols that it takes out, in its order.
+fn chain_positions(
+    source: &Source,
+    image: &Image,
+    carrier: &DeadSymbol,
+    renamed: &[&DeadSymbol],
+) -> Result<[u64; 3]> {
+    let mut positions = [0; 3];
+    let Some(table) = image.sysv_hash else {
+        return Ok(positions);
+    };
+    let mut hash = read_hash(source, table)?;
+    for dead in renamed.iter().copied().chain([carrier]) {
+        for (position, name) in positions.iter_mut().zip(NAMES) {
+            if name == dead.name {
+                *position = hash.position(dead.index, name).unwrap_or(u64::MAX);
+            }
+        }
+        hash.remove(dead.index);
+        hash.insert(dead.index, FILLER, 0);
+    }
+    Ok(positions)
 }
 
 /// From `place` to `slot` in units of 8 bytes.
@@ -259,73 +291,75 @@ impl Implied {
         image: &Image,
         hints: &Hints,
     ) -> Result<Option<Edits>> {
-        let Some(names) = Names::find(self, result, image, hints)? else {
+        let Some(overwritten) = self.overwritten(result, image, hints)? else {
             return Ok(None);
         };
-        let mut edits = names.edits(image);
-        edits.extend(self.symbols(result, image, hints, &names)?);
-        edits.extend(self.hash(result, image, hints)?);
+        let mut edits = Vec::new();
+        for symbol in &overwritten {
+            edits.extend(symbol.edits(result, image)?);
+        }
+        edits.extend(hash(result, image, &overwritten)?);
         edits.extend(self.relocation(image, hints));
         let dynamic = self.dynamic(image);
-        Ok(dynamic.map(|entries| {
-            edits.push((image.dynamic.table.at, entries));
+        Ok(dynamic.map(|dynamic| {
+            edits.push(dynamic);
             Edits(edits)
         }))
     }
 
-    fn symbols(
+    /// The symbols that lost their names: the init symbol, and in the order of their names, those
+    /// that have none now.
+    fn overwritten(
         &self,
         result: &Source,
         image: &Image,
         hints: &Hints,
-        names: &Names,
-    ) -> Result<Vec<Edit>> {
-        let mut edits = Vec::new();
-        let mut edit = |index: u32, name: u64| -> Result<()> {
-            let at = FileOffset(image.symtab.at.0 + Symbol::SIZE * u64::from(index));
-            let symbols: Vec<Symbol> = result.table(at, 1, "the dynamic symbol table")?;
-            edits.extend(symbols.into_iter().map(|symbol| {
-                let info = SymbolInfo::new(STB_WEAK, STT_NOTYPE);
-                let name = u32::try_from(name).unwrap_or(u32::MAX);
-                (
-                    at,
-                    Symbol {
-                        name,
-                        info,
-                        ..symbol
-                    }
-                    .encode(),
-                )
-            }));
-            Ok(())
-        };
-        edit(hints.init, names.carrier.0)?;
-        if let (Some(index), Some((name, _))) = (hints.renamed, names.renamed) {
-            edit(index, name)?;
-        }
-        Ok(edits)
-    }
-
-    fn hash(&self, result: &Source, image: &Image, hints: &Hints) -> Result<Option<Edit>> {
-        let Some(table) = image.sysv_hash else {
+    ) -> Result<Option<Vec<Overwritten>>> {
+        let symbol =
+            |index: u32, name: usize, string: Option<u64>| -> Result<Option<Overwritten>> {
+                let at = FileOffset(image.symtab.at.0 + Symbol::SIZE * u64::from(index));
+                let symbols: Vec<Symbol> = result.table(at, 1, "the dynamic symbol table")?;
+                let known = NAMES.get(name).zip(self.chain_positions.get(name));
+                let found = symbols.first().zip(known);
+                Ok(found.map(|(&symbol, (&name, &position))| Overwritten {
+                    index,
+                    symbol,
+                    name,
+                    position,
+                    string: string.unwrap_or(u64::from(symbol.name)),
+                }))
+            };
+        // The init symbol's name is the first in the room of its own old one.
+        let Some(carrier) = symbol(hints.init, self.carrier, None)? else {
             return Ok(None);
         };
-        let mut hash = read_hash(result, table)?;
-        let [first, second] = self.chain_positions;
-        hash.remove(hints.init);
-        hash.insert(hints.init, NAMES[self.carrier], first);
-        if let (Some(index), Some(name)) = (hints.renamed, self.renamed) {
-            hash.remove(index);
-            hash.insert(index, NAMES[name], second);
+        let mut indices = hints.renamed.clone();
+        if self.swapped {
+            indices.reverse();
         }
-        Ok(Some((table.at, hash.encode())))
+        // The strings that found no room there are the first in the others'.
+        let needed = image.dynamic.get(DT_NEEDED).unwrap_or(0);
+        let mut strings = vec![needed];
+        if let Some(&index) = indices.first() {
+            let filler = symbol(index, self.carrier, None)?;
+            strings.extend(filler.map(|filler| filler.string));
+        }
+        strings.retain(|&string| !carrier.has_room_of(string));
+        let names = (0..NAMES.len()).filter(|&name| self.renamed[name]);
+        let others: Vec<(usize, u32)> = names.zip(indices).collect();
+        if others.len() == 1 {
+            strings.sort_unstable();
+        }
+        let mut all = vec![carrier];
+        for ((name, index), string) in others.iter().zip(&strings) {
+            all.extend(symbol(*index, *name, Some(*string))?);
+        }
+        Ok((all.len() == 1 + others.len()).then_some(all))
     }
 
     fn relocation(&self, image: &Image, hints: &Hints) -> Option<Edit> {
-        let at = image
-            .rela?
-            .at
-            .checked_add(Rela::SIZE.checked_mul(hints.relocation)?)?;
+        let skip = Rela::SIZE.checked_mul(hints.relocation)?;
+        let at = image.rela?.at.checked_add(skip)?;
         let distance = 8 * i64::from(self.distance);
         let old = Rela {
             place: Vaddr(hints.slot.0.wrapping_sub(distance.cast_unsigned())),
@@ -339,10 +373,11 @@ impl Implied {
         Some((at, old.encode()))
     }
 
-    /// .dynamic without what was added at its end, and DT_NEEDED without its first.
-    fn dynamic(&self, image: &Image) -> Option<Vec<u8>> {
-        let mut entries = image.dynamic.entries.clone();
-        let capacity = image.dynamic.capacity;
+    /// .dynamic without what was added at its end, DT_NEEDED without its first, and the slot, which
+    /// is in the last DT_NULL.
+    fn dynamic(&self, image: &Image) -> Option<Edit> {
+        let dynamic = &image.dynamic;
+        let mut entries = dynamic.entries.clone();
         let mut pop = |tag| entries.pop().filter(|entry: &Dyn| entry.tag == tag);
         pop(DT_PREINIT_ARRAYSZ)?;
         pop(DT_PREINIT_ARRAY)?;
@@ -350,12 +385,8 @@ impl Implied {
             pop(DT_FLAGS_1)?;
         }
         pop(DT_NEEDED)?;
-        let mut carried = image
-            .dynamic
-            .entries
-            .iter()
-            .filter(|entry| entry.tag == DT_NEEDED);
-        carried.next();
+        let all = dynamic.entries.iter();
+        let mut carried = all.filter(|entry| entry.tag == DT_NEEDED).skip(1);
         for entry in &mut entries {
             if entry.tag == DT_NEEDED {
                 entry.value = carried.next()?.value;
@@ -363,66 +394,102 @@ impl Implied {
                 entry.value &= !DF_1_INITFIRST.0;
             }
         }
-        let null = Dyn {
+        let mut spare = dynamic.spare.clone();
+        spare.splice(0..0, vec![0; dynamic.entries.len() - entries.len()]);
+        *spare.last_mut()? = 0;
+        if let Some(position) = self.spare {
+            let kept = spare.get_mut(dynamic.entries.len() - entries.len());
+            let value = std::mem::take(kept?);
+            *spare.get_mut(usize::try_from(position).ok()?)? = value;
+        }
+        let null = |value| Dyn {
             tag: DT_NULL,
-            value: 0,
+            value,
         };
-        entries.resize(capacity, null);
-        Some(entries.iter().flat_map(|entry| entry.encode()).collect())
+        entries.extend(spare.into_iter().map(null));
+        let bytes = entries.iter().flat_map(|entry| entry.encode()).collect();
+        Some((dynamic.table.at, bytes))
     }
 }
 
-/// The overwritten names: offset in .dynstr, and which of [`NAMES`] it was.
-struct Names {
-    carrier: (u64, usize),
-    renamed: Option<(u64, usize)>,
+/// A symbol whose name was overwritten.
+struct Overwritten {
+    index: u32,
+    /// As it is now.
+    symbol: Symbol,
+    /// What it was called.
+    name: &'static str,
+    /// Offset of that in .dynstr.
+    string: u64,
+    /// Its position in its chain of DT_HASH.
+    position: u64,
 }
 
-impl Names {
-    fn find(
-        implied: &Implied,
-        result: &Source,
-        image: &Image,
-        hints: &Hints,
-    ) -> Result<Option<Self>> {
-        let name_of = |index: u32| -> Result<u64> {
-            let at = FileOffset(image.symtab.at.0 + Symbol::SIZE * u64::from(index));
-            let symbols: Vec<Symbol> = result.table(at, 1, "the dynamic symbol table")?;
-            Ok(symbols.first().map_or(0, |symbol| u64::from(symbol.name)))
-        };
-        // The init symbol's name is the first in the room of its carrier's.
-        let carrier = (name_of(hints.init)?, implied.carrier);
-        let inside = |at: u64| {
-            at.checked_sub(carrier.0)
-                .is_some_and(|skip| skip < size_of(carrier.1))
-        };
-        let renamed = match (implied.renamed, hints.renamed) {
-            (None, _) => None,
-            (Some(name), Some(index)) => {
-                // Its room is that of the strings which found none there.
-                let needed = image.dynamic.get(DT_NEEDED).unwrap_or(0);
-                let strings = [needed, name_of(index)?];
-                let start = strings.into_iter().filter(|&at| !inside(at)).min();
-                let Some(start) = start else { return Ok(None) };
-                Some((start, name))
-            }
-            (Some(_), None) => return Ok(None),
-        };
-        Ok(Some(Self { carrier, renamed }))
+impl Overwritten {
+    /// True if `string` begins where the old name was.
+    fn has_room_of(&self, string: u64) -> bool {
+        let skip = string.checked_sub(self.string);
+        skip.is_some_and(|skip| skip <= self.name.len() as u64)
     }
 
-    fn edits(&self, image: &Image) -> Vec<Edit> {
-        let names = [Some(self.carrier), self.renamed].into_iter().flatten();
-        let edit = |(offset, name): (u64, usize)| {
-            let mut bytes = NAMES[name].as_bytes().to_vec();
-            bytes.push(0);
-            (FileOffset(image.strtab.at.0.saturating_add(offset)), bytes)
+    /// The symbol and its name.
+    fn edits(&self, result: &Source, image: &Image) -> Result<[Edit; 2]> {
+        let outside = || result.malformed("a name lies outside DT_STRTAB");
+        let mut name = self.name.as_bytes().to_vec();
+        name.push(0);
+        let name_at = image
+            .strtab
+            .at
+            .checked_add(self.string)
+            .ok_or_else(outside)?;
+        let symbol = Symbol {
+            name: u32::try_from(self.string).map_err(|_| outside())?,
+            info: SymbolInfo::new(STB_WEAK, STT_NOTYPE),
+            ..self.symbol
         };
-        names.map(edit).collect()
+        let symbol_at = FileOffset(image.symtab.at.0 + Symbol::SIZE * u64::from(self.index));
+        Ok([(symbol_at, symbol.encode()), (name_at, name)])
     }
 }
 
-/// Bytes of a name with its NUL.
-fn size_of(name: usize) -> u64 {
-    NAMES[name].len() as u64 + 1
+/// DT_HASH with the symbols back in their chains, in the opposite order of the layout's.
+fn hash(result: &Source, image: &Image, overwritten: &[Overwritten]) -> Result<Option<Edit>> {
+    let Some(table) = image.sysv_hash else {
+        return Ok(None);
+    };
+    let mut hash = read_hash(result, table)?;
+    if let [carrier, others @ ..] = overwritten {
+        for symbol in [carrier].into_iter().chain(others.iter().rev()) {
+            hash.remove(symbol.index);
+            hash.insert(symbol.index, symbol.name, symbol.position);
+        }
+    }
+    Ok(Some((table.at, hash.encode())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_encoded_is_decoded() {
+        let implied = Implied {
+            carrier: 2,
+            renamed: [true, true, false],
+            swapped: true,
+            distance: -5,
+            glob_dat: false,
+            flags_are_new: true,
+            initfirst: false,
+            spare: None,
+            chain_positions: [31, 0, 7],
+        };
+        assert_eq!(Implied::decode(implied.encode()), implied);
+        assert_eq!(implied.encode() >> Implied::BITS, 0);
+        let far = Implied {
+            distance: 1 << 19,
+            ..implied
+        };
+        assert_ne!(Implied::decode(far.encode()), far);
+    }
 }
