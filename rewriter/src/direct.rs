@@ -53,12 +53,12 @@ impl Direct {
         path: &Path,
         spans: &Spans,
     ) -> Result<std::result::Result<Self, &'static str>> {
-        let Some(edits) = spans.edits(input.source.len()) else {
-            return Ok(Err("it has to grow or shrink"));
-        };
         if input.privileges.any() {
             return Ok(Err("a write would take its privileges away"));
         }
+        let Some(edits) = spans.edits(input.source.len()) else {
+            return Ok(Err("it has to grow or shrink"));
+        };
         let file = match File::options().write(true).open(path) {
             Ok(file) => file,
             Err(error) => match error.kind() {

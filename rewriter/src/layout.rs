@@ -30,6 +30,8 @@ pub(crate) struct Layout {
     pub(crate) slot_at: FileOffset,
     /// Where the undo journal goes, if there is to be one.
     pub(crate) journal: FileOffset,
+    /// The result leads back to the input.
+    pub(crate) leads_back: bool,
     /// Address of the code that is the new entry point, where there is one.
     pub(crate) code: Option<Vaddr>,
     /// Bytes by which data appended behind the ELF part moved.
@@ -68,6 +70,7 @@ impl Layout {
             slot,
             slot_at: builder.file_offset(slot, 8)?,
             journal,
+            leads_back: false,
             code: builder.code,
             appended_data_moved: builder.appended_data_moved(),
             spans: builder.spans,

@@ -89,6 +89,23 @@ pub struct Options {
     pub allow_setuid: bool,
 }
 
+impl Options {
+    /// The own runtime, as early as it can be, and nothing out of the ordinary.
+    pub fn new(input: impl Into<PathBuf>, output: Destination) -> Self {
+        Self {
+            input: input.into(),
+            output,
+            runtime: None,
+            init: None,
+            phase: None,
+            require_first: false,
+            sysroot: None,
+            force: false,
+            allow_setuid: false,
+        }
+    }
+}
+
 /// Rewrites an executable as `options` say. `progress` hears of bytes copied, and of how many.
 ///
 /// # Errors

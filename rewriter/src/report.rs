@@ -272,6 +272,12 @@ pub(crate) fn notes(image: &Image, plan: &Plan, layout: &Layout) -> Vec<String> 
              at most 25 bytes"
         ));
     }
+    if !layout.leads_back {
+        notes.push(
+            "undo will not be possible: what it takes would move the data behind the ELF part"
+                .to_owned(),
+        );
+    }
     if image.relro().is_none() {
         notes.push("the program has no RELRO, so the new preinit entry stays writable".to_owned());
     }

@@ -77,6 +77,7 @@ pub(crate) fn record(
         layout = Layout::make(source, image, findings, plan, request, size)?;
         Word::Journal(layout.journal)
     };
+    layout.leads_back = true;
     let bytes = word.encode().to_le_bytes().to_vec();
     put(source, &mut layout.spans, layout.slot_at, bytes)?;
     if let Word::Journal(at) = word {

@@ -19,8 +19,18 @@ pub struct Dir {
 impl Dir {
     /// A new directory, readable by every user, with `name` as a part of its own name.
     pub fn new(name: &str) -> Self {
+        Self::below(&std::env::temp_dir(), name)
+    }
+
+    /// The same where only root can write: for the libraries of setuid programs. Needs root.
+    pub fn of_root(name: &str) -> Self {
+        Self::below(Path::new("/opt"), name)
+    }
+
+    fn below(parent: &Path, name: &str) -> Self {
         let name = name.replace('/', "-");
-        let dir = TempDir::with_prefix(format!("allocs-{name}-")).expect("a temporary directory");
+        let dir = TempDir::with_prefix_in(format!("allocs-{name}-"), parent);
+        let dir = dir.expect("a temporary directory");
         fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("mode 0755");
         Self { dir }
     }

@@ -60,6 +60,8 @@ pub fn check(result: &Rewritten, needed: &str) {
         after.len(),
         "{path}: size after"
     );
+    let undone = result.undo();
+    assert!(undone == before, "{path}: undo does not give the original");
 }
 
 /// Nothing that was read-only at run time is writable, nothing writable is executable.

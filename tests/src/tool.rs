@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::{Command, Outcome};
+use crate::{Command, Dir, Outcome};
 
 /// The file name of the embedded runtime, which is its soname.
 pub const RUNTIME: &str = "liballocs_rt.so.1";
@@ -59,6 +59,27 @@ pub fn runtime() -> &'static Path {
             .succeed();
         dir.join(RUNTIME)
     })
+}
+
+/// A copy of the runtime in `dir`.
+pub fn runtime_in(dir: &Dir) -> PathBuf {
+    let path = dir.join(RUNTIME);
+    std::fs::copy(runtime(), &path).expect("a copy of the runtime");
+    path
+}
+
+/// The bytes that `undo` makes of `file`.
+pub fn undo(file: &Path) -> Vec<u8> {
+    let mut out = file.as_os_str().to_owned();
+    out.push(".undone");
+    Command::new(binary())
+        .args(["undo", "-q", "-o"])
+        .arg(&out)
+        .arg(file)
+        .succeed();
+    let bytes = std::fs::read(&out).expect("the original");
+    std::fs::remove_file(&out).expect("removed");
+    bytes
 }
 
 /// One run of `allocs-rewrite PROG -o OUT`.
@@ -176,6 +197,11 @@ impl Rewritten {
             .filter(|table| table["action"] == "moved")
             .map(|table| table["table"].as_str().expect("a name").to_owned())
             .collect()
+    }
+
+    /// The bytes that `undo` makes of it.
+    pub fn undo(&self) -> Vec<u8> {
+        undo(&self.path)
     }
 
     /// A command that runs it.

@@ -37,7 +37,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         already_rewritten,
         no_room,
         same_file_by_another_name,
-        setuid_with_origin,
+        setuid,
     ]
 }
 
@@ -434,10 +434,12 @@ fn same_file_by_another_name() {
     }
 }
 
-/// The loader ignores `$ORIGIN` in a setuid program: the result would not start.
-fn setuid_with_origin() {
+/// The loader ignores `$ORIGIN` in a setuid program: the result would not start. And who can replace
+/// its runtime has its rights.
+fn setuid() {
     let dir = Dir::new("setuid");
     let prog = program(&dir);
+    let allowed = || Rewrite::new(&prog, out(&dir)).arg("--allow-setuid");
     for mode in [0o4755, 0o2755] {
         fs::set_permissions(&prog, Permissions::from_mode(mode)).expect("a setuid mode");
         let kind = if mode & 0o4000 != 0 {
@@ -445,8 +447,9 @@ fn setuid_with_origin() {
         } else {
             "setgid"
         };
-        let words = [kind, "$ORIGIN", "--runtime"];
+        let words = [kind, "--allow-setuid", "$ORIGIN", "--runtime"];
         Rewrite::new(&prog, out(&dir)).refuse(&dir.path(), &prog, &words);
+        allowed().refuse(&dir.path(), &prog, &[kind, "not an absolute path"]);
     }
     fs::set_permissions(&prog, Permissions::from_mode(0o755)).expect("a plain mode");
     Command::new(needs("setcap"))
@@ -456,10 +459,37 @@ fn setuid_with_origin() {
     let words = ["file capabilities", "$ORIGIN", "--runtime"];
     Rewrite::new(&prog, out(&dir)).refuse(&dir.path(), &prog, &words);
 
-    Rewrite::new(&prog, out(&dir))
+    // Anybody can write to /tmp, and so put another directory in the place of this one.
+    let runtime = tool::runtime_in(&dir);
+    let words = ["file capabilities", "others than root can write"];
+    allowed()
         .arg("--runtime")
-        .arg(tool::runtime())
-        .succeed()
-        .command()
-        .succeed();
+        .arg(&runtime)
+        .refuse(&dir.path(), &prog, &words);
+
+    let trusted = Dir::of_root("runtime");
+    let runtime = tool::runtime_in(&trusted);
+    fs::set_permissions(&runtime, Permissions::from_mode(0o775)).expect("a mode");
+    allowed()
+        .arg("--runtime")
+        .arg(&runtime)
+        .refuse(&dir.path(), &prog, &words);
+    fs::set_permissions(&runtime, Permissions::from_mode(0o755)).expect("a mode");
+    let asked = || {
+        Rewrite::new(&prog, out(&dir))
+            .arg("--runtime")
+            .arg(&runtime)
+    };
+    asked().refuse(&dir.path(), &prog, &["--allow-setuid"]);
+    let result = asked().arg("--allow-setuid").succeed();
+    result.command().succeed();
+    let capabilities = |path: &Path| {
+        Command::new(needs("getcap"))
+            .arg("-n")
+            .arg(path)
+            .succeed()
+            .stdout()
+    };
+    let kept = capabilities(&result.path).contains("cap_net_raw=ep");
+    assert!(kept, "{}", capabilities(&result.path));
 }

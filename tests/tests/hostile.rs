@@ -12,7 +12,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use allocs_rewrite::Options;
+use allocs_rewrite::{Destination, ErrorKind, Options};
 use allocs_tests::sample::{Sample, Variant};
 use allocs_tests::trial::message;
 use allocs_tests::{Dir, needs, tool, trials};
@@ -82,14 +82,8 @@ impl Target {
     fn rewrite(&mut self, bytes: &[u8], what: &dyn Fn() -> String) {
         fs::write(&self.spoilt, bytes).expect("the input");
         let options = Options {
-            input: self.input.clone(),
-            output: self.output.clone(),
             runtime: Some(self.runtime.display().to_string()),
-            init: None,
-            phase: None,
-            require_first: false,
-            sysroot: None,
-            force: false,
+            ..Options::new(&self.input, Destination::File(self.output.clone()))
         };
         // In a thread of its own, which is left behind if it hangs.
         let (send, receive) = mpsc::channel();
@@ -107,6 +101,21 @@ impl Target {
             Ok(Ok(Ok(_))) => {
                 self.accepted += 1;
                 assert!(self.output.is_file(), "{}: no output (in {dir})", what());
+                // Its own data behind an ELF part that did not grow leaves no room for a journal.
+                let in_place = Destination::InPlace;
+                match allocs_rewrite::undo(&self.output, &in_place, &mut |_, _| ()) {
+                    Ok(_) => assert!(
+                        fs::read(&self.output).expect("a file")
+                            == fs::read(&self.input).expect("a file"),
+                        "{}: undo gives another file (in {dir})",
+                        what()
+                    ),
+                    Err(error) => assert!(
+                        matches!(error.kind(), ErrorKind::NoUndo),
+                        "{}: {error} (in {dir})",
+                        what()
+                    ),
+                }
                 fs::remove_file(&self.output).expect("the output removed");
             }
             Ok(Ok(Err(error))) => {

@@ -17,6 +17,7 @@ mod explain_bad;
 mod explain_systems;
 mod hooks;
 mod hostile;
+mod in_place;
 mod layouts;
 mod loader_model;
 mod order;
@@ -26,6 +27,7 @@ mod rivals;
 mod runtime_exports;
 mod samples;
 mod system;
+mod undo;
 mod work;
 
 use std::process::ExitCode;
@@ -53,6 +55,8 @@ fn main() -> ExitCode {
         hooks::trials(),
         runtime_exports::trials(),
         readme::trials(),
+        undo::trials(),
+        in_place::trials(),
         system::trials(),
         loader_model::trials(),
     ];

@@ -363,10 +363,12 @@ fn musl_setuid() {
     let original = constructors(&dir);
     Command::line("chmod u+s").arg(&original).succeed();
     let out = dir.join("rewritten");
-    Rewrite::new(&original, &out).refuse(&dir.path(), &original, &["setuid", "absolute path"]);
-    Rewrite::new(&original, &out)
+    let asked = || Rewrite::new(&original, &out).arg("--allow-setuid");
+    asked().refuse(&dir.path(), &original, &["setuid", "absolute path"]);
+    let trusted = Dir::of_root("runtime");
+    asked()
         .arg("--runtime")
-        .arg(tool::runtime())
+        .arg(tool::runtime_in(&trusted))
         .succeed();
 }
 

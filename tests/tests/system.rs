@@ -15,7 +15,7 @@ use std::time::Duration;
 use allocs_tests::mirror::Mirror;
 use allocs_tests::report::Report;
 use allocs_tests::tool::{self, RUNTIME, Rewritten};
-use allocs_tests::{Command, Outcome, Rewrite, elf, structure, trial};
+use allocs_tests::{Command, Dir, Outcome, Rewrite, elf, structure, trial};
 use libtest_mimic::Trial;
 
 /// Programs that are not started (though rewritten and read back), each with the reason.
@@ -119,7 +119,8 @@ fn check(real: &Path) {
     let path = mirror.put_copy(real);
 
     let original = may_start(real).then(|| Original::learn(&path, mirror, real));
-    let result = rewrite(real, &path);
+    let mut trusted = None; // while the program runs
+    let result = rewrite(real, &path, &mut trusted);
     if let Some(original) = original {
         compare(&original, &result, mirror, real);
     } else {
@@ -136,17 +137,19 @@ fn check(real: &Path) {
 }
 
 /// Rewrites `real` to `path`, where a copy of it is. One that the loader starts with privileges gets
-/// the runtime by an absolute path, after the tool has refused `$ORIGIN` for it.
-fn rewrite(real: &Path, path: &Path) -> Rewritten {
+/// the runtime by a path in `trusted`, after the tool has refused `$ORIGIN` for it.
+fn rewrite(real: &Path, path: &Path, trusted: &mut Option<Dir>) -> Rewritten {
     let plain = Rewrite::new(real, path);
     let (result, needed) = if is_privileged(real) {
         let outcome = plain.run();
         assert_eq!(outcome.code(), Some(1), "{outcome}");
         assert!(outcome.stderr().contains("$ORIGIN"), "{outcome}");
         count(|tally| tally.privileged.push(real.to_owned()));
-        let runtime = tool::runtime();
+        let runtime = trusted.get_or_insert_with(|| Dir::of_root("runtime"));
+        let runtime = tool::runtime_in(runtime);
         let needed = runtime.display().to_string();
-        (plain.arg("--runtime").arg(runtime).succeed(), needed)
+        let asked = plain.arg("--allow-setuid").arg("--runtime").arg(runtime);
+        (asked.succeed(), needed)
     } else {
         (plain.succeed(), format!("$ORIGIN/{RUNTIME}"))
     };
