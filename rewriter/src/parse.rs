@@ -17,7 +17,7 @@ use object::elf::{
 pub(crate) use self::identify::read_header;
 use self::identify::{interpreter, refuse_shared_object};
 pub(crate) use self::tables::{Tables, longs, without_plt, words};
-use crate::elf::{Dyn, Entry, FileOffset, Header, PAGE, Section, Segment, Vaddr};
+use crate::elf::{Dyn, Entry, FileOffset, Header, PAGE, Rela, Section, Segment, Vaddr};
 use crate::error::Result;
 use crate::loader::ldso;
 use crate::loader::object::Object;
@@ -50,11 +50,12 @@ impl Dynamic {
         self.entries.len() + self.spare.len()
     }
 
-    /// Value of the first entry with `tag`.
+    /// Value of the last entry with `tag`: that is the one which a loader keeps (glibc
+    /// elf/get-dynamic-info.h; musl ldso/dynlink.c, `decode_dyn`).
     pub(crate) fn get(&self, tag: DynamicTag) -> Option<u64> {
         self.entries
             .iter()
-            .find(|entry| entry.tag == tag)
+            .rfind(|entry| entry.tag == tag)
             .map(|entry| entry.value)
     }
 }
@@ -134,6 +135,14 @@ impl Image {
         let jmprel = tables.sized(DT_JMPREL, DT_PLTRELSZ, "the PLT relocation table")?;
         let rela = tables.sized(DT_RELA, DT_RELASZ, "the relocation table")?;
         let rela = rela.map(|rela| without_plt(rela, jmprel));
+        // The loader goes on to the end of the last one that begins inside.
+        if [rela, jmprel]
+            .iter()
+            .flatten()
+            .any(|table| table.size % Rela::SIZE != 0)
+        {
+            return Err(source.malformed("a relocation table ends in the middle of a relocation"));
+        }
         let preinit = tables.sized(DT_PREINIT_ARRAY, DT_PREINIT_ARRAYSZ, "the preinit array")?;
         let gnu_hash = tables.gnu_hash()?;
         let sysv_hash = tables.sysv_hash()?;

@@ -296,9 +296,9 @@ fn dynamic_entries(
     entries
 }
 
-/// Gives `tag` the value, in its place or at the end.
+/// Gives `tag` the value, in the entry that counts or at the end.
 pub(crate) fn set(entries: &mut Vec<Dyn>, tag: DynamicTag, value: u64) {
-    match entries.iter_mut().find(|entry| entry.tag == tag) {
+    match entries.iter_mut().rfind(|entry| entry.tag == tag) {
         Some(entry) => entry.value = value,
         None => entries.push(Dyn { tag, value }),
     }

@@ -239,8 +239,8 @@ fn secure_programs_ignore_the_report() {
         "this test has to run as root"
     );
     let dir = Dir::new("secure");
-    let runtime = dir.join(RUNTIME);
-    fs::copy(tool::runtime(), &runtime).expect("the runtime copied");
+    let trusted = Dir::of_root("runtime");
+    let runtime = tool::runtime_in(&trusted);
     let program = build(&dir, "secure");
     let shared = dir.make("shared");
     fs::set_permissions(&shared, Permissions::from_mode(0o777)).expect("mode 0777");
@@ -249,6 +249,7 @@ fn secure_programs_ignore_the_report() {
         fs::set_permissions(&program, Permissions::from_mode(mode)).expect("a mode");
         let out = dir.join(format!("{mode:o}"));
         Rewrite::new(&program, &out)
+            .arg("--allow-setuid")
             .arg("--runtime")
             .arg(&runtime)
             .succeed();

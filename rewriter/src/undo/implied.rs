@@ -338,8 +338,9 @@ impl Implied {
             indices.reverse();
         }
         // The strings that found no room there are the first in the others'.
-        let needed = image.dynamic.get(DT_NEEDED).unwrap_or(0);
-        let mut strings = vec![needed];
+        let mut entries = image.dynamic.entries.iter();
+        let needed = entries.find(|entry| entry.tag == DT_NEEDED);
+        let mut strings: Vec<u64> = needed.map(|entry| entry.value).into_iter().collect();
         if let Some(&index) = indices.first() {
             let filler = symbol(index, self.carrier, None)?;
             strings.extend(filler.map(|filler| filler.string));
@@ -390,9 +391,11 @@ impl Implied {
         for entry in &mut entries {
             if entry.tag == DT_NEEDED {
                 entry.value = carried.next()?.value;
-            } else if entry.tag == DT_FLAGS_1 && !self.initfirst {
-                entry.value &= !DF_1_INITFIRST.0;
             }
+        }
+        let flags = entries.iter_mut().rfind(|entry| entry.tag == DT_FLAGS_1);
+        if let Some(flags) = flags.filter(|_| !self.initfirst) {
+            flags.value &= !DF_1_INITFIRST.0;
         }
         let mut spare = dynamic.spare.clone();
         spare.splice(0..0, vec![0; dynamic.entries.len() - entries.len()]);

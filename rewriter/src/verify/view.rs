@@ -89,9 +89,12 @@ impl<'a> View<'a> {
             .filter(|segment| segment.p_type == PT_LOAD)
     }
 
-    /// Value of the first dynamic entry with `tag`.
+    /// Value of the last dynamic entry with `tag`, the one that loaders keep.
     pub(crate) fn get(&self, tag: u64) -> Option<u64> {
-        let entry = self.dynamic.iter().find(|(candidate, _)| *candidate == tag);
+        let entry = self
+            .dynamic
+            .iter()
+            .rfind(|(candidate, _)| *candidate == tag);
         entry.map(|(_, value)| *value)
     }
 

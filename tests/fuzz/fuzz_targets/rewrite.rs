@@ -1,0 +1,12 @@
+//! A real program with fields of its headers and tables changed.
+#![no_main]
+
+use std::sync::LazyLock;
+
+use allocs_fuzz::{Edits, Place, seeds};
+use libfuzzer_sys::fuzz_target;
+
+static PLACE: LazyLock<Place> = LazyLock::new(Place::new);
+static SEEDS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| seeds("parse"));
+
+fuzz_target!(|edits: Edits| PLACE.rewrite(&edits.apply(&SEEDS)));
