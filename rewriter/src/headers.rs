@@ -7,7 +7,7 @@
 //! core dump keeps (core(5), bit 4 of coredump_filter). Code gets a segment apart, so that no table
 //! becomes executable.
 
-use object::elf::{PT_INTERP, PT_LOAD, PT_NOTE, PT_PHDR};
+use object::elf::{PT_GNU_RELRO, PT_INTERP, PT_LOAD, PT_NOTE, PT_PHDR};
 
 use crate::elf::{Entry, FileOffset, PAGE, Rela, Segment, Symbol, Vaddr, align_up, overlap};
 use crate::error::{ErrorKind, Result};
@@ -231,12 +231,13 @@ fn has_build_id(source: &Source, segment: &Segment) -> Result<bool> {
 }
 
 /// True if `[from, to)` is a short run of zeros and the `X` or `Z` that patchelf writes over what it moves,
-/// and no section or segment but PT_LOAD claims it.
+/// and no section or segment claims it. (PT_LOAD does, and mold has PT_GNU_RELRO begin at offset 0.)
 fn is_padding(source: &Source, image: &Image, from: FileOffset, to: FileOffset) -> Result<bool> {
     let size = to.0 - from.0;
     let claimed = |at: FileOffset, len: u64| overlap(at.0, len, from.0, size);
     let by_segment = image.segments.iter().any(|segment| {
-        !matches!(segment.kind, PT_LOAD | PT_PHDR) && claimed(segment.offset, segment.filesz)
+        let says_nothing = matches!(segment.kind, PT_LOAD | PT_PHDR | PT_GNU_RELRO);
+        !says_nothing && claimed(segment.offset, segment.filesz)
     });
     let by_section = image
         .sections

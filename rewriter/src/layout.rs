@@ -171,8 +171,8 @@ impl<'a> Builder<'a> {
         if room.segment_moves {
             self.move_segment(&old, &mut load)?;
         }
-        self.segments[room.load] = load;
-        self.extend_relro(room);
+        self.segments[room.load] = load.clone();
+        self.extend_relro(room, &load);
         Ok(())
     }
 
@@ -207,13 +207,16 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    fn extend_relro(&mut self, room: &Room) {
+    /// Extends RELRO over the room in `load`, as that is now.
+    fn extend_relro(&mut self, room: &Room, load: &Segment) {
         for relro in self.segments.iter_mut().filter(|s| s.kind == PT_GNU_RELRO) {
             if relro.vaddr > room.start {
                 let grown = relro.vaddr.0 - room.start.0;
                 relro.vaddr = room.start;
                 relro.paddr = relro.paddr.wrapping_sub(grown);
-                relro.offset = FileOffset(relro.offset.0.wrapping_sub(grown));
+                // Nobody reads this one, so a linker may have said anything.
+                let skip = relro.vaddr.0.wrapping_sub(load.vaddr.0);
+                relro.offset = FileOffset(load.offset.0.wrapping_add(skip));
                 relro.filesz += grown;
                 relro.memsz += grown;
             }
@@ -241,6 +244,11 @@ impl<'a> Builder<'a> {
         }
         let (start, base) = self.next_place()?;
         let mut at = start;
+        if self.is_segment(self.plan.headers.moves.first()) {
+            // Of two segments that start together, llvm-objcopy lays the first in the table out by
+            // its own alignment, and the other along with it: .interp has an alignment of 1.
+            at = at.checked_add(16).ok_or_else(|| self.overflow())?;
+        }
         for table in &self.plan.headers.moves {
             at = align_up(at, table.align.max(1)).ok_or_else(|| self.overflow())?;
             let size = table.from.size.checked_add(table.extra);
@@ -256,6 +264,12 @@ impl<'a> Builder<'a> {
         }
         self.add_segment(PF_R, FileOffset(start), Vaddr(base), at - start);
         Ok(())
+    }
+
+    /// True if a table that moves is a segment, too.
+    fn is_segment(&self, table: Option<&Move>) -> bool {
+        let mut segments = self.segments.iter().filter(|s| s.kind != PT_LOAD);
+        table.is_some_and(|table| segments.any(|s| s.vaddr == table.from.vaddr))
     }
 
     /// File offset and address of the next new segment: behind everything else.
@@ -351,7 +365,8 @@ impl<'a> Builder<'a> {
                 let skip = section.vaddr.0 - from.vaddr.0;
                 section.offset = FileOffset(at.0 + skip);
                 section.vaddr = Vaddr(vaddr.0 + skip);
-                if skip == 0 {
+                // Of several sections (`-z nocombreloc`), the last one is longer.
+                if section.size > 0 && skip + section.size == from.size {
                     section.size += table.extra;
                 }
             }

@@ -6,7 +6,7 @@
 //! memory above (lld, mold). Where the file has other bytes at that place, the whole segment's
 //! bytes move to the end of the file: its addresses stay, only p_offset changes.
 
-use object::elf::{PF_W, SHT_NOBITS};
+use object::elf::{PF_W, PT_GNU_RELRO, SHT_NOBITS};
 
 use crate::elf::{
     Entry, FileOffset, Header, PAGE, Section, Segment, Vaddr, align_down, align_up, overlap,
@@ -220,6 +220,7 @@ fn claimed(image: &Image, at: FileOffset, size: u64) -> bool {
         || image
             .segments
             .iter()
+            .filter(|segment| segment.kind != PT_GNU_RELRO) // mold: at offset 0
             .any(|segment| hits(segment.offset, segment.filesz))
         || image
             .sections

@@ -21,6 +21,14 @@ pub fn trial(name: impl Into<String>, test: impl FnOnce() + Send + 'static) -> T
     })
 }
 
+/// The seeds of generated tests: ALLOCS_SEEDS=FIRST..END, or those of `usual`.
+pub fn seeds(usual: &str) -> std::ops::Range<u64> {
+    let range = std::env::var("ALLOCS_SEEDS").unwrap_or_else(|_| usual.to_owned());
+    let ends = range.split_once("..").expect("ALLOCS_SEEDS is FIRST..END");
+    let [first, end] = [ends.0, ends.1].map(|end| end.parse().expect("a number"));
+    first..end
+}
+
 /// Remembers where a panic happened, for [`trial`]; call once, before the tests run.
 pub fn remember_places() {
     std::panic::set_hook(Box::new(|info| {

@@ -1,7 +1,8 @@
 //! `explain` predicts what the loader does: each line that LD_DEBUG=files,reloc prints before a
 //! program starts (what is asked for by whom, what is mapped, relocated and initialised, in order) is
 //! the line that the explanation says, for every program of this system and of the other releases'
-//! trees, and for generated graphs of libraries. There is no list of known exceptions.
+//! trees, and for generated graphs of libraries (ALLOCS_SEEDS=FIRST..END runs others). There is no list
+//! of known exceptions.
 
 use std::path::{Path, PathBuf};
 
@@ -9,6 +10,7 @@ use allocs_tests::explain::{self, Explanation};
 use allocs_tests::graph::{Choose, Graph};
 use allocs_tests::loader;
 use allocs_tests::tree::{self, Tree};
+use allocs_tests::trial::seeds;
 use allocs_tests::{Command, Dir, trial};
 use libtest_mimic::Trial;
 
@@ -26,7 +28,7 @@ pub(crate) fn trials() -> Vec<Trial> {
             trial(name, || of_system(program))
         })
         .collect();
-    for seed in seeds() {
+    for seed in seeds("0..60") {
         all.push(trial(format!("loader_model::graph::{seed}"), move || {
             of_graph(seed);
         }));
@@ -86,14 +88,6 @@ fn of_tree(tree: &Tree, program: &Path) {
     });
     let predicted = explanation.events(&inside.display().to_string(), tree.announces_all);
     explain::assert_same(&predicted, &events, &explanation);
-}
-
-/// ALLOCS_SEEDS=FIRST..END runs other graphs, and any number of them.
-fn seeds() -> std::ops::Range<u64> {
-    let range = std::env::var("ALLOCS_SEEDS").unwrap_or_else(|_| "0..60".to_owned());
-    let ends = range.split_once("..").expect("ALLOCS_SEEDS is FIRST..END");
-    let [first, end] = [ends.0, ends.1].map(|end| end.parse().expect("a number"));
-    first..end
 }
 
 struct Seeded(fastrand::Rng);

@@ -11,6 +11,7 @@
 
 mod bad_input;
 mod bad_runtime;
+mod combinations;
 mod copy;
 mod explain;
 mod explain_bad;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         hooks::trials(),
         runtime_exports::trials(),
         readme::trials(),
+        combinations::trials(),
         undo::trials(),
         in_place::trials(),
         system::trials(),

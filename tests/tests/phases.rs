@@ -200,18 +200,31 @@ fn musl_by_its_loader() {
     assert_first(&by_loader(&result.path), &dir);
 }
 
+/// Each on a fresh result, and one after the other.
 fn musl_after_strip() {
     let dir = Dir::new("musl-strip");
     let original = constructors(&dir);
-    let result = Rewrite::new(&original, dir.join("rewritten")).succeed();
-    let before = run(&result.path).run();
-    for tool in [["strip", "-s"], ["strip", "-g"], ["objcopy", "-S"]] {
-        Command::new(needs(tool[0]))
-            .arg(tool[1])
-            .arg(&result.path)
-            .succeed();
-        run(&result.path).run().assert_same_as(&before);
-        assert_first(&run(&result.path), &dir);
+    let before = run(&original).arg0("name").run();
+    let tools = [
+        ["strip", "-s"],
+        ["strip", "-g"],
+        ["objcopy", "-S"],
+        ["llvm-strip-14", "-s"],
+        ["eu-strip", "-g"],
+    ];
+    let all = dir.join("all");
+    Rewrite::new(&original, &all).succeed();
+    for tool in tools {
+        let one = dir.join("one");
+        Rewrite::new(&original, &one).succeed();
+        for file in [&one, &all] {
+            Command::new(needs(tool[0]))
+                .arg(tool[1])
+                .arg(file)
+                .succeed();
+            run(file).arg0("name").run().assert_same_as(&before);
+            assert_first(&run(file), &dir);
+        }
     }
 }
 
