@@ -14,7 +14,7 @@ use crate::headers::Move;
 use crate::parse::{Image, locate};
 use crate::plan::{Plan, Preinit};
 use crate::recycle::Findings;
-use crate::room::{Place, Room};
+use crate::room::{self, Place, Room};
 use crate::runtime::Request;
 use crate::source::Source;
 use crate::spans::{Content, Spans};
@@ -53,6 +53,7 @@ impl Layout {
         builder.place_read_only_segment()?;
         builder.place_code_segment()?;
         builder.slide_notes()?;
+        builder.cover_headers();
         let journal = builder.place_journal(journal)?;
         builder.finish_insertion()?;
         builder.put_names()?;
@@ -139,7 +140,10 @@ impl<'a> Builder<'a> {
     fn dynamic_place(&self) -> (Vaddr, u64) {
         let old = &self.image.dynamic;
         match (self.plan.dynamic.moves, &self.plan.room) {
-            (true, Some(room)) => (room.start, self.plan.dynamic.entries.len() as u64 + 1),
+            (true, Some(room)) => (
+                Vaddr(room.start.0 + room::IN_FRONT),
+                self.plan.dynamic.entries.len() as u64 + 1,
+            ),
             _ => (old.table.vaddr, old.capacity() as u64),
         }
     }
@@ -383,6 +387,24 @@ impl<'a> Builder<'a> {
             at += note.from.size;
         }
         Ok(())
+    }
+
+    /// Has the segment that maps the program header table map all of it: patchelf makes one that ends
+    /// just behind.
+    fn cover_headers(&mut self) {
+        let end = self.image.segments_at.0 + Segment::SIZE * self.segments.len() as u64;
+        let at = self.image.segments_at;
+        let maps = |load: &&mut Segment| {
+            load.kind == PT_LOAD && load.offset <= at && at < load.offset_end()
+        };
+        if let Some(load) = self.segments.iter_mut().find(maps) {
+            let size = end - load.offset.0;
+            // Whole pages are mapped, and where this one has more memory than file, that is zero.
+            if load.filesz == load.memsz && load.filesz < size {
+                load.filesz = size;
+                load.memsz = size;
+            }
+        }
     }
 
     /// Makes room for what only `undo` reads, in no segment.

@@ -30,9 +30,14 @@ pub(crate) struct Wanted {
 impl Wanted {
     /// Bytes in all.
     pub(crate) fn total(self) -> u64 {
-        self.dynamic + self.array
+        let in_front = if self.dynamic > 0 { IN_FRONT } else { 0 };
+        in_front + self.dynamic + self.array
     }
 }
+
+/// Bytes in front of .dynamic: of two segments that start together, llvm-objcopy lays the one that is
+/// first in the table out by its own alignment, and patchelf puts PT_DYNAMIC ahead of PT_LOADs.
+pub(crate) const IN_FRONT: u64 = 8;
 
 /// Where the room is, relative to the writable segment that has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +48,7 @@ pub(crate) enum Place {
     Above,
 }
 
-/// Room for [`Wanted`]: .dynamic first, the array behind it.
+/// Room for [`Wanted`]: .dynamic behind [`IN_FRONT`], the array behind it.
 #[derive(Clone, Debug)]
 pub(crate) struct Room {
     /// Index of the PT_LOAD in the program header table.

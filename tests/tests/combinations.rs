@@ -228,7 +228,13 @@ impl Combination {
     /// Does to the program what is done to it before the rewrite.
     fn change(&self, program: &Path) {
         for operation in &self.before {
+            // patchelf breaks some programs, mold's among them: those stay as they were.
+            let before = program.with_extension("before");
+            fs::copy(program, &before).expect("a copy");
             run_well(operation, program);
+            if start(program).code() != Some(4) {
+                fs::rename(&before, program).expect("renamed");
+            }
         }
         if self.sectionless {
             let mut bytes = fs::read(program).expect("the program");
@@ -333,7 +339,8 @@ fn combination(seed: u64) {
         .to_string()
         .contains("undo will not be possible")
     {
-        assert!(appended, "{notes}");
+        // Without section headers, those themselves are behind everything that is described.
+        assert!(*appended || *sectionless, "{notes}");
     } else {
         assert!(result.undo() == bytes, "{notes}undo gives another file");
     }

@@ -69,7 +69,7 @@ impl Check<'_> {
     /// one at the end, is the init symbol.
     pub(super) fn symbols(&self) -> Result<Vec<Dead>> {
         let dead = self.dead_symbols()?;
-        let size = self.symbol_count() * 24;
+        let size = self.symbol_count()? * 24;
         let tables = (
             self.before.table(tag::DT_SYMTAB, size)?,
             self.after.table(tag::DT_SYMTAB, size)?,
@@ -101,7 +101,7 @@ impl Check<'_> {
             b"__gmon_start__",
         ];
         let mut dead = Vec::new();
-        let size = self.symbol_count() * 24;
+        let size = self.symbol_count()? * 24;
         let Some(table) = self.before.table(tag::DT_SYMTAB, size)? else {
             return Ok(dead);
         };
