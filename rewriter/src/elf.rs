@@ -152,7 +152,8 @@ impl Header {
         fits
     }
 
-    pub(crate) fn set_program_header_count(&mut self, count: u16) {
+    pub(crate) fn set_program_headers(&mut self, at: FileOffset, count: u16) {
+        self.0.e_phoff = U64::new(LE, at.0);
         self.0.e_phnum = U16::new(LE, count);
     }
 

@@ -5,12 +5,13 @@
 //! follow it (.interp, notes, .gnu.hash, …) move to the new segment too, as few as will do. A note
 //! with the build-id stays in the first page, because that page is all of an executable that a
 //! core dump keeps (core(5), bit 4 of coredump_filter). Code gets a segment apart, so that no table
-//! becomes executable.
+//! becomes executable. Where something follows that cannot move, the table itself goes to the new
+//! segment.
 
 use object::elf::{PT_GNU_RELRO, PT_INTERP, PT_LOAD, PT_NOTE, PT_PHDR};
 
 use crate::elf::{Entry, FileOffset, PAGE, Rela, Segment, Symbol, Vaddr, align_up, overlap};
-use crate::error::{ErrorKind, Result};
+use crate::error::Result;
 use crate::parse::{Image, Table};
 use crate::source::Source;
 
@@ -50,12 +51,19 @@ pub(crate) struct Headers {
     pub(crate) dynamic_makes_way: bool,
     /// True if there is an executable segment, too.
     pub(crate) code: bool,
+    /// True if nothing can make way: the program header table is in the new segment itself.
+    pub(crate) table_moves: bool,
 }
 
 impl Headers {
+    /// True if there is a new read-only segment.
+    pub(crate) fn read_only(&self) -> bool {
+        self.table_moves || !self.moves.is_empty()
+    }
+
     /// Number of new program headers.
     pub(crate) fn added(&self) -> u64 {
-        u64::from(!self.moves.is_empty()) + u64::from(self.code)
+        u64::from(self.read_only()) + u64::from(self.code)
     }
 }
 
@@ -66,10 +74,27 @@ pub(crate) fn plan(
     growing: Growing,
     left: Option<Table>,
 ) -> Result<Headers> {
-    let mut moves = grown_tables(image, growing);
+    let moves = grown_tables(image, growing);
     if moves.is_empty() && !growing.code {
         return Ok(Headers::default());
     }
+    let way = make_way(source, image, growing, left, moves.clone())?;
+    Ok(way.unwrap_or(Headers {
+        moves,
+        code: growing.code,
+        table_moves: true,
+        ..Headers::default()
+    }))
+}
+
+/// Finds room for program headers behind their table; `None` if something there cannot move.
+fn make_way(
+    source: &Source,
+    image: &Image,
+    growing: Growing,
+    left: Option<Table>,
+    mut moves: Vec<Move>,
+) -> Result<Option<Headers>> {
     let mut slides = Vec::new();
     let mut dynamic_makes_way = false;
     let mut free_end = image.segments_end();
@@ -91,20 +116,17 @@ pub(crate) fn plan(
             .min_by_key(|block| block.from.at);
         let gap_end = block.map_or(wanted_end, |block| block.from.at.min(wanted_end));
         if !is_padding(source, image, free_end, gap_end)? {
-            return Err(no_room(source));
+            return Ok(None);
         }
         if gap_end == wanted_end {
             break; // what patchelf moves away leaves more than enough
         }
-        let block = block.ok_or_else(|| no_room(source))?;
-        free_end = block
-            .from
-            .at
-            .checked_add(block.from.size)
-            .ok_or_else(|| no_room(source))?;
+        let Some((block, end)) = block.and_then(|block| Some((block, block.from.end()?))) else {
+            return Ok(None);
+        };
+        free_end = end;
         if block.name == BUILD_ID && block.from.at.0 < PAGE {
-            let padded = align_up(block.from.size, block.align).ok_or_else(|| no_room(source))?;
-            needed += padded + block.align;
+            needed += block.from.size.saturating_add(2 * block.align);
             slides.push(block.clone());
         } else if block.name == DYNAMIC {
             dynamic_makes_way = true; // to where it can be written: see `room`
@@ -116,19 +138,13 @@ pub(crate) fn plan(
             moves.push(block.clone());
         }
     }
-    Ok(Headers {
+    Ok(Some(Headers {
         moves,
         slides,
         dynamic_makes_way,
         code: growing.code,
-    })
-}
-
-fn no_room(source: &Source) -> crate::error::Error {
-    source.error(ErrorKind::NoRoom {
-        what: "needs one more program header, and what follows the table cannot move".to_owned(),
-        advice: "link it again with GNU ld or lld, or pass a --runtime name of at most 25 bytes",
-    })
+        table_moves: false,
+    }))
 }
 
 fn grown_tables(image: &Image, growing: Growing) -> Vec<Move> {

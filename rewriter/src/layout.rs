@@ -85,6 +85,7 @@ struct Builder<'a> {
     findings: &'a Findings,
     plan: &'a Plan,
     segments: Vec<Segment>,
+    segments_at: FileOffset,
     sections: Vec<Section>,
     sections_at: FileOffset,
     header: Header,
@@ -107,6 +108,7 @@ impl<'a> Builder<'a> {
             findings,
             plan,
             segments: image.segments.clone(),
+            segments_at: image.segments_at,
             sections: image.sections.clone(),
             sections_at: image.sections_at,
             header: image.header.clone(),
@@ -243,11 +245,14 @@ impl<'a> Builder<'a> {
 
     /// Puts the tables that move into the insertion, and maps them behind all other segments.
     fn place_read_only_segment(&mut self) -> Result<()> {
-        if self.plan.headers.moves.is_empty() {
+        if !self.plan.headers.read_only() {
             return Ok(());
         }
-        let (start, base) = self.next_place()?;
-        let mut at = start;
+        let (start, base) = match self.plan.headers.table_moves {
+            true => self.place_program_headers()?,
+            false => self.next_place()?,
+        };
+        let mut at = self.end.max(start);
         if self.is_segment(self.plan.headers.moves.first()) {
             // Of two segments that start together, llvm-objcopy lays the first in the table out by
             // its own alignment, and the other along with it: .interp has an alignment of 1.
@@ -268,6 +273,30 @@ impl<'a> Builder<'a> {
         }
         self.add_segment(PF_R, FileOffset(start), Vaddr(base), at - start);
         Ok(())
+    }
+
+    /// File offset and address of a segment that begins with the program header table. Kernels before
+    /// 5.18 take the table to be as far from the first segment in memory as in the file
+    /// (fs/binfmt_elf.c, `create_elf_tables`), so the file gets a hole where memory has more than it.
+    fn place_program_headers(&mut self) -> Result<(u64, u64)> {
+        let (_, first) = self.image.loads().next().ok_or_else(|| self.overflow())?;
+        let distance = first.vaddr.0.wrapping_sub(first.offset.0);
+        let align = self.image.load_align();
+        let (_, base) = self.next_place()?;
+        let base = align_up(base, align).ok_or_else(|| self.overflow())?;
+        // In the file it lies behind everything as well.
+        let end = align_up(self.end, PAGE).ok_or_else(|| self.overflow())?;
+        let start = end.max(base.wrapping_sub(distance));
+        let base = start.wrapping_add(distance);
+        let size = (self.segments.len() as u64 + self.plan.headers.added()) * Segment::SIZE;
+        self.insert(FileOffset(start), size, Content::Zero);
+        self.segments_at = FileOffset(start);
+        for table in self.segments.iter_mut().filter(|s| s.kind == PT_PHDR) {
+            table.offset = FileOffset(start);
+            table.vaddr = Vaddr(base);
+            table.paddr = base;
+        }
+        Ok((start, base))
     }
 
     /// True if a table that moves is a segment, too.
@@ -297,7 +326,10 @@ impl<'a> Builder<'a> {
             paddr: vaddr.0,
             filesz: size,
             memsz: size,
-            align: self.image.load_align(),
+            align: match vaddr.0.wrapping_sub(offset.0) % self.image.load_align() {
+                0 => self.image.load_align(),
+                _ => PAGE,
+            },
         };
         self.segments
             .insert(last.map_or(0, |last| last + 1), segment);
@@ -392,8 +424,8 @@ impl<'a> Builder<'a> {
     /// Has the segment that maps the program header table map all of it: patchelf makes one that ends
     /// just behind.
     fn cover_headers(&mut self) {
-        let end = self.image.segments_at.0 + Segment::SIZE * self.segments.len() as u64;
-        let at = self.image.segments_at;
+        let at = self.segments_at;
+        let end = at.0 + Segment::SIZE * self.segments.len() as u64;
         let maps = |load: &&mut Segment| {
             load.kind == PT_LOAD && load.offset <= at && at < load.offset_end()
         };

@@ -33,6 +33,13 @@ pub(crate) struct Table {
     pub(crate) size: u64,
 }
 
+impl Table {
+    /// First file offset behind it.
+    pub(crate) fn end(&self) -> Option<FileOffset> {
+        self.at.checked_add(self.size)
+    }
+}
+
 /// .dynamic, up to its DT_NULL.
 #[derive(Debug)]
 pub(crate) struct Dynamic {

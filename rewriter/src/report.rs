@@ -272,6 +272,13 @@ pub(crate) fn notes(image: &Image, plan: &Plan, layout: &Layout) -> Vec<String> 
              at most 25 bytes"
         ));
     }
+    if plan.headers.table_moves {
+        notes.push(
+            "the program header table is at the end of the file, since nothing could make way for a \
+             longer one"
+                .to_owned(),
+        );
+    }
     if !layout.leads_back {
         notes.push(
             "undo will not be possible: what it takes would move the data behind the ELF part"

@@ -44,6 +44,7 @@ pub(crate) fn verify(
     };
     check.header()?;
     check.segments()?;
+    check.program_headers()?;
     check.protection()?;
     check.sections()?;
     check.dynamic()?;
@@ -110,6 +111,7 @@ impl Check<'_> {
     fn header(&self) -> Result<()> {
         let (mut before, after) = (self.before.header, self.after.header);
         before.e_phnum = after.e_phnum;
+        before.e_phoff = after.e_phoff;
         before.e_shoff = after.e_shoff;
         if self.code.is_some() {
             before.e_entry = after.e_entry;
@@ -141,6 +143,7 @@ impl Check<'_> {
             let covers =
                 |old: &&pt::ProgramHeader| after.p_vaddr <= old.p_vaddr && end(after) >= end(old);
             let moves = [
+                pt::PT_PHDR,
                 pt::PT_INTERP,
                 pt::PT_NOTE,
                 pt::PT_GNU_PROPERTY,
@@ -177,6 +180,25 @@ impl Check<'_> {
             )?;
         }
         Ok(())
+    }
+
+    /// The kernel finds the program header table, and so does the loader: PT_PHDR is where it is, mapped,
+    /// and as far from the first segment in memory as in the file (see `layout`).
+    fn program_headers(&self) -> Result<()> {
+        let (at, size) = self.after.program_headers();
+        let first = self.after.loads().next();
+        let distance = first.map_or(0, |load| load.p_vaddr.wrapping_sub(load.p_offset));
+        let vaddr = at.wrapping_add(distance);
+        let moved = at != self.before.program_headers().0;
+        let mapped = self.after.locate(vaddr, size).ok() == Some(at);
+        self.require(mapped || !moved, "the program header table is not mapped")?;
+        let mut tables = self
+            .after
+            .segments
+            .iter()
+            .filter(|s| s.p_type == pt::PT_PHDR);
+        let told = tables.all(|s| (s.p_offset, s.p_vaddr, s.p_filesz) == (at, vaddr, size));
+        self.require(told || !moved, "PT_PHDR is not where the table is")
     }
 
     /// RELRO covers .dynamic and the preinit array if it did cover .dynamic.

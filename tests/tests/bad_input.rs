@@ -35,7 +35,6 @@ pub(crate) fn trials() -> Vec<Trial> {
         disk_full,
         out_is_no_file,
         already_rewritten,
-        no_room,
         same_file_by_another_name,
         setuid,
     ]
@@ -393,32 +392,6 @@ fn already_rewritten() {
         .succeed();
     let needed = tool::runtime().display().to_string();
     Rewrite::new(&other, out(&dir)).refuse(&dir.path(), &other, &["already rewritten", &needed]);
-}
-
-/// What follows the program headers is named by no segment and no dynamic entry: who uses it, nobody
-/// can tell, so it cannot make way for another header.
-fn no_room() {
-    let dir = Dir::new("no-room");
-    let prog = program(&dir);
-    let mut bytes = fs::read(&prog).expect("a program");
-    let headers = 64..64 + 56 * usize::from(bytes[56]);
-    for header in bytes[headers]
-        .chunks_mut(56)
-        .filter(|h| h[..4] == [4, 0, 0, 0])
-    {
-        header[0] = 0; // PT_NOTE becomes PT_NULL
-    }
-    fs::write(&prog, &bytes).expect("the program, mode kept");
-    Command::new(&prog).succeed();
-    let runtime = dir.join("a-name-that-is-too-long-to-recycle-so-that-tables-have-to-grow.so");
-    fs::copy(tool::runtime(), &runtime).expect("the runtime copied");
-    let rewrite = Rewrite::new(&prog, out(&dir))
-        .arg("--runtime")
-        .arg(&runtime);
-    rewrite.refuse(&dir.path(), &prog, &["program header", "link it again"]);
-    // Without a table that has to grow, there is no need for a header.
-    let result = Rewrite::new(&prog, out(&dir)).succeed();
-    result.command().succeed();
 }
 
 fn same_file_by_another_name() {

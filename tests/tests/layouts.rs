@@ -2,8 +2,10 @@
 //! same.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use allocs_tests::elf::Elf;
 use allocs_tests::report::Report;
 use allocs_tests::sample::{Sample, Variant};
 use allocs_tests::tool::{self, RUNTIME};
@@ -79,7 +81,7 @@ const LAYOUTS: &[Layout] = &[
         nothing,
     ),
     ("executable-stack", "gcc", &["-Wl,-z,execstack"], nothing),
-    ("large-bss", "gcc", &["-DLARGE_BSS"], nothing),
+    ("large-bss", "gcc", &["-DLARGE_BSS=0x40000000"], nothing),
     ("export-dynamic", "gcc", &["-rdynamic"], nothing),
     ("debug-info", "gcc", &["-g3"], nothing),
     ("debug-info-zlib", "gcc", &["-g3", "-gz=zlib"], nothing),
@@ -102,6 +104,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("layouts::absolute-runtime", absolute_runtime),
         trial("layouts::soname-runtime", soname_runtime),
         trial("layouts::many-preinit-entries", many_preinit_entries),
+        trial("layouts::program-headers-move", program_headers_move),
     ];
     for layout in LAYOUTS {
         for pie in [true, false] {
@@ -132,7 +135,7 @@ static __thread int per_thread = 41;
 static const char *const names[] = {"one", "two", "three"};
 static char *early;
 #ifdef LARGE_BSS
-static char large[1 << 30];
+static char large[LARGE_BSS];
 #endif
 #ifdef OWN_START
 // What crt1.o does, without the rest of it, and without its weak symbols.
@@ -354,5 +357,46 @@ fn many_preinit_entries() {
         let result = Rewrite::new(&program, dir.join("rewritten")).succeed();
         structure::check(&result, &format!("$ORIGIN/{RUNTIME}"));
         result.command().run().assert_same_as(&original);
+    }
+}
+
+/// What follows the program headers is named by no segment and no dynamic entry: who uses it, nobody
+/// can tell, so it cannot make way for another header, and the table moves. Kernels before 5.18 add
+/// its file offset to the address of the first segment.
+fn program_headers_move() {
+    for flags in [&["-pie"][..], &["-no-pie"], &["-no-pie", "-DLARGE_BSS=0x4000000"]] {
+        let dir = Dir::new("program-headers-move");
+        let program = build(&dir, "gcc", flags[0] == "-pie", flags, PROGRAM);
+        let mut bytes = fs::read(&program).expect("a program");
+        let headers = 64..64 + 56 * usize::from(bytes[56]);
+        for header in bytes[headers]
+            .chunks_mut(56)
+            .filter(|h| h[..4] == [4, 0, 0, 0])
+        {
+            header[0] = 0; // PT_NOTE becomes PT_NULL
+        }
+        fs::write(&program, &bytes).expect("the program, mode kept");
+        let original = Command::new(&program).run();
+        assert_eq!(original.code(), Some(5), "{original}");
+        let runtime = long_name(&dir);
+        let result = Rewrite::new(&program, dir.join("rewritten"))
+            .arg("--runtime")
+            .arg(&runtime)
+            .succeed();
+        result.command().run().assert_same_as(&original);
+        structure::check(&result, &runtime.display().to_string());
+        structure::check_sections(&result);
+
+        let elf = Elf::read(&result.path);
+        let table = u64::from_le_bytes(elf.bytes()[32..40].try_into().expect("e_phoff"));
+        assert!(table > 64, "{flags:?}: the table did not move");
+        let first = elf.segment(object::elf::PT_LOAD.0).expect("a PT_LOAD");
+        let told = elf.segment(object::elf::PT_PHDR.0).expect("a PT_PHDR");
+        assert_eq!(told.memory.start, first.memory.start + table, "{flags:?}");
+        let (outcome, report) = Report::of(&result.command(), &dir.join("report.json"));
+        assert_eq!(report.before_init(), 0, "{outcome}");
+        // A hole where memory has more than the file takes no room on the disk.
+        let metadata = fs::metadata(&result.path).expect("metadata");
+        assert!(metadata.blocks() * 512 < 1 << 20, "{metadata:?}");
     }
 }

@@ -227,9 +227,12 @@ impl Builder<'_> {
             encode_segments(&self.image.segments),
             encode_segments(&self.segments),
         );
-        let changed = changed_entries(&old, &new, 56);
+        let changed = match self.segments_at == self.image.segments_at {
+            true => changed_entries(&old, &new, 56),
+            false => vec![(0, new)], // the whole table is new at its new place
+        };
         for (offset, bytes) in changed {
-            self.put_bytes(FileOffset(self.image.segments_at.0 + offset), bytes)?;
+            self.put_bytes(FileOffset(self.segments_at.0 + offset), bytes)?;
         }
         let encode_sections = |sections: &[Section]| -> Vec<u8> {
             sections
@@ -251,7 +254,7 @@ impl Builder<'_> {
             header.set_entry(code);
         }
         let count = u16::try_from(self.segments.len());
-        header.set_program_header_count(count.map_err(|_| self.overflow())?);
+        header.set_program_headers(self.segments_at, count.map_err(|_| self.overflow())?);
         header.set_section_headers(self.sections_at);
         let (old, new) = (self.image.header.encode(), header.encode());
         for (offset, bytes) in changed_entries(&old, &new, 8) {
