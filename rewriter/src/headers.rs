@@ -26,6 +26,8 @@ pub(crate) struct Growing {
     pub(crate) relocations: u64,
     /// True if there is code to add, which gets an executable segment of its own.
     pub(crate) code: bool,
+    /// True if what is written during relocation gets a writable segment of its own.
+    pub(crate) apart: bool,
 }
 
 /// A range of the input that is mapped elsewhere in the result.
@@ -51,6 +53,8 @@ pub(crate) struct Headers {
     pub(crate) dynamic_makes_way: bool,
     /// True if there is an executable segment, too.
     pub(crate) code: bool,
+    /// True if there is a writable segment, too.
+    pub(crate) apart: bool,
     /// True if nothing can make way: the program header table is in the new segment itself.
     pub(crate) table_moves: bool,
 }
@@ -63,7 +67,7 @@ impl Headers {
 
     /// Number of new program headers.
     pub(crate) fn added(&self) -> u64 {
-        u64::from(self.read_only()) + u64::from(self.code)
+        u64::from(self.read_only()) + u64::from(self.code) + u64::from(self.apart)
     }
 }
 
@@ -75,13 +79,14 @@ pub(crate) fn plan(
     left: Option<Table>,
 ) -> Result<Headers> {
     let moves = grown_tables(image, growing);
-    if moves.is_empty() && !growing.code {
+    if moves.is_empty() && !growing.code && !growing.apart {
         return Ok(Headers::default());
     }
     let way = make_way(source, image, growing, left, moves.clone())?;
     Ok(way.unwrap_or(Headers {
         moves,
         code: growing.code,
+        apart: growing.apart,
         table_moves: true,
         ..Headers::default()
     }))
@@ -98,8 +103,8 @@ fn make_way(
     let mut slides = Vec::new();
     let mut dynamic_makes_way = false;
     let mut free_end = image.segments_end();
-    // With code alone, what makes way for its header needs a read-only segment to go to.
-    let mut needed = Segment::SIZE * (1 + u64::from(growing.code));
+    // What makes way for the others' headers needs a read-only segment to go to.
+    let mut needed = Segment::SIZE * (1 + u64::from(growing.code) + u64::from(growing.apart));
     let mut blocks = movable_blocks(source, image)?;
     blocks.extend(left.map(|from| Move {
         name: LEFT,
@@ -143,6 +148,7 @@ fn make_way(
         slides,
         dynamic_makes_way,
         code: growing.code,
+        apart: growing.apart,
         table_moves: false,
     }))
 }

@@ -6,7 +6,7 @@
 
 mod content;
 
-use object::elf::{PF_R, PF_X, PT_GNU_RELRO, PT_LOAD, PT_PHDR, ProgramFlags, SHT_NOBITS};
+use object::elf::{PF_R, PF_W, PF_X, PT_GNU_RELRO, PT_LOAD, PT_PHDR, ProgramFlags, SHT_NOBITS};
 
 use crate::elf::{Dyn, Entry, FileOffset, Header, PAGE, Section, Segment, Vaddr, align_up};
 use crate::error::Result;
@@ -52,6 +52,7 @@ impl Layout {
         builder.place_writable_segment()?;
         builder.place_read_only_segment()?;
         builder.place_code_segment()?;
+        builder.place_segment_apart()?;
         builder.slide_notes()?;
         builder.cover_headers();
         let journal = builder.place_journal(journal)?;
@@ -84,6 +85,7 @@ struct Builder<'a> {
     image: &'a Image,
     findings: &'a Findings,
     plan: &'a Plan,
+    room: Option<Room>,
     segments: Vec<Segment>,
     segments_at: FileOffset,
     sections: Vec<Section>,
@@ -107,6 +109,7 @@ impl<'a> Builder<'a> {
             image,
             findings,
             plan,
+            room: plan.room.clone(),
             segments: image.segments.clone(),
             segments_at: image.segments_at,
             sections: image.sections.clone(),
@@ -127,7 +130,7 @@ impl<'a> Builder<'a> {
 
     /// Address of the preinit array.
     fn array(&self) -> Vaddr {
-        let room_end = self.plan.room.as_ref().map_or(0, |room| room.end.0);
+        let room_end = self.room.as_ref().map_or(0, |room| room.end.0);
         match &self.plan.preinit {
             Preinit::Terminator => {
                 let (start, entries) = self.dynamic_place();
@@ -141,7 +144,7 @@ impl<'a> Builder<'a> {
     /// Address of .dynamic, and how many entries it has with all its DT_NULLs.
     fn dynamic_place(&self) -> (Vaddr, u64) {
         let old = &self.image.dynamic;
-        match (self.plan.dynamic.moves, &self.plan.room) {
+        match (self.plan.dynamic.moves, &self.room) {
             (true, Some(room)) => (
                 Vaddr(room.start.0 + room::IN_FRONT),
                 self.plan.dynamic.entries.len() as u64 + 1,
@@ -153,7 +156,8 @@ impl<'a> Builder<'a> {
     /// Extends the writable segment and RELRO over the room, and moves the segment's bytes to the
     /// insertion where the file has no place for it.
     fn place_writable_segment(&mut self) -> Result<()> {
-        let Some(room) = &self.plan.room else {
+        let room = self.plan.room.as_ref();
+        let Some(room) = room.filter(|room| room.place != Place::Apart) else {
             return Ok(());
         };
         let old = self.image.segments[room.load].clone();
@@ -173,6 +177,7 @@ impl<'a> Builder<'a> {
                     load.filesz = room.end.0 - load.vaddr.0;
                 }
             }
+            Place::Apart => {}
         }
         if room.segment_moves {
             self.move_segment(&old, &mut load)?;
@@ -372,6 +377,25 @@ impl<'a> Builder<'a> {
             self.sections_at = FileOffset(at);
             self.insert(FileOffset(at), size, Content::Zero);
         }
+        Ok(())
+    }
+
+    /// Maps room that is in no other segment.
+    fn place_segment_apart(&mut self) -> Result<()> {
+        let room = self.room.clone();
+        let Some(room) = room.filter(|room| room.place == Place::Apart) else {
+            return Ok(());
+        };
+        let (start, base) = self.next_place()?;
+        let size = room.end.0 - room.start.0;
+        self.insert(FileOffset(start), size, Content::Zero);
+        let flags = ProgramFlags(PF_R.0 | PF_W.0);
+        self.add_segment(flags, FileOffset(start), Vaddr(base), size);
+        self.room = Some(Room {
+            start: Vaddr(base),
+            end: Vaddr(base + size),
+            ..room
+        });
         Ok(())
     }
 

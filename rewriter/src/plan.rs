@@ -91,7 +91,7 @@ pub(crate) struct Plan {
     pub(crate) dynamic: DynamicPlan,
     /// Room for the array's new entries and .dynamic, where they need any.
     pub(crate) room: Option<Room>,
-    /// The tables that move into a new read-only segment, and room for its program header.
+    /// The tables that move into a new read-only segment, and room for program headers.
     pub(crate) headers: Headers,
 }
 
@@ -117,21 +117,60 @@ impl Plan {
             },
         };
         let names = names::plan(image, findings, carrier, &wanted);
-        let preinit = plan_preinit(source, image, findings)?;
-        let appended = matches!(init_symbol, InitSymbol::Appended);
+        let fixed = Fixed {
+            names,
+            init_symbol,
+            listed,
+            phase: request.phase,
+        };
+        let plan = fixed.plan(source, image, findings, Segments::AsTheyAre)?;
+        match plan {
+            Some(plan) => Ok(plan),
+            None => fixed
+                .plan(source, image, findings, Segments::OneMore)?
+                .ok_or_else(|| source.malformed("its segments have no room")),
+        }
+    }
+}
+
+/// Whether what is written during relocation gets a segment of its own.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Segments {
+    AsTheyAre,
+    OneMore,
+}
+
+/// What is decided before it is known where there is room.
+#[derive(Clone)]
+struct Fixed {
+    names: Names,
+    init_symbol: InitSymbol,
+    /// Position of the runtime among the DT_NEEDED entries, if it is there.
+    listed: Option<usize>,
+    phase: Phase,
+}
+
+impl Fixed {
+    /// The rest; `None` if there is no room in the segments as they are.
+    fn plan(
+        &self,
+        source: &Source,
+        image: &Image,
+        findings: &Findings,
+        segments: Segments,
+    ) -> Result<Option<Plan>> {
+        let apart = segments == Segments::OneMore;
+        let preinit = plan_preinit(source, image, findings, apart)?;
+        let appended = matches!(self.init_symbol, InitSymbol::Appended);
         let growing = Growing {
-            names: names.appended_size(),
+            names: self.names.appended_size(),
             symbol: appended,
             relocations: u64::from(appended) + preinit.relocations(),
-            code: request.phase == Phase::Entry,
+            code: self.phase == Phase::Entry,
+            apart,
         };
-        let entries = dynamic_entries(
-            image,
-            &names,
-            listed,
-            growing.relocations > 0,
-            request.phase,
-        );
+        let grows = growing.relocations > 0;
+        let entries = dynamic_entries(image, &self.names, self.listed, grows, self.phase);
         let left = image.preinit.filter(|_| preinit.moves());
         let headers = headers::plan(source, image, growing, left)?;
         let dynamic = DynamicPlan {
@@ -150,19 +189,23 @@ impl Plan {
             array: preinit.wanted(),
             in_front: matches!(preinit, Preinit::Extended),
         };
-        let room = match wanted.total() {
-            0 => None,
-            _ => Some(room::find(source, image, findings, wanted)?),
+        let room = match (wanted.total(), segments) {
+            (0, _) => None,
+            (_, Segments::OneMore) => Some(room::apart(source, image, wanted)?),
+            (_, Segments::AsTheyAre) => match room::find(source, image, findings, wanted)? {
+                None => return Ok(None),
+                room => room,
+            },
         };
-
-        Ok(Self {
-            names,
-            init_symbol,
+        let fixed = self.clone();
+        Ok(Some(Plan {
+            names: fixed.names,
+            init_symbol: fixed.init_symbol,
             preinit,
             dynamic,
             room,
             headers,
-        })
+        }))
     }
 }
 
@@ -202,7 +245,13 @@ fn needed_value(image: &Image, position: usize) -> u64 {
     needed.nth(position).map_or(0, |entry| entry.value)
 }
 
-fn plan_preinit(source: &Source, image: &Image, findings: &Findings) -> Result<Preinit> {
+/// Where the array goes; `apart`, if it cannot stay where it is.
+fn plan_preinit(
+    source: &Source,
+    image: &Image,
+    findings: &Findings,
+    apart: bool,
+) -> Result<Preinit> {
     let Some(array) = image.preinit else {
         return Ok(Preinit::Terminator);
     };
@@ -211,7 +260,7 @@ fn plan_preinit(source: &Source, image: &Image, findings: &Findings) -> Result<P
     }
     let (_, load) = room::writable_load(source, image)?;
     // An array at the start of the segment grows downwards, and its entries stay.
-    if load.vaddr == array.vaddr {
+    if load.vaddr == array.vaddr && !apart {
         return Ok(Preinit::Extended);
     }
     let aligned = |rela: &Rela| rela.place.0.wrapping_sub(array.vaddr.0) % 8 == 0;
@@ -249,7 +298,7 @@ fn protect(
         in_front: false,
     };
     let exposed = matches!(preinit, Preinit::Terminator) && image.relro().is_some_and(outside);
-    match exposed && room::find(source, image, findings, wanted).is_ok() {
+    match exposed && room::find(source, image, findings, wanted)?.is_some() {
         true => Ok(alone),
         false => Ok(preinit),
     }

@@ -10,6 +10,7 @@ use crate::output::Written;
 use crate::parse::Image;
 use crate::phase::Phase;
 use crate::plan::{InitSymbol, Plan, Preinit};
+use crate::room::{Place, Room};
 use crate::runtime::Request;
 
 /// The outcome of a rewrite. Its JSON form is what `--json` prints.
@@ -282,6 +283,13 @@ pub(crate) fn notes(image: &Image, plan: &Plan, layout: &Layout) -> Vec<String> 
     if !layout.leads_back {
         notes.push(
             "undo will not be possible: what it takes would move the data behind the ELF part"
+                .to_owned(),
+        );
+    }
+    let apart = |room: &Room| room.place == Place::Apart;
+    if image.relro().is_some() && plan.room.as_ref().is_some_and(apart) {
+        notes.push(
+            "the preinit array stays writable: there is no room for it in the RELRO pages"
                 .to_owned(),
         );
     }

@@ -46,6 +46,8 @@ pub(crate) enum Place {
     Below,
     /// At the zero-filled end of its RELRO pages, or without RELRO, behind its last byte.
     Above,
+    /// In a writable segment of its own, which nothing protects; its addresses count from there.
+    Apart,
 }
 
 /// Room for [`Wanted`]: .dynamic behind [`IN_FRONT`], the array behind it.
@@ -74,13 +76,42 @@ pub(crate) fn writable_load<'a>(source: &Source, image: &'a Image) -> Result<(us
         .ok_or_else(|| source.malformed("its PT_GNU_RELRO or PT_DYNAMIC is in no writable segment"))
 }
 
-/// Finds room, preferring what changes least.
+/// Room in a segment of its own, for what cannot be protected, or never was.
+pub(crate) fn apart(source: &Source, image: &Image, wanted: Wanted) -> Result<Room> {
+    let dynamic = image.dynamic.table;
+    let protected = image
+        .relro()
+        .is_some_and(|relro| relro.covers(dynamic.vaddr, dynamic.size));
+    if wanted.dynamic > 0 && protected {
+        return Err(no_room(source, image, wanted));
+    }
+    Ok(Room {
+        load: 0,
+        place: Place::Apart,
+        start: Vaddr(0),
+        end: Vaddr(wanted.total()),
+        segment_moves: false,
+    })
+}
+
+fn no_room(source: &Source, image: &Image, wanted: Wanted) -> Error {
+    let place = match image.relro() {
+        Some(_) => "in the pages that become read-only after relocation (RELRO)",
+        None => "beside its writable data",
+    };
+    source.error(ErrorKind::NoRoom {
+        what: format!("has no {} free bytes {place}", wanted.total()),
+        advice: "link it again with GNU ld and -z relro, which leaves room there",
+    })
+}
+
+/// Finds room, preferring what changes least; `None` if there is none in any segment.
 pub(crate) fn find(
     source: &Source,
     image: &Image,
     findings: &Findings,
     wanted: Wanted,
-) -> Result<Room> {
+) -> Result<Option<Room>> {
     let (index, load) = writable_load(source, image)?;
     let search = Search {
         image,
@@ -93,16 +124,16 @@ pub(crate) fn find(
     if let Some(room) = &below
         && search.is_padding(source, room)?
     {
-        return Ok(room.clone());
+        return Ok(Some(room.clone()));
     }
+    // A segment that has the file's headers cannot go to its end.
+    let movable = load.offset.0 >= <Header as Entry>::SIZE;
     let above = || search.above().filter(|_| !wanted.in_front);
-    match below.or_else(above) {
-        Some(room) => Ok(Room {
-            segment_moves: true,
-            ..room
-        }),
-        None => Err(search.no_room(source)),
-    }
+    let room = below.or_else(above).filter(|_| movable);
+    Ok(room.map(|room| Room {
+        segment_moves: true,
+        ..room
+    }))
 }
 
 /// How much zero-initialised data may become part of the file, in bytes.
@@ -117,17 +148,6 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    fn no_room(&self, source: &Source) -> Error {
-        let place = match self.image.relro() {
-            Some(_) => "in the pages that become read-only after relocation (RELRO)",
-            None => "beside its writable data, and no RELRO pages",
-        };
-        source.error(ErrorKind::NoRoom {
-            what: format!("has no {} free bytes {place}", self.wanted.total()),
-            advice: "link it again with GNU ld and -z relro, which leaves room there",
-        })
-    }
-
     /// The part of the segment's first page below its first byte. The kernel maps whole pages, so
     /// it is there already, and nothing else can be.
     fn below(&self) -> Option<Room> {

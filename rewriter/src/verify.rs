@@ -127,7 +127,7 @@ impl Check<'_> {
             .len()
             .checked_sub(self.before.segments.len());
         self.require(
-            added.is_some_and(|added| added <= 1 + usize::from(self.code.is_some())),
+            added.is_some_and(|added| added <= 2 + usize::from(self.code.is_some())),
             "program headers were lost or too many added",
         )
     }
@@ -153,9 +153,12 @@ impl Check<'_> {
                 same(old) && (covers(old) || moves.contains(&old.p_type))
             };
             if before.next_if(expected).is_none() {
-                let flags = match after.p_vaddr == self.after.header.e_entry {
-                    true => pt::PF_R | pt::PF_X,
-                    false => pt::PF_R,
+                let flags = if after.p_vaddr == self.after.header.e_entry {
+                    pt::PF_R | pt::PF_X
+                } else if self.is_apart(after)? {
+                    pt::PF_R | pt::PF_W
+                } else {
+                    pt::PF_R
                 };
                 let new = after.p_type == pt::PT_LOAD && after.p_flags == flags;
                 self.require(new, "a segment changed its kind, flags or place")?;
@@ -180,6 +183,12 @@ impl Check<'_> {
             )?;
         }
         Ok(())
+    }
+
+    /// True if the segment is there for the new preinit entry alone.
+    fn is_apart(&self, segment: &pt::ProgramHeader) -> Result<bool> {
+        let array = self.array(&self.after)?.vaddr;
+        Ok(segment.p_type == pt::PT_LOAD && (segment.p_vaddr..end(segment)).contains(&array))
     }
 
     /// The kernel finds the program header table, and so does the loader: PT_PHDR is where it is, mapped,
@@ -229,7 +238,19 @@ impl Check<'_> {
                 ".dynamic is no longer under RELRO",
             )?;
             let covered = inside(range, array.vaddr, array.size);
-            self.require(covered, "the preinit array is not under RELRO")?;
+            // A segment that was not there before has none of the program's own pointers.
+            let mut loads = self
+                .after
+                .loads()
+                .filter(|load| load.p_flags & pt::PF_W != 0);
+            let apart = loads.any(|load| {
+                let was = self
+                    .before
+                    .loads()
+                    .any(|old| overlap(old.p_vaddr, old.p_memsz, load.p_vaddr, load.p_memsz));
+                !was && (load.p_vaddr..end(load)).contains(&array.vaddr)
+            });
+            self.require(covered || apart, "the preinit array is not under RELRO")?;
         }
         Ok(())
     }
