@@ -366,12 +366,25 @@ pub(crate) fn read_dynamic(source: &Source, segments: &[Segment]) -> Result<Dyna
     })
 }
 
-/// File offset of `size` bytes at `address`, in the segment that maps them.
+/// File offset of `size` bytes at `address`, in the segment that maps them, or in several that follow
+/// each other in memory and in the file (patchelf lets tables run on into the next).
 pub(crate) fn locate(segments: &[Segment], address: Vaddr, size: u64) -> Option<FileOffset> {
-    segments
-        .iter()
-        .filter(|segment| segment.kind == PT_LOAD)
-        .find_map(|load| load.locate(address, size))
+    let loads = || segments.iter().filter(|segment| segment.kind == PT_LOAD);
+    if let Some(at) = loads().find_map(|load| load.locate(address, size)) {
+        return Some(at);
+    }
+    let distance = |load: &Segment| load.vaddr.0.wrapping_sub(load.offset.0);
+    let end = address.checked_add(size)?;
+    let mut load = loads().find(|load| load.locate(address, 1).is_some())?;
+    let at = load.locate(address, 1)?;
+    while load.file_backed_end() < end {
+        let next = load.file_backed_end();
+        let follows = |other: &&Segment| {
+            other.vaddr == next && distance(other) == distance(load) && other.filesz > 0
+        };
+        load = loads().find(follows)?;
+    }
+    Some(at)
 }
 
 fn elf_end(header: &Header, segments: &[Segment], sections: &[Section]) -> FileOffset {

@@ -345,14 +345,18 @@ fn combination(seed: u64) {
         assert!(result.undo() == bytes, "{notes}undo gives another file");
     }
     check(&result.path, &original, &notes);
-    if let Some(operation) = after {
+    // docs/limits.md: strip and its like expect the program headers at the beginning.
+    let headers_moved = result.json["notes"]
+        .to_string()
+        .contains("program header table");
+    if let Some(operation) = after.filter(|_| !headers_moved) {
         // What the tool makes of the original is what it may make of the result.
         let (before, changed) = (dir.join("changed"), dir.join("rewritten/changed"));
         fs::copy(&program, &before).expect("a copy");
         fs::copy(&result.path, &changed).expect("a copy");
-        let refused = run(operation, &before).code() != Some(0);
+        let refused = run(&operation, &before).code() != Some(0);
         if !refused && start(&before).code() == original.code() {
-            run_well(operation, &changed);
+            run_well(&operation, &changed);
             check(&changed, &original, &notes);
         }
     }

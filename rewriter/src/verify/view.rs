@@ -100,13 +100,24 @@ impl<'a> View<'a> {
 
     /// Offset in the file of `size` bytes at `address`.
     pub(crate) fn locate(&self, address: u64, size: u64) -> Result<u64> {
-        self.loads()
-            .find_map(|load| {
-                let skip = address.checked_sub(load.p_vaddr)?;
-                let end = skip.checked_add(size)?;
-                (end <= load.p_filesz).then(|| load.p_offset + skip)
-            })
-            .ok_or_else(|| broken(self.source, format!("{address:#x} is not mapped")))
+        let found = self.offset(address, size);
+        found.ok_or_else(|| broken(self.source, format!("{address:#x} is not mapped")))
+    }
+
+    /// The same; a table may run on into a segment that follows in memory and in the file.
+    fn offset(&self, address: u64, size: u64) -> Option<u64> {
+        self.loads().find_map(|load| {
+            let skip = address.checked_sub(load.p_vaddr)?;
+            let left = load.p_filesz.checked_sub(skip)?;
+            let at = load.p_offset + skip;
+            match size.checked_sub(left) {
+                None | Some(0) => Some(at),
+                Some(rest) if left > 0 => {
+                    (self.offset(address + left, rest)? == at + left).then_some(at)
+                }
+                Some(_) => None,
+            }
+        })
     }
 
     /// The table at the address in `tag`, if any, with `size` bytes.
