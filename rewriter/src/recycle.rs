@@ -7,7 +7,7 @@
 //! is what the start files test for.
 
 use object::elf::{
-    DT_AUXILIARY, DT_FILTER, DT_NEEDED, DT_RPATH, DT_RUNPATH, DT_SONAME, R_X86_64_64,
+    DT_AUXILIARY, DT_FILTER, DT_NEEDED, DT_RELACOUNT, DT_RPATH, DT_RUNPATH, DT_SONAME, R_X86_64_64,
     R_X86_64_COPY, R_X86_64_GLOB_DAT, STB_WEAK,
 };
 
@@ -231,19 +231,32 @@ fn is_versioned(source: &Source, image: &Image, index: u32) -> Result<bool> {
     Ok(bytes != [0, 0] && bytes != [1, 0])
 }
 
+/// Number of relocations at the table's beginning that need not be looked at. glibc takes the first
+/// DT_RELACOUNT for R_X86_64_RELATIVE without asking (elf/do-rel.h, `elf_dynamic_do_Rela`): they have no
+/// symbol, and are nearly all of a large program's. Those of preinit entries may be among them.
+fn relative_count(image: &Image) -> u64 {
+    let all = image.rela.map_or(0, |table| table.size / Rela::SIZE);
+    match (image.preinit, image.musl) {
+        (None, false) => image.dynamic.get(DT_RELACOUNT).unwrap_or(0).min(all),
+        _ => 0,
+    }
+}
+
 fn find_relocations(source: &Source, image: &Image, findings: &mut Findings) -> Result<()> {
     let symbols = image.symbol_count();
     let mut uses: Vec<Vec<(Option<u64>, Rela)>> = vec![Vec::new(); findings.dead.len()];
     let mut copies = Vec::new();
     let mut preinit = Vec::new();
+    let relative = relative_count(image);
     for (table, plt) in [(image.rela, false), (image.jmprel, true)] {
         let Some(table) = table else { continue };
-        let count = table.size / Rela::SIZE;
+        let skip = if plt { 0 } else { relative };
         source.for_each(
-            table.at,
-            count,
+            FileOffset(table.at.0 + Rela::SIZE * skip),
+            table.size / Rela::SIZE - skip,
             "a relocation table",
             |index, rela: Rela| {
+                let index = index + skip;
                 if u64::from(rela.symbol) >= symbols {
                     return Err(source.malformed("a relocation names a symbol that does not exist"));
                 }

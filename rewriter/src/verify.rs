@@ -87,7 +87,7 @@ fn written(spans: &Spans) -> Vec<(u64, u64)> {
     ours.map(|span| (span.at.0, span.len)).collect()
 }
 
-/// A symbol that may be recycled.
+/// A symbol that was recycled.
 struct Dead {
     /// In .dynsym.
     index: u64,

@@ -66,9 +66,8 @@ impl Check<'_> {
     }
 
     /// All symbols are what they were, but for those that never resolved: one of them, or a new
-    /// one at the end, is the init symbol.
+    /// one at the end, is the init symbol. Returns those that changed.
     pub(super) fn symbols(&self) -> Result<Vec<Dead>> {
-        let dead = self.dead_symbols()?;
         let size = self.symbol_count()? * 24;
         let tables = (
             self.before.table(tag::DT_SYMTAB, size)?,
@@ -77,12 +76,15 @@ impl Check<'_> {
         let (Some(before), Some(after)) = tables else {
             return Err(self.broken("DT_SYMTAB was lost"));
         };
+        let mut changed = Vec::new();
         self.pairs(before, after, 24, |index, old, new| {
             if old == new {
                 return Ok(());
             }
-            let was_dead = dead.iter().any(|symbol| symbol.index == index);
-            self.require(was_dead, "a symbol changed that the program uses")?;
+            let was_dead = self.dead_symbol(index)?;
+            let was_dead =
+                was_dead.ok_or_else(|| self.broken("a symbol changed that the program uses"))?;
+            changed.push(was_dead);
             let new = self.after.symbol(index)?;
             let name = self.after.string(new.st_name as u64)?;
             let init = name == self.request.init.as_bytes();
@@ -90,39 +92,61 @@ impl Check<'_> {
             let expected = new.st_shndx == 0 && st_bind(new.st_info) == bind && new.st_value == 0;
             self.require(expected, "a recycled symbol is not an undefined one")
         })?;
-        Ok(dead)
+        self.add_renamed_in_place(&mut changed)?;
+        Ok(changed)
     }
 
-    /// The symbols that only the C runtime's start files refer to, and that nobody defines.
-    fn dead_symbols(&self) -> Result<Vec<Dead>> {
+    /// Adds the symbols whose names were overwritten while their offset stayed; they are looked for
+    /// only if bytes of .dynstr changed that belong to no other.
+    fn add_renamed_in_place(&self, changed: &mut Vec<Dead>) -> Result<()> {
+        let strings = self
+            .before
+            .table(tag::DT_STRTAB, 1)?
+            .map_or(0, |table| table.at);
+        let size = self.before.get(tag::DT_STRSZ).unwrap_or(0);
+        let owned = |at: u64, len: u64| {
+            let mut names = changed.iter().map(|dead| (strings + dead.name, dead.len));
+            names.any(|(start, size)| start <= at && at + len <= start + size)
+        };
+        let mut ours = self.written.iter();
+        let whole = ours.all(|&(at, len)| !overlap(strings, size, at, len) || owned(at, len));
+        let Some(table) = self.before.table(tag::DT_SYMTAB, 24)?.filter(|_| !whole) else {
+            return Ok(());
+        };
+        let size = self.symbol_count()? * 24;
+        let source = self.before.source;
+        let what = "the dynamic symbol table";
+        source.for_each_window(FileOffset(table.at), size, what, |start, window| {
+            let symbols = Symtab::parse(window, 0, window.len() / 24, CTX);
+            let symbols = symbols.map_err(|error| self.broken(error.to_string()))?;
+            for (index, symbol) in (start / 24..).zip(symbols.iter()) {
+                let weak = symbol.st_shndx == 0 && st_bind(symbol.st_info) == STB_WEAK;
+                if weak && changed.iter().all(|dead| dead.index != index) {
+                    changed.extend(self.dead_symbol(index)?);
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// The symbol, if only the C runtime's start files refer to it and nobody defines it.
+    fn dead_symbol(&self, index: u64) -> Result<Option<Dead>> {
         let start_files = [
             b"_ITM_deregisterTMCloneTable".as_slice(),
             b"_ITM_registerTMCloneTable",
             b"__gmon_start__",
         ];
-        let mut dead = Vec::new();
-        let size = self.symbol_count()? * 24;
-        let Some(table) = self.before.table(tag::DT_SYMTAB, size)? else {
-            return Ok(dead);
-        };
-        let at = FileOffset(table.at);
-        let source = self.before.source;
-        source.for_each_window(at, size, "the dynamic symbol table", |start, window| {
-            let symbols = Symtab::parse(window, 0, window.len() / 24, CTX);
-            let symbols = symbols.map_err(|error| self.broken(error.to_string()))?;
-            for (index, symbol) in (start / 24..).zip(symbols.iter()) {
-                if symbol.st_shndx == 0 && st_bind(symbol.st_info) == STB_WEAK {
-                    let name = symbol.st_name as u64;
-                    let string = self.before.string(name)?;
-                    if start_files.contains(&string.as_slice()) {
-                        let len = string.len() as u64 + 1;
-                        dead.push(Dead { index, name, len });
-                    }
-                }
-            }
-            Ok(())
-        })?;
-        Ok(dead)
+        let symbol = self.before.symbol(index)?;
+        let name = symbol.st_name as u64;
+        let string = self.before.string(name)?;
+        let undefined = symbol.st_shndx == 0 && st_bind(symbol.st_info) == STB_WEAK;
+        Ok(
+            (undefined && start_files.contains(&string.as_slice())).then(|| Dead {
+                index,
+                name,
+                len: string.len() as u64 + 1,
+            }),
+        )
     }
 
     /// .dynstr has every byte that it had, but for names of symbols that were given another.
