@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
-use allocs_tests::{dir, elf, tool};
+use allocs_tests::{elf, tool};
 use serde_json::Value;
 
 mod examine;
@@ -55,12 +55,8 @@ fn subjects(places: &[Place]) -> Vec<Subject<'_>> {
     let mut all = Vec::new();
     for place in places {
         let mut files = BTreeSet::new();
-        for dir in ["usr".into(), rust()] {
-            let dir = place.path(&Path::new("/").join(dir));
-            if dir.is_dir() {
-                files.extend(dir::listing(&dir).into_keys());
-            }
-        }
+        add_files(&place.path(Path::new("/usr")), &mut files);
+        add_files(&place.path(&rust()), &mut files);
         for file in files {
             if is_executable(&file) && seen.insert(content(&file)) {
                 let inside = file.strip_prefix(&place.root).expect("a file in the tree");
@@ -75,6 +71,19 @@ fn subjects(places: &[Place]) -> Vec<Subject<'_>> {
     all
 }
 
+/// Adds what is below `dir`. A directory that this root cannot read is a daemon's own.
+fn add_files(dir: &Path, files: &mut BTreeSet<PathBuf>) {
+    for entry in fs::read_dir(dir).into_iter().flatten() {
+        let entry = entry.expect("an entry");
+        let kind = entry.file_type().expect("its type");
+        if kind.is_dir() {
+            add_files(&entry.path(), files);
+        } else if kind.is_file() {
+            files.insert(entry.path());
+        }
+    }
+}
+
 /// The Rust toolchain that runs this.
 fn rust() -> PathBuf {
     let rustc = Command::new("rustc").args(["--print", "sysroot"]).output();
@@ -85,7 +94,7 @@ fn rust() -> PathBuf {
 /// A file that can be started, and that the loader starts.
 fn is_executable(file: &Path) -> bool {
     let meta = fs::symlink_metadata(file).expect("metadata");
-    meta.is_file() && meta.mode() & 0o111 != 0 && elf::is_dynamic_executable(file)
+    meta.mode() & 0o111 != 0 && elf::is_dynamic_executable(file)
 }
 
 fn content(file: &Path) -> u64 {
