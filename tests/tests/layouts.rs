@@ -364,7 +364,11 @@ fn many_preinit_entries() {
 /// can tell, so it cannot make way for another header, and the table moves. Kernels before 5.18 add
 /// its file offset to the address of the first segment.
 fn program_headers_move() {
-    for flags in [&["-pie"][..], &["-no-pie"], &["-no-pie", "-DLARGE_BSS=0x4000000"]] {
+    for flags in [
+        &["-pie"][..],
+        &["-no-pie"],
+        &["-no-pie", "-DLARGE_BSS=0x4000000"],
+    ] {
         let dir = Dir::new("program-headers-move");
         let program = build(&dir, "gcc", flags[0] == "-pie", flags, PROGRAM);
         let mut bytes = fs::read(&program).expect("a program");

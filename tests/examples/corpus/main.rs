@@ -33,7 +33,7 @@ use others::Other;
 use place::Place;
 
 /// Programs wait more than they compute.
-const WORKERS: usize = 3;
+const WORKERS: usize = 4;
 
 fn main() {
     let work = PathBuf::from(std::env::args().nth(1).expect("a directory"));
