@@ -8,7 +8,7 @@ use std::time::Duration;
 use allocs_tests::behaviour::Behaviour;
 use allocs_tests::report::Report;
 use allocs_tests::tool::{self, RUNTIME, Rewritten};
-use allocs_tests::{Command, Dir, Outcome, Rewrite, structure, trial};
+use allocs_tests::{Dir, Outcome, Rewrite, structure, trial};
 use serde_json::{Value, json};
 
 use crate::linker;
@@ -44,16 +44,20 @@ impl Subject<'_> {
             "first": first(&session.known.runs[0]),
             "others": {},
         });
-        match rewrite(&original, &dir) {
+        match rewrite(&original, &dir, tool::is_privileged(&original)) {
             Err(refusal) => line["refused"] = json!(refusal),
             Ok((result, needed)) => {
                 line["tables"] = result.json["tables"].clone();
                 line["size"] = result.json["size"].clone();
                 line["changed"] = result.json["bytes_changed"].clone();
                 line["structure"] = json!(structure(&result, &needed));
-                line["undo"] = json!(undo(&result, &dir));
                 line["start"] = json!(session.try_out("allocs-rewrite", &result.path));
                 line["phase"] = json!(session.phase());
+                if line["start"] != "same" && !needed.starts_with('/') {
+                    let by_path = rewrite(&original, &dir, true).map(|(result, _)| result);
+                    let verdict = by_path.map(|by_path| session.try_out("by path", &by_path.path));
+                    line["start_by_path"] = json!(verdict.unwrap_or_else(|refusal| refusal));
+                }
             }
         }
         for other in others
@@ -80,13 +84,14 @@ fn first(outcome: &Outcome) -> Value {
     json!({ "ending": outcome.ending(), "lacks_libraries": lacks })
 }
 
-/// Rewrites `original`, as a package would where that is needed. An error is what the tool says.
-fn rewrite(original: &Path, dir: &Dir) -> Result<(Rewritten, String), String> {
+/// Rewrites `original`, with the runtime beside it or `by_path`, which privileged programs need. An error
+/// is what the tool says.
+fn rewrite(original: &Path, dir: &Dir, by_path: bool) -> Result<(Rewritten, String), String> {
     let out = dir
         .make("rewritten")
         .join(original.file_name().expect("a name"));
     let plain = Rewrite::new(original, out);
-    let (rewrite, needed) = if tool::is_privileged(original) {
+    let (rewrite, needed) = if by_path {
         let runtime = format!("{SHARED}/{RUNTIME}");
         let rewrite = plain.args_line("--allow-setuid --runtime").arg(&runtime);
         (rewrite, runtime)
@@ -100,24 +105,11 @@ fn rewrite(original: &Path, dir: &Dir) -> Result<(Rewritten, String), String> {
     }
 }
 
-/// What the harness, which reads the files with code of its own, has to say against `result`.
+/// What the tests' own reader has to say against `result`, and against what `undo` makes of it.
 fn structure(result: &Rewritten, needed: &str) -> Option<String> {
     let check = || structure::check(result, needed);
     let panic = catch_unwind(AssertUnwindSafe(check)).err()?;
     Some(trial::message(&*panic).to_owned())
-}
-
-/// What is wrong with what `undo` makes of `result`.
-fn undo(result: &Rewritten, dir: &Dir) -> Option<String> {
-    let out = dir.join("undone");
-    let undo = Command::new(tool::binary()).arg("undo").arg(&result.path);
-    let outcome = undo.arg("-o").arg(&out).run();
-    if outcome.code() != Some(0) {
-        return Some(outcome.stderr().trim().to_owned());
-    }
-    let same =
-        fs::read(&out).expect("the result") == fs::read(&result.original).expect("the original");
-    (!same).then(|| "not the original".to_owned())
 }
 
 /// The starts of one executable and of what was made of it.
