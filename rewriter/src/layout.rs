@@ -232,7 +232,9 @@ impl<'a> Builder<'a> {
                 relro.memsz += grown;
             }
             if room.segment_moves && room.place == Place::Above {
-                relro.filesz = relro.filesz.max(room.end.0 - relro.vaddr.0);
+                let size = room.end.0 - relro.vaddr.0;
+                relro.filesz = relro.filesz.max(size);
+                relro.memsz = relro.memsz.max(size);
             }
         }
         if room.place == Place::Above && room.segment_moves {

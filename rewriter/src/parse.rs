@@ -275,7 +275,10 @@ fn check_segment(source: &Source, segment: &Segment) -> Result<()> {
     if segment.kind == object::elf::PT_NULL {
         return Ok(());
     }
-    source.check(segment.offset, segment.filesz, "a segment")?;
+    // LLD's RELRO goes on to the end of a page, which the file need not have: only its addresses count.
+    if segment.kind != PT_GNU_RELRO {
+        source.check(segment.offset, segment.filesz, "a segment")?;
+    }
     let ends = [
         segment.vaddr.checked_add(segment.memsz),
         segment.vaddr.checked_add(segment.filesz),

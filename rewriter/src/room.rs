@@ -172,7 +172,7 @@ impl Search<'_> {
         let Some(relro) = self.image.relro() else {
             return self.behind();
         };
-        let top = align_down(relro.end().0, PAGE);
+        let top = self.protected_end(relro)?;
         let start = Vaddr(align_down(top.checked_sub(self.wanted.total())?, 8));
         if start < self.load.file_backed_end() || start < self.load.vaddr {
             return None;
@@ -196,11 +196,21 @@ impl Search<'_> {
         self.room(Place::Above, start)
     }
 
+    /// Where the pages end that the loader protects, or would if RELRO went on to the end of its last
+    /// page: Go's linker gives it a segment of its own, and ends both where the data does.
+    fn protected_end(&self, relro: &Segment) -> Option<u64> {
+        match self.load.end() <= relro.end() {
+            true => align_up(relro.end().0, PAGE),
+            false => Some(align_down(relro.end().0, PAGE)),
+        }
+    }
+
     /// The room at `start`, if it is protected like the rest and in nobody's way.
     fn room(&self, place: Place, start: Vaddr) -> Option<Room> {
         let end = start.checked_add(self.wanted.total())?;
         let protected = self.image.relro().is_none_or(|relro| {
-            start.0 >= align_down(relro.vaddr.0, PAGE) && end.0 <= align_down(relro.end().0, PAGE)
+            start.0 >= align_down(relro.vaddr.0, PAGE)
+                && self.protected_end(relro).is_some_and(|top| end.0 <= top)
         });
         let pages = |start: u64, end: u64| (align_down(start, PAGE), align_up(end, PAGE));
         let (first, last) = pages(start.0, end.0);

@@ -8,6 +8,7 @@
 //! | [`dir`] | temporary directories |
 //! | [`command`] | run with a time limit, compare, report |
 //! | [`mod@needs`] | programs that must be installed, and the packages that have them |
+//! | [`behaviour`] | whether a program does what it did before |
 //! | [`tool`] | `allocs-rewrite`: where it is, its JSON |
 //! | [`mirror`] | a tree where system programs can be replaced |
 //! | [`sample`] | `samples/`: directives, compilers, variants |
@@ -25,6 +26,7 @@
     reason = "a test says that something is wrong by panicking"
 )]
 
+pub mod behaviour;
 pub mod command;
 pub mod dir;
 pub mod elf;

@@ -1,6 +1,7 @@
 //! The rewriter's binary, as a user runs it.
 
 use std::ffi::OsStr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -82,6 +83,13 @@ pub fn undo(file: &Path) -> Vec<u8> {
     bytes
 }
 
+/// Whether a program runs with other rights than those of who starts it.
+pub fn is_privileged(path: &Path) -> bool {
+    let capabilities = rustix::fs::getxattr(path, "security.capability", &mut [0_u8; 64]);
+    let mode = std::fs::metadata(path).expect("metadata").mode();
+    mode & 0o6000 != 0 || capabilities.is_ok()
+}
+
 /// One run of `allocs-rewrite PROG -o OUT`.
 #[derive(Debug, Clone)]
 pub struct Rewrite {
@@ -131,7 +139,11 @@ impl Rewrite {
 
     /// Runs it; it must succeed and say so.
     pub fn succeed(&self) -> Rewritten {
-        let outcome = self.command.succeed();
+        self.result(&self.command.succeed())
+    }
+
+    /// What a run of it that succeeded has made.
+    pub fn result(&self, outcome: &Outcome) -> Rewritten {
         let json: Value = serde_json::from_slice(&outcome.stdout)
             .unwrap_or_else(|e| panic!("{outcome}--json printed no JSON: {e}"));
         assert!(self.out.is_file(), "{outcome}wrote nothing");

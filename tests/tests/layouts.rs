@@ -105,6 +105,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("layouts::soname-runtime", soname_runtime),
         trial("layouts::many-preinit-entries", many_preinit_entries),
         trial("layouts::program-headers-move", program_headers_move),
+        trial("layouts::go-pie", go_pie),
+        trial("layouts::rustc", rustc),
     ];
     for layout in LAYOUTS {
         for pie in [true, false] {
@@ -403,4 +405,36 @@ fn program_headers_move() {
         let metadata = fs::metadata(&result.path).expect("metadata");
         assert!(metadata.blocks() * 512 < 1 << 20, "{metadata:?}");
     }
+}
+
+/// Go's own linker: no symbols but the first, .dynamic outside RELRO, which is a segment of its own and
+/// ends within a page.
+fn go_pie() {
+    real_program(&needs("/usr/bin/age-keygen"));
+}
+
+/// LLD's PT_GNU_RELRO goes on to the end of a page. Its segment moves behind all others here, and the
+/// file need not have so much.
+fn rustc() {
+    let sysroot = std::process::Command::new("rustc")
+        .args(["--print", "sysroot"])
+        .output();
+    let sysroot = String::from_utf8(sysroot.expect("rustc").stdout).expect("a path");
+    real_program(&Path::new(sysroot.trim()).join("bin/rustc"));
+}
+
+/// Rewritten, its structure is right, and it prints its version; its own libraries are found by path.
+fn real_program(program: &Path) {
+    let dir = Dir::new("real-program");
+    let name = program.file_name().expect("a name");
+    let library_path = program.with_file_name("../lib");
+    let version = |program: &Path| {
+        Command::new(program)
+            .arg("--version")
+            .env("LD_LIBRARY_PATH", &library_path)
+            .succeed()
+    };
+    let result = Rewrite::new(program, dir.join(name)).succeed();
+    structure::check(&result, &format!("$ORIGIN/{RUNTIME}"));
+    version(&result.path).assert_same_as(&version(program));
 }

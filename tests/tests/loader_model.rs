@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use allocs_tests::explain::{self, Explanation};
 use allocs_tests::graph::{Choose, Graph};
 use allocs_tests::loader;
+use allocs_tests::tool;
 use allocs_tests::tree::{self, Tree};
 use allocs_tests::trial::seeds;
 use allocs_tests::{Command, Dir, trial};
@@ -53,7 +54,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 fn of_system(program: &Path) {
     let dir = Dir::new("loader-model");
     // A copy: for setuid programs LD_DEBUG does nothing.
-    let copy = match system::is_privileged(program) {
+    let copy = match tool::is_privileged(program) {
         false => None,
         true => {
             let copy = dir.join(program.file_name().expect("a name"));

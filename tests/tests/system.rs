@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use allocs_tests::behaviour::Behaviour;
 use allocs_tests::mirror::Mirror;
 use allocs_tests::report::Report;
 use allocs_tests::tool::{self, RUNTIME, Rewritten};
@@ -140,7 +141,7 @@ fn check(real: &Path) {
 /// the runtime by a path in `trusted`, after the tool has refused `$ORIGIN` for it.
 fn rewrite(real: &Path, path: &Path, trusted: &mut Option<Dir>) -> Rewritten {
     let plain = Rewrite::new(real, path);
-    let (result, needed) = if is_privileged(real) {
+    let (result, needed) = if tool::is_privileged(real) {
         let outcome = plain.run();
         assert_eq!(outcome.code(), Some(1), "{outcome}");
         assert!(outcome.stderr().contains("$ORIGIN"), "{outcome}");
@@ -157,16 +158,10 @@ fn rewrite(real: &Path, path: &Path, trusted: &mut Option<Dir>) -> Rewritten {
     result
 }
 
-pub(crate) fn is_privileged(path: &Path) -> bool {
-    let capabilities = rustix::fs::getxattr(path, "security.capability", &mut [0_u8; 64]);
-    let mode = fs::metadata(path).expect("metadata").mode();
-    mode & 0o6000 != 0 || capabilities.is_ok()
-}
-
-/// What the original prints, and how that varies by itself.
+/// What the original does with an option that it takes.
 struct Original {
     option: &'static str,
-    runs: Vec<Outcome>,
+    behaviour: Behaviour,
 }
 
 impl Original {
@@ -185,43 +180,11 @@ impl Original {
         let second = run(path, option, mirror, real);
         Self {
             option,
-            runs: vec![first, second],
+            behaviour: Behaviour {
+                runs: vec![first, second],
+            },
         }
     }
-
-    fn varies(&self) -> bool {
-        self.runs.iter().any(|run| !run.same_as(&self.runs[0]))
-    }
-
-    /// Whether `rewritten` did what some run of the original did, or differs from it only where the
-    /// original's runs differ from each other: in numbers (times, ids, addresses), or in all.
-    fn allows(&self, rewritten: &Outcome) -> bool {
-        if self.runs.iter().any(|run| run.same_as(rewritten)) {
-            return true;
-        }
-        let first = blurred(&self.runs[0]);
-        let same_status = self.runs.iter().any(|run| run.status == rewritten.status);
-        if self.runs.iter().all(|run| blurred(run) == first) {
-            self.varies() && same_status && blurred(rewritten) == first
-        } else {
-            same_status
-        }
-    }
-}
-
-/// Output with every number made one sign.
-fn blurred(outcome: &Outcome) -> (String, String) {
-    let blur = |text: String| {
-        let mut blurred = String::new();
-        for c in text.chars() {
-            let c = if c.is_ascii_hexdigit() { '#' } else { c };
-            if c != '#' || !blurred.ends_with('#') {
-                blurred.push(c);
-            }
-        }
-        blurred
-    };
-    (blur(outcome.stdout()), blur(outcome.stderr()))
 }
 
 fn run(path: &Path, option: &str, mirror: &Mirror, real: &Path) -> Outcome {
@@ -249,10 +212,7 @@ fn compare(original: &Original, result: &Rewritten, mirror: &Mirror, real: &Path
     let rewritten = command(&result.path, original.option, mirror, real)
         .env("ALLOCS_REPORT", &report)
         .run();
-    let mut known = Original {
-        option: original.option,
-        runs: original.runs.clone(),
-    };
+    let mut known = original.behaviour.clone();
     if !known.allows(&rewritten) {
         // Before this counts as a difference: does the original do that, too, now and then?
         let kept = result.path.with_extension("rewritten");
@@ -261,7 +221,7 @@ fn compare(original: &Original, result: &Rewritten, mirror: &Mirror, real: &Path
         for _ in 0..3 {
             known
                 .runs
-                .push(run(&result.path, known.option, mirror, real));
+                .push(run(&result.path, original.option, mirror, real));
         }
         fs::rename(&kept, &result.path).expect("put back");
     }
