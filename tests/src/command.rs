@@ -40,7 +40,7 @@ pub struct Command {
     dir: Option<PathBuf>,
     stdin: Vec<u8>,
     limit: Duration,
-    file_size_limit: Option<u64>,
+    resource_limits: Vec<(Resource, u64)>,
 }
 
 impl Command {
@@ -58,7 +58,7 @@ impl Command {
             dir: None,
             stdin: Vec::new(),
             limit: LIMIT,
-            file_size_limit: None,
+            resource_limits: vec![(Resource::Core, 0)],
         }
     }
 
@@ -114,7 +114,19 @@ impl Command {
 
     /// Limits the size of the files that it writes, its output among them.
     pub fn file_size_limit(mut self, bytes: u64) -> Self {
-        self.file_size_limit = Some(bytes);
+        self.resource_limits.push((Resource::Fsize, bytes));
+        self
+    }
+
+    /// Limits its memory, in bytes of address space.
+    pub fn memory_limit(mut self, bytes: u64) -> Self {
+        self.resource_limits.push((Resource::As, bytes));
+        self
+    }
+
+    /// Limits its time on a processor: unlike [`limit`](Self::limit), the same on a busy machine.
+    pub fn processor_limit(mut self, seconds: u64) -> Self {
+        self.resource_limits.push((Resource::Cpu, seconds));
         self
     }
 
@@ -138,22 +150,15 @@ impl Command {
         if let Some(dir) = &self.dir {
             command.current_dir(dir);
         }
-        let limits = [
-            (Resource::Core, Some(0)),
-            (Resource::Fsize, self.file_size_limit),
-        ];
+        let limits = self.resource_limits.clone();
         let prepare = move || {
             setsid()?;
-            for (resource, value) in limits {
-                if value.is_some() {
-                    setrlimit(
-                        resource,
-                        Rlimit {
-                            current: value,
-                            maximum: value,
-                        },
-                    )?;
-                }
+            for &(resource, value) in &limits {
+                let limit = Rlimit {
+                    current: Some(value),
+                    maximum: Some(value),
+                };
+                setrlimit(resource, limit)?;
             }
             Ok(())
         };

@@ -11,6 +11,7 @@
 
 mod bad_input;
 mod bad_runtime;
+mod bounds;
 mod combinations;
 mod copy;
 mod explain;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         explain_systems::trials(),
         bad_input::trials(),
         bad_runtime::trials(),
+        bounds::trials(),
         copy::trials(),
         hooks::trials(),
         runtime_exports::trials(),

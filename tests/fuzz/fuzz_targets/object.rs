@@ -11,9 +11,13 @@ use libfuzzer_sys::fuzz_target;
 
 static PLACE: LazyLock<Place> = LazyLock::new(Place::new);
 static SEEDS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| seeds("object"));
-/// A program that needs `libseed.so`.
-static PROGRAM: LazyLock<PathBuf> =
-    LazyLock::new(|| PLACE.write("program", &seeds("program")[0]));
+/// Programs for glibc and for musl that need `libseed.so`.
+static PROGRAMS: LazyLock<Vec<PathBuf>> = LazyLock::new(|| {
+    let programs = seeds("program").into_iter().enumerate();
+    programs
+        .map(|(index, program)| PLACE.write(&format!("program-{index}"), &program))
+        .collect()
+});
 
 #[derive(Arbitrary, Debug)]
 enum Library {
@@ -21,7 +25,8 @@ enum Library {
     Bytes(Vec<u8>),
 }
 
-fuzz_target!(|library: Library| {
+fuzz_target!(|library: (Library, u8)| {
+    let (library, program) = library;
     let bytes = match library {
         Library::Edited(edits) => edits.apply(&SEEDS),
         Library::Bytes(bytes) => bytes,
@@ -32,6 +37,7 @@ fuzz_target!(|library: Library| {
         ..Conditions::default()
     };
     // Whatever the library is, the program can be explained.
-    let explanation = allocs_rewrite::explain(&PROGRAM, &conditions).expect("an explanation");
+    let program = &PROGRAMS[usize::from(program) % PROGRAMS.len()];
+    let explanation = allocs_rewrite::explain(program, &conditions).expect("an explanation");
     std::hint::black_box(explanation.report());
 });

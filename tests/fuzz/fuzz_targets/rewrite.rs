@@ -1,12 +1,15 @@
-//! A real program with fields of its headers and tables changed.
+//! A real program with fields of its headers and tables changed, and either runtime.
 #![no_main]
 
 use std::sync::LazyLock;
 
-use allocs_fuzz::{Edits, Place, seeds};
+use allocs_fuzz::{Edits, Place, RUNTIMES, seeds};
 use libfuzzer_sys::fuzz_target;
 
 static PLACE: LazyLock<Place> = LazyLock::new(Place::new);
 static SEEDS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| seeds("parse"));
 
-fuzz_target!(|edits: Edits| PLACE.rewrite(&edits.apply(&SEEDS)));
+fuzz_target!(|program: (Edits, bool)| {
+    let (edits, long) = program;
+    PLACE.rewrite(&edits.apply(&SEEDS), RUNTIMES[usize::from(long)]);
+});

@@ -32,6 +32,7 @@ enum Table {
     /// versions, arrays.
     Behind(u8),
     Interpreter,
+    Note,
 }
 
 #[derive(Arbitrary, Debug)]
@@ -50,12 +51,19 @@ enum Value {
 /// The fields of an entry: offset and size in bytes.
 type Fields = &'static [(usize, usize)];
 
+#[rustfmt::skip]
 const HEADER: Fields = &[
-    (4, 1), (5, 1), (6, 1), (7, 1), (16, 2), (18, 2), (24, 8), (32, 8), (40, 8), (52, 2), (54, 2), (56, 2), (58, 2),
-    (60, 2), (62, 2),
+    (4, 1), (5, 1), (6, 1), (7, 1), (16, 2), (18, 2), (24, 8), (32, 8), (40, 8), (52, 2), (54, 2),
+    (56, 2), (58, 2), (60, 2), (62, 2),
 ];
-const SEGMENT: Fields = &[(0, 4), (4, 4), (8, 8), (16, 8), (24, 8), (32, 8), (40, 8), (48, 8)];
-const SECTION: Fields = &[(0, 4), (4, 4), (8, 8), (16, 8), (24, 8), (32, 8), (40, 4), (44, 4), (48, 8), (56, 8)];
+#[rustfmt::skip]
+const SEGMENT: Fields = &[
+    (0, 4), (4, 4), (8, 8), (16, 8), (24, 8), (32, 8), (40, 8), (48, 8),
+];
+#[rustfmt::skip]
+const SECTION: Fields = &[
+    (0, 4), (4, 4), (8, 8), (16, 8), (24, 8), (32, 8), (40, 4), (44, 4), (48, 8), (56, 8),
+];
 const DYNAMIC: Fields = &[(0, 8), (8, 8)];
 const WORD: Fields = &[(0, 4), (0, 2), (0, 8), (0, 1)];
 
@@ -81,6 +89,7 @@ impl Edit {
             Table::Dynamic => segment(bytes, 2).map(|(at, size)| (at, size / 16, 16, DYNAMIC)),
             Table::Behind(entry) => behind(bytes, entry).map(|at| (at, 256, 4, WORD)),
             Table::Interpreter => segment(bytes, 3).map(|(at, size)| (at, size, 1, WORD)),
+            Table::Note => segment(bytes, 4).map(|(at, size)| (at, size / 4, 4, WORD)),
         };
         let Some((at, count, size, fields)) = found else {
             return;
@@ -108,13 +117,16 @@ impl Edit {
 }
 
 /// The number of `len` bytes at `at`; 0 outside.
-fn read(bytes: &[u8], at: u64, len: usize) -> u64 {
+pub(crate) fn read(bytes: &[u8], at: u64, len: usize) -> u64 {
     let at = usize::try_from(at).unwrap_or(usize::MAX);
     let field = bytes.get(at..at.saturating_add(len)).unwrap_or(&[]);
-    field.iter().rev().fold(0, |sum, &byte| sum << 8 | u64::from(byte))
+    field
+        .iter()
+        .rev()
+        .fold(0, |sum, &byte| sum << 8 | u64::from(byte))
 }
 
-fn write(bytes: &mut [u8], at: u64, len: usize, value: u64) {
+pub(crate) fn write(bytes: &mut [u8], at: u64, len: usize, value: u64) {
     let at = usize::try_from(at).unwrap_or(usize::MAX);
     if let Some(field) = bytes.get_mut(at..at.saturating_add(len)) {
         field.copy_from_slice(&value.to_le_bytes()[..len]);
@@ -126,7 +138,12 @@ fn segment(bytes: &[u8], kind: u64) -> Option<(u64, u64)> {
     let (at, count) = (read(bytes, 32, 8), read(bytes, 56, 2));
     let headers = (0..count).map(|index| at.wrapping_add(56 * index));
     let mut found = headers.filter(|&at| read(bytes, at, 4) == kind);
-    found.next().map(|at| (read(bytes, at.wrapping_add(8), 8), read(bytes, at.wrapping_add(32), 8)))
+    found.next().map(|at| {
+        (
+            read(bytes, at.wrapping_add(8), 8),
+            read(bytes, at.wrapping_add(32), 8),
+        )
+    })
 }
 
 /// File offset of what the value of a dynamic entry leads to, if it is an address.

@@ -1,6 +1,7 @@
 //! What the fuzz targets share: a place for files, and promises that hold for every input.
 
 mod edits;
+mod journal;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,8 +9,15 @@ use std::path::{Path, PathBuf};
 use allocs_rewrite::{Destination, ErrorKind, Options};
 
 pub use edits::Edits;
+pub use journal::correct_checksum;
 
-/// Files of one process, in memory.
+/// A runtime whose name fits into names that are left over, and one whose name makes tables grow.
+pub const RUNTIMES: [&str; 2] = [
+    "libfuzz.so",
+    "libfuzz-by-a-name-that-is-too-long-for-the-room.so",
+];
+
+/// Files of one process, in memory where TMPDIR is.
 pub struct Place {
     dir: PathBuf,
 }
@@ -21,10 +29,10 @@ impl Default for Place {
 }
 
 impl Place {
-    /// A new directory below /dev/shm. It stays when the process is killed; `run` removes it.
+    /// A new directory. It stays when the process is killed; `run` removes what it is in.
     pub fn new() -> Self {
-        let dir = PathBuf::from(format!("/dev/shm/allocs-fuzz-{}", std::process::id()));
-        fs::create_dir_all(&dir).expect("a directory in /dev/shm");
+        let dir = std::env::temp_dir().join(format!("allocs-fuzz-{}", std::process::id()));
+        fs::create_dir_all(&dir).expect("a directory");
         Self { dir }
     }
 
@@ -40,13 +48,13 @@ impl Place {
         path
     }
 
-    /// Rewrites `bytes`. There is an output that passed verification and leads back to `bytes`, or an
-    /// error of one line and no output.
-    pub fn rewrite(&self, bytes: &[u8]) {
+    /// Gives `bytes` a runtime. There is an output that passed verification and leads back to `bytes`,
+    /// or an error of one line and no output.
+    pub fn rewrite(&self, bytes: &[u8], runtime: &str) {
         let input = self.write("input", bytes);
         let output = self.join("output");
         let options = Options {
-            runtime: Some("libfuzz.so".to_owned()),
+            runtime: Some(runtime.to_owned()),
             ..Options::new(&input, Destination::File(output.clone()))
         };
         match allocs_rewrite::rewrite(&options, &mut |_, _| ()) {
@@ -63,7 +71,10 @@ impl Place {
 
     fn undo_gives(&self, file: &Path, bytes: &[u8]) {
         match allocs_rewrite::undo(file, &Destination::InPlace, &mut |_, _| ()) {
-            Ok(_) => assert!(fs::read(file).expect("a file") == bytes, "undo gives another file"),
+            Ok(_) => assert!(
+                fs::read(file).expect("a file") == bytes,
+                "undo gives another file"
+            ),
             // Data behind an ELF part that did not grow leaves no room for a journal.
             Err(error) => assert!(matches!(error.kind(), ErrorKind::NoUndo), "{error}"),
         }
@@ -89,14 +100,41 @@ fn check_error(error: &allocs_rewrite::Error) {
     assert!(!text.contains('\n'), "more than a line: {text}");
 }
 
-/// The seed programs that `seeds` has made, in the order of their names.
+/// The seed programs, with either runtime.
+pub fn rewritten_seeds(place: &Place) -> Vec<Vec<u8>> {
+    let mut all = Vec::new();
+    for program in seeds("parse") {
+        let input = place.write("input", &program);
+        for runtime in RUNTIMES {
+            let output = place.join("output");
+            let options = Options {
+                runtime: Some(runtime.to_owned()),
+                ..Options::new(&input, Destination::File(output.clone()))
+            };
+            allocs_rewrite::rewrite(&options, &mut |_, _| ()).expect("a good seed");
+            all.push(fs::read(&output).expect("an output"));
+            fs::remove_file(&output).expect("an output");
+        }
+    }
+    all
+}
+
+/// The seeds that `seeds` has made, in the order of their names.
 pub fn seeds(kind: &str) -> Vec<Vec<u8>> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(kind);
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("corpus")
+        .join(kind);
     let mut paths: Vec<PathBuf> = fs::read_dir(&dir)
         .unwrap_or_else(|error| panic!("{}: {error}; run tests/fuzz/seeds first", dir.display()))
         .map(|entry| entry.expect("an entry").path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "seed"))
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "seed")
+        })
         .collect();
     paths.sort();
-    paths.iter().map(|path| fs::read(path).expect("a seed")).collect()
+    paths
+        .iter()
+        .map(|path| fs::read(path).expect("a seed"))
+        .collect()
 }
