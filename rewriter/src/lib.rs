@@ -7,8 +7,11 @@
 //! | parse  | `parse`, `recycle`                | bytes → what the loader sees, and what is unused in it |
 //! | plan   | `plan`, `names`, `room`, `headers`| what changes, table by table |
 //! | layout | `layout`, `spans`                 | every offset and address |
-//! | write  | `write`, `trampoline`             | a file, whole or not at all |
+//! | undo   | `undo`, `rewritten`               | the way back, recorded |
+//! | write  | `write`, `output`, `direct`       | a file, whole or not at all |
 //! | verify | `verify`                          | the file read back by another parser |
+//!
+//! [`undo()`] follows the way back, and [`refresh`] is a rewrite of what it leads to.
 //!
 //! No phase changes what an earlier one made.
 //!
