@@ -9,7 +9,7 @@ mod content;
 use object::elf::{PF_R, PF_W, PF_X, PT_GNU_RELRO, PT_LOAD, PT_PHDR, ProgramFlags, SHT_NOBITS};
 
 use crate::elf::{Dyn, Entry, FileOffset, Header, PAGE, Section, Segment, Vaddr, align_up};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::headers::Move;
 use crate::parse::{Image, locate};
 use crate::plan::{Plan, Preinit};
@@ -19,6 +19,10 @@ use crate::runtime::Request;
 use crate::source::Source;
 use crate::spans::{Content, Spans};
 use crate::trampoline;
+
+/// How large a hole the file may get for the sake of the program header table, in bytes: what its size
+/// has to do with a program's zero-initialised data has to end somewhere.
+const MAX_HOLE: u64 = 256 << 20;
 
 /// Where everything goes.
 #[derive(Debug)]
@@ -295,6 +299,12 @@ impl<'a> Builder<'a> {
         let end = align_up(self.end, PAGE).ok_or_else(|| self.overflow())?;
         let start = end.max(base.wrapping_sub(distance));
         let base = start.wrapping_add(distance);
+        if start - end > MAX_HOLE {
+            return Err(self.source.error(ErrorKind::NoRoom {
+                what: "needs one more program header, and what follows the table cannot move".to_owned(),
+                advice: "link it again with GNU ld or lld, or pass a --runtime name of at most 25 bytes",
+            }));
+        }
         let size = (self.segments.len() as u64 + self.plan.headers.added()) * Segment::SIZE;
         self.insert(FileOffset(start), size, Content::Zero);
         self.segments_at = FileOffset(start);

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use object::elf::{
     DT_JMPREL, DT_NULL, DT_PLTRELSZ, DT_PREINIT_ARRAY, DT_PREINIT_ARRAYSZ, DT_RELA, DT_RELASZ,
     DT_STRSZ, DT_STRTAB, DT_SYMTAB, DT_VERSYM, DynamicTag, PT_DYNAMIC, PT_GNU_RELRO, PT_LOAD,
+    PT_NULL,
 };
 
 pub(crate) use self::identify::read_header;
@@ -272,7 +273,7 @@ pub(crate) fn read_segments(
 }
 
 fn check_segment(source: &Source, segment: &Segment) -> Result<()> {
-    if segment.kind == object::elf::PT_NULL {
+    if segment.kind == PT_NULL {
         return Ok(());
     }
     // LLD's RELRO goes on to the end of a page, which the file need not have: only its addresses count.
@@ -395,7 +396,10 @@ fn elf_end(header: &Header, segments: &[Segment], sections: &[Section]) -> FileO
     let (sections_at, _, _) = header.section_headers();
     let of_segments = segments
         .iter()
-        .filter(|segment| segment.filesz > 0 && segment.kind != object::elf::PT_NULL)
+        .filter(|segment| {
+            // PT_GNU_RELRO is part of a PT_LOAD, and may end beyond the file.
+            segment.filesz > 0 && !matches!(segment.kind, PT_NULL | PT_GNU_RELRO)
+        })
         .map(Segment::offset_end);
     let of_sections = sections
         .iter()
