@@ -121,6 +121,9 @@ pub enum ErrorKind {
         /// Says more about the kind of static program.
         what: &'static str,
     },
+    /// An executable that UPX made.
+    #[error("is packed by UPX, and unpacks itself when it runs; unpack it with `upx -d` first")]
+    Packed,
     /// PT_INTERP names no loader that this tool knows.
     #[error(
         "is run by {interpreter}, which {what}; name the tree that has it with --sysroot, or rebuild the program for glibc or musl"

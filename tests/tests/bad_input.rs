@@ -28,6 +28,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         shared_object,
         shared_sanitizer,
         static_programs,
+        packed,
         static_go,
         not_readable,
         out_directory_missing,
@@ -234,6 +235,19 @@ fn static_programs() {
         let words = ["static", "no loader runs", "dynamically"];
         Rewrite::new(&prog, out(&dir)).refuse(&dir.path(), &prog, &words);
     }
+}
+
+/// As UPX lays out what it packs; Debian 12 has no UPX to make one.
+fn packed() {
+    let dir = Dir::new("packed");
+    let source = dir.write("main.c", "int main(void) { return 0; }\n");
+    let prog = dir.join("main");
+    let gcc = Command::new(needs("gcc")).arg("-static").arg(source);
+    gcc.arg("-o").arg(&prog).succeed();
+    let mut bytes = fs::read(&prog).expect("a program");
+    let behind = 64 + 56 * usize::from(bytes[56]);
+    bytes[behind + 4..behind + 8].copy_from_slice(b"UPX!");
+    refuse_bytes("main", &bytes, &["packed by UPX", "upx -d"]);
 }
 
 /// Go's linker makes static executables unless cgo is used; this is one that Debian ships.

@@ -107,6 +107,9 @@ pub(super) fn interpreter(
         }
         return Ok(PathBuf::from(OsStr::from_bytes(path)));
     }
+    if is_packed(source, header)? {
+        return Err(source.error(ErrorKind::Packed));
+    }
     let what = if header.file_type() == ET_EXEC {
         match is_go(source, segments)? {
             true => " (a Go program; build it with -linkmode=external to have a loader)",
@@ -118,6 +121,18 @@ pub(super) fn interpreter(
         return Err(source.error(ErrorKind::SharedObject));
     };
     Err(source.error(ErrorKind::Static { what }))
+}
+
+/// True if UPX packed the file: the program headers are followed by its `l_info`, a checksum and then
+/// the magic number (src/stub/src/include/linux.h in UPX's source).
+fn is_packed(source: &Source, header: &Header) -> Result<bool> {
+    let (at, count, size) = header.program_headers();
+    let end = at.checked_add(u64::from(count) * u64::from(size));
+    let magic = end.and_then(|end| end.checked_add(4));
+    match magic.filter(|magic| magic.0.saturating_add(4) <= source.len()) {
+        Some(magic) => Ok(source.bytes(magic, 4, "what follows the program headers")? == b"UPX!"),
+        None => Ok(false),
+    }
 }
 
 /// True if a note says that Go's linker made the file (owner `Go`, cmd/link `ELF_NOTE_GO_NAME`).
