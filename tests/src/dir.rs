@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, Metadata, Permissions};
+use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -94,9 +95,17 @@ pub fn listing(path: &Path) -> BTreeMap<PathBuf, Entry> {
     let mut all = BTreeMap::new();
     let mut todo = vec![path.to_owned()];
     while let Some(dir) = todo.pop() {
-        for entry in fs::read_dir(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display())) {
+        let entries = match fs::read_dir(&dir) {
+            Err(error) if error.kind() == ErrorKind::NotFound && dir != path => continue,
+            entries => entries.unwrap_or_else(|e| panic!("{}: {e}", dir.display())),
+        };
+        for entry in entries {
             let entry = entry.expect("a directory entry");
-            let meta = entry.metadata().expect("its metadata");
+            let meta = match entry.metadata() {
+                // Gone meanwhile: a failure may list what other tests write to.
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                meta => meta.expect("its metadata"),
+            };
             let mut known = Entry::new(&meta);
             if meta.is_dir() {
                 known.changed = (0, 0);
