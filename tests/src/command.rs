@@ -311,7 +311,7 @@ impl Outcome {
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "command: {}\nending: {}", self.command, self.ending())?;
-        if let Some(dir) = &self.command.dir {
+        if let Some(dir) = self.command.dir.as_ref().filter(|dir| dir.is_dir()) {
             writeln!(f, "directory {}:", dir.display())?;
             for path in crate::dir::listing(dir).keys().take(50) {
                 writeln!(f, "  {}", path.strip_prefix(dir).unwrap_or(path).display())?;
