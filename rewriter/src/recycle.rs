@@ -120,10 +120,12 @@ fn start_file_name(
     image: &Image,
     symbol: &Symbol,
 ) -> Result<Option<&'static str>> {
-    let name = image.string(source, u64::from(symbol.name))?;
-    Ok(NAMES
-        .into_iter()
-        .find(|candidate| candidate.as_bytes() == name))
+    let longest = NAMES[0].len() as u64 + 1;
+    let start = image.string_start(source, u64::from(symbol.name), longest)?;
+    Ok(NAMES.into_iter().find(|candidate| {
+        let rest = start.strip_prefix(candidate.as_bytes());
+        rest.is_some_and(|rest| rest.first() == Some(&0))
+    }))
 }
 
 /// True if the symbol's name is not the tail of a longer string, as linkers merge them.
