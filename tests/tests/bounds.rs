@@ -7,7 +7,7 @@ use std::fs;
 
 use allocs_tests::elf::Elf;
 use allocs_tests::sample::{Sample, Variant};
-use allocs_tests::{Command, Dir, Outcome, Rewrite, tool, trials};
+use allocs_tests::{Command, Dir, Outcome, Rewrite, needs, tool, trials};
 use libtest_mimic::Trial;
 use object::elf::{
     DT_GNU_HASH, DT_HASH, DT_INIT_ARRAY, DT_INIT_ARRAYSZ, DT_JMPREL, DT_NEEDED, DT_NULL,
@@ -318,38 +318,51 @@ fn notes() {
     refuse("note-size", &bytes, "cut short");
 }
 
-/// A program header table that has to move would be as far from the beginning of the file as from that of
-/// the memory.
+/// What the file would have to have room for if it had what memory has: the program header table, which
+/// is as far from the beginning here as there, and RELRO, whose last page may have room.
 fn memory() {
-    let dir = Dir::new("memory");
-    let prog = Sample::named("threads").build(&dir.path(), Variant::GCC, &[]);
-    let elf = Elf::read(&prog);
-    let mut bytes = elf.bytes().to_vec();
-    for at in elf.program_headers().step_by(56) {
-        let at = usize::try_from(at).expect("an offset");
-        match bytes[at] {
-            4 => put(&mut bytes, at + 32, &longs(&[0])), // PT_NOTE: without bytes it cannot move
-            1 => put(&mut bytes, at + 40, &longs(&[1 << 46])), // PT_LOAD
-            _ => {}
-        }
-    }
-    let prog = dir.write("program", &bytes);
-    let outcome = Command::new(tool::binary())
-        .arg(&prog)
-        .args([
-            "-o",
-            "out",
-            "--runtime",
-            "lib-by-a-name-that-is-too-long.so",
-        ])
-        .memory_limit(MEMORY)
-        .processor_limit(SECONDS)
-        .dir(dir.path())
-        .run();
+    needs("mold");
+    let outcome = with_headers("threads", &[], &|header| match header[0] {
+        4 => put(header, 32, &longs(&[0])), // PT_NOTE: without bytes it cannot move
+        1 => put(header, 40, &longs(&[1 << 46])), // PT_LOAD
+        _ => {}
+    });
     let said = outcome
         .stderr()
         .contains("what follows the table cannot move");
     assert!(outcome.code() == Some(1) && said, "{outcome}");
+    // The first segment ends where there would be room in front of the writable one.
+    let outcome = with_headers("preinit_array", &["-fuse-ld=mold"], &|header| {
+        let relro = header[..4] == *b"\x52\xe5\x74\x64";
+        let first = header[0] == 1 && header[8..16] == [0; 8];
+        if relro {
+            put(header, 40, &longs(&[1 << 56]));
+        } else if first {
+            put(header, 40, &longs(&[0x2800]));
+        }
+    });
+    assert!(outcome.code().is_some(), "{outcome}");
+}
+
+/// Rewrites a program whose program headers were changed.
+fn with_headers(sample: &str, flags: &[&str], change: &dyn Fn(&mut [u8])) -> Outcome {
+    let dir = Dir::new("headers");
+    let prog = Sample::named(sample).build(&dir.path(), Variant::GCC, flags);
+    let elf = Elf::read(&prog);
+    let mut bytes = elf.bytes().to_vec();
+    for at in elf.program_headers().step_by(56) {
+        let at = usize::try_from(at).expect("an offset");
+        change(&mut bytes[at..at + 56]);
+    }
+    let prog = dir.write("program", &bytes);
+    Command::new(tool::binary())
+        .arg(&prog)
+        .arg("-o")
+        .arg(dir.join("out"))
+        .args(["--runtime", "lib-by-a-name-that-is-too-long.so"])
+        .memory_limit(MEMORY)
+        .processor_limit(SECONDS)
+        .run()
 }
 
 /// The number of runs, and the length of one, in the journal of a rewritten program.
