@@ -227,8 +227,25 @@ impl Image {
         Err(source.malformed("a name in DT_STRTAB has no end"))
     }
 
+    /// Which of `names` the string at `offset` of the dynamic string table is. No more is read than it
+    /// takes to tell: a hundred thousand symbols may share one long name.
+    pub(crate) fn which<'n>(
+        &self,
+        source: &Source,
+        offset: u64,
+        names: &[&'n str],
+    ) -> Result<Option<&'n str>> {
+        let longest = names.iter().map(|name| name.len() as u64 + 1).max();
+        let start = self.string_start(source, offset, longest.unwrap_or(0))?;
+        let is = |name: &&&str| {
+            let rest = start.strip_prefix(name.as_bytes());
+            rest.is_some_and(|rest| rest.first() == Some(&0))
+        };
+        Ok(names.iter().find(is).copied())
+    }
+
     /// Up to `size` bytes from `offset` of the dynamic string table.
-    pub(crate) fn string_start(&self, source: &Source, offset: u64, size: u64) -> Result<Vec<u8>> {
+    fn string_start(&self, source: &Source, offset: u64, size: u64) -> Result<Vec<u8>> {
         let rest = self.strtab.size.checked_sub(offset);
         let rest = rest.ok_or_else(|| source.malformed("a name lies outside DT_STRTAB"))?;
         let at = FileOffset(self.strtab.at.0 + offset);
