@@ -20,8 +20,8 @@ use crate::source::Source;
 use crate::spans::{Content, Spans};
 use crate::trampoline;
 
-/// How large a hole the file may get for the sake of the program header table, in bytes: what its size
-/// has to do with a program's zero-initialised data has to end somewhere.
+/// How large a hole the file may get for the sake of the program header table or of an alignment, in
+/// bytes: what its size has to do with a program's zero-initialised data has to end somewhere.
 const MAX_HOLE: u64 = 256 << 20;
 
 /// Where everything goes.
@@ -197,8 +197,8 @@ impl<'a> Builder<'a> {
         let at = congruent(self.end, new.vaddr.0, align).ok_or_else(|| self.overflow())?;
         new.offset = FileOffset(at);
         let old_start = FileOffset(at + (old.vaddr.0 - new.vaddr.0));
-        self.insert(FileOffset(at), new.filesz, Content::Zero);
-        self.insert(old_start, old.filesz, Content::Input(old.offset));
+        self.insert(FileOffset(at), new.filesz, Content::Zero)?;
+        self.insert(old_start, old.filesz, Content::Input(old.offset))?;
         let shift = old_start.0.wrapping_sub(old.offset.0);
         let inside = |address: Vaddr, offset: FileOffset| {
             address >= old.vaddr
@@ -277,8 +277,8 @@ impl<'a> Builder<'a> {
                 FileOffset(at),
                 table.from.size,
                 Content::Input(table.from.at),
-            );
-            self.insert(FileOffset(at + table.from.size), table.extra, Content::Zero);
+            )?;
+            self.insert(FileOffset(at + table.from.size), table.extra, Content::Zero)?;
             self.relocate(table, FileOffset(at), Vaddr(base + (at - start)));
             at += size;
         }
@@ -306,7 +306,7 @@ impl<'a> Builder<'a> {
             }));
         }
         let size = (self.segments.len() as u64 + self.plan.headers.added()) * Segment::SIZE;
-        self.insert(FileOffset(start), size, Content::Zero);
+        self.insert(FileOffset(start), size, Content::Zero)?;
         self.segments_at = FileOffset(start);
         for table in self.segments.iter_mut().filter(|s| s.kind == PT_PHDR) {
             table.offset = FileOffset(start);
@@ -363,7 +363,7 @@ impl<'a> Builder<'a> {
             return Ok(());
         }
         let (start, base) = self.next_place()?;
-        self.insert(FileOffset(start), trampoline::SIZE, Content::Zero);
+        self.insert(FileOffset(start), trampoline::SIZE, Content::Zero)?;
         let flags = ProgramFlags(PF_R.0 | PF_X.0);
         self.add_segment(flags, FileOffset(start), Vaddr(base), trampoline::SIZE);
         self.code = Some(Vaddr(base));
@@ -387,7 +387,7 @@ impl<'a> Builder<'a> {
             let at = align_up(self.end, 8).ok_or_else(|| self.overflow())?;
             let size = self.sections.len() as u64 * Section::SIZE;
             self.sections_at = FileOffset(at);
-            self.insert(FileOffset(at), size, Content::Zero);
+            self.insert(FileOffset(at), size, Content::Zero)?;
         }
         Ok(())
     }
@@ -400,7 +400,7 @@ impl<'a> Builder<'a> {
         };
         let (start, base) = self.next_place()?;
         let size = room.end.0 - room.start.0;
-        self.insert(FileOffset(start), size, Content::Zero);
+        self.insert(FileOffset(start), size, Content::Zero)?;
         let flags = ProgramFlags(PF_R.0 | PF_W.0);
         self.add_segment(flags, FileOffset(start), Vaddr(base), size);
         self.room = Some(Room {
@@ -479,14 +479,19 @@ impl<'a> Builder<'a> {
     fn place_journal(&mut self, size: u64) -> Result<FileOffset> {
         let at = FileOffset(align_up(self.end, 8).ok_or_else(|| self.overflow())?);
         if size > 0 {
-            self.insert(at, size, Content::Zero);
+            self.insert(at, size, Content::Zero)?;
         }
         Ok(at)
     }
 
-    fn insert(&mut self, at: FileOffset, len: u64, content: Content) {
-        self.end = self.end.max(at.0 + len);
+    fn insert(&mut self, at: FileOffset, len: u64, content: Content) -> Result<()> {
+        let most = self.source.len() + MAX_HOLE;
+        let end = at.checked_add(len);
+        let end = end.filter(|end| end.0.saturating_sub(self.end) <= most);
+        let end = end.ok_or_else(|| self.overflow())?;
+        self.end = self.end.max(end.0);
         self.inserted.push((at, len, content));
+        Ok(())
     }
 
     /// Knows how long the insertion is, and lays out the whole file. Appended data keeps its

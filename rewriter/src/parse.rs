@@ -25,6 +25,9 @@ use crate::loader::object::Object;
 use crate::source::Source;
 use crate::trampoline::{self, Trampoline};
 
+/// What is wrong where the names that are asked for are a way to fill the memory.
+pub(crate) const NEEDED_TOO_LONG: &str = "its DT_NEEDED names are longer than the file";
+
 /// A table that the dynamic section names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Table {
@@ -212,24 +215,53 @@ impl Image {
 
     /// The string at `offset` of the dynamic string table, without its NUL.
     pub(crate) fn string(&self, source: &Source, offset: u64) -> Result<Vec<u8>> {
-        /// Longer than any path or symbol that a loader or a linker takes in practice.
-        const LONGEST: u64 = 1 << 16;
+        /// As long as most; and longer than any that a loader or a linker takes in practice.
+        const SIZES: [u64; 2] = [1 << 8, 1 << 16];
+        for size in SIZES {
+            let mut bytes = self.string_start(source, offset, size)?;
+            if let Some(end) = memchr::memchr(0, &bytes) {
+                bytes.truncate(end);
+                return Ok(bytes);
+            }
+        }
+        Err(source.malformed("a name in DT_STRTAB has no end"))
+    }
+
+    /// Which of `names` the string at `offset` of the dynamic string table is. No more is read than it
+    /// takes to tell: a hundred thousand symbols may share one long name.
+    pub(crate) fn which<'n>(
+        &self,
+        source: &Source,
+        offset: u64,
+        names: &[&'n str],
+    ) -> Result<Option<&'n str>> {
+        let longest = names.iter().map(|name| name.len() as u64 + 1).max();
+        let start = self.string_start(source, offset, longest.unwrap_or(0))?;
+        let is = |name: &&&str| {
+            let rest = start.strip_prefix(name.as_bytes());
+            rest.is_some_and(|rest| rest.first() == Some(&0))
+        };
+        Ok(names.iter().find(is).copied())
+    }
+
+    /// Up to `size` bytes from `offset` of the dynamic string table.
+    fn string_start(&self, source: &Source, offset: u64, size: u64) -> Result<Vec<u8>> {
         let rest = self.strtab.size.checked_sub(offset);
         let rest = rest.ok_or_else(|| source.malformed("a name lies outside DT_STRTAB"))?;
         let at = FileOffset(self.strtab.at.0 + offset);
-        let bytes = source.bytes(at, rest.min(LONGEST), "the dynamic string table")?;
-        match memchr::memchr(0, &bytes) {
-            Some(end) => Ok(bytes[..end].to_vec()),
-            None => Err(source.malformed("a name in DT_STRTAB has no end")),
-        }
+        source.bytes(at, rest.min(size), "the dynamic string table")
     }
 
     /// The DT_NEEDED strings, in order.
     pub(crate) fn needed(&self, source: &Source) -> Result<Vec<Vec<u8>>> {
+        let mut allowance = source.allowance();
         let entries = self.dynamic.entries.iter();
         entries
             .filter(|entry| entry.tag == object::elf::DT_NEEDED)
-            .map(|entry| self.string(source, entry.value))
+            .map(|entry| {
+                let name = allowance.take(self.string(source, entry.value)?);
+                name.ok_or_else(|| source.malformed(NEEDED_TOO_LONG))
+            })
             .collect()
     }
 

@@ -60,7 +60,7 @@ pub(crate) fn find(source: &Source, image: &Image) -> Result<Findings> {
 fn find_dead_symbols(source: &Source, image: &Image) -> Result<Vec<DeadSymbol>> {
     let mut dead = Vec::new();
     for_each_weak_undefined(source, image, |index, symbol| {
-        if let Some(name) = start_file_name(source, image, &symbol)?
+        if let Some(name) = image.which(source, u64::from(symbol.name), &NAMES)?
             && !is_versioned(source, image, index)?
         {
             dead.push(DeadSymbol {
@@ -112,18 +112,6 @@ fn for_each_symbol(
             symbol,
         )
     })
-}
-
-/// Which of [`NAMES`] the symbol has.
-fn start_file_name(
-    source: &Source,
-    image: &Image,
-    symbol: &Symbol,
-) -> Result<Option<&'static str>> {
-    let name = image.string(source, u64::from(symbol.name))?;
-    Ok(NAMES
-        .into_iter()
-        .find(|candidate| candidate.as_bytes() == name))
 }
 
 /// True if the symbol's name is not the tail of a longer string, as linkers merge them.

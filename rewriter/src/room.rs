@@ -174,7 +174,8 @@ impl Search<'_> {
         };
         let top = self.protected_end(relro)?;
         let start = Vaddr(align_down(top.checked_sub(self.wanted.total())?, 8));
-        if start < self.load.file_backed_end() || start < self.load.vaddr {
+        let zero_fill = start.since(self.load.file_backed_end())?;
+        if zero_fill > MAX_ZERO_FILL || start < self.load.vaddr {
             return None;
         }
         let size = top - start.0;

@@ -30,6 +30,20 @@ pub(crate) struct Source {
     spans: Option<Spans>,
 }
 
+/// Bytes of strings that may still be taken out of a file. Strings may share their ends; without this,
+/// a hostile file could have each of a hundred thousand be the rest of one long one.
+#[derive(Debug)]
+pub(crate) struct Allowance(u64);
+
+impl Allowance {
+    /// `string`, unless all that were taken are longer than the file together.
+    pub(crate) fn take<S: AsRef<[u8]>>(&mut self, string: S) -> Option<S> {
+        let len = string.as_ref().len() as u64;
+        self.0 = self.0.checked_sub(len)?;
+        Some(string)
+    }
+}
+
 impl Source {
     pub(crate) fn new(file: File, path: &Path, len: u64) -> Self {
         Self {
@@ -76,6 +90,11 @@ impl Source {
     /// Length in bytes.
     pub(crate) fn len(&self) -> u64 {
         self.len
+    }
+
+    /// For the strings of one kind.
+    pub(crate) fn allowance(&self) -> Allowance {
+        Allowance(self.len)
     }
 
     /// An error about this file.

@@ -5,9 +5,9 @@
 
 use std::fs;
 
-use allocs_tests::command::Outcome;
+use allocs_tests::elf::Elf;
 use allocs_tests::sample::{Sample, Variant};
-use allocs_tests::{Command, Dir, Rewrite, tool, trials};
+use allocs_tests::{Command, Dir, Outcome, Rewrite, needs, tool, trials};
 use libtest_mimic::Trial;
 use object::elf::{
     DT_GNU_HASH, DT_HASH, DT_INIT_ARRAY, DT_INIT_ARRAYSZ, DT_JMPREL, DT_NEEDED, DT_NULL,
@@ -17,11 +17,13 @@ use object::elf::{
 
 pub(crate) fn trials() -> Vec<Trial> {
     trials!["bounds":
+        good,
         header_counts,
         dynamic_counts,
         hash_tables,
         version_lists,
         notes,
+        memory,
         journals,
         names_that_share_their_bytes,
         symbols_that_share_a_name,
@@ -68,6 +70,14 @@ impl Program {
 
     fn set(&mut self, tag: DynamicTag, value: u64) {
         self.dynamic.push((tag, value));
+    }
+
+    /// One with a symbol that a rewrite is interested in.
+    fn with_start_files() -> Self {
+        let mut program = Self::new(b"\0__gmon_start__\0");
+        program.table(DT_SYMTAB, &symbols(2, |index| (index, 0x20, 0, 0)));
+        program.table(DT_HASH, &words(&[1, 2, 1, 0, 0]));
+        program
     }
 
     /// Puts a table where `tag` says.
@@ -133,7 +143,8 @@ fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
 
 /// Rewrites, explains and undoes the file; a rewrite is refused in words that contain `words`.
 fn refuse(name: &str, bytes: &[u8], words: &str) {
-    let outcomes = run(name, bytes, MEMORY, SECONDS);
+    let dir = Dir::new("bounds");
+    let outcomes = run(&dir, name, bytes, MEMORY, SECONDS);
     for outcome in &outcomes {
         assert!(outcome.code().is_some(), "{name}: {outcome}");
     }
@@ -145,13 +156,19 @@ fn refuse(name: &str, bytes: &[u8], words: &str) {
 
 /// The same for a large file, in which nothing may be wrong.
 fn survive(name: &str, bytes: &[u8]) {
-    for outcome in run(name, bytes, MEMORY + 16 * bytes.len() as u64, 4 * SECONDS) {
+    let dir = Dir::new("bounds");
+    for outcome in run(
+        &dir,
+        name,
+        bytes,
+        MEMORY + 16 * bytes.len() as u64,
+        4 * SECONDS,
+    ) {
         assert!(outcome.code().is_some(), "{name}: {outcome}");
     }
 }
 
-fn run(name: &str, bytes: &[u8], memory: u64, seconds: u64) -> [Outcome; 3] {
-    let dir = Dir::new("bounds");
+fn run(dir: &Dir, name: &str, bytes: &[u8], memory: u64, seconds: u64) -> [Outcome; 3] {
     let prog = dir.write(name, bytes);
     let run = |arguments: &[&str]| {
         Command::new(tool::binary())
@@ -164,6 +181,15 @@ fn run(name: &str, bytes: &[u8], memory: u64, seconds: u64) -> [Outcome; 3] {
     };
     let rewrite = run(&["-q", "-o", "out", "--runtime", "libruntime.so"]);
     [rewrite, run(&["explain"]), run(&["undo", "-o", "undone"])]
+}
+
+/// What the tests change is right: as it stands, it can be rewritten.
+fn good() {
+    let dir = Dir::new("bounds");
+    let bytes = Program::with_start_files().finish();
+    let [rewrite, explain, _] = run(&dir, "good", &bytes, MEMORY, SECONDS);
+    assert_eq!(rewrite.code(), Some(0), "{rewrite}");
+    assert_eq!(explain.code(), Some(3), "{explain}");
 }
 
 fn header_counts() {
@@ -185,19 +211,21 @@ fn header_counts() {
         &with(&[(40, &[64]), (60, &[0xff, 0xff])]),
         "cut short",
     );
-    // e_shnum 0: the count is in the first section's sh_size, which is the first p_vaddr here.
+    // e_shnum 0: the count is in the first section's sh_size, which is the first p_paddr here.
     for size in [1_u64 << 32, 1 << 58, u64::MAX] {
-        let changes: [(usize, &[u8]); 2] =
-            [(40, &longs(&[64 + 56 - 32])), (64 + 56, &longs(&[size]))];
+        let changes: [(usize, &[u8]); 2] = [(40, &[64 + 24 - 32]), (64 + 24, &longs(&[size]))];
         let words = ["cut short", "impossible size"][usize::from(size >> 58 != 0)];
         refuse("sh_size", &with(&changes), words);
     }
     for (segment, name) in ["interpreter", "load", "dynamic"].iter().enumerate() {
         let header = 64 + 56 * segment;
-        let size = longs(&[1 << 40]);
-        refuse(name, &with(&[(header + 32, &size)]), "cut short");
+        refuse(
+            name,
+            &with(&[(header + 32, &longs(&[1 << 40]))]),
+            "cut short",
+        );
         let name = format!("{name}-address");
-        refuse(&name, &with(&[(header + 16, &longs(&[!0xfff]))]), no_end);
+        refuse(&name, &with(&[(header + 16, &many)]), no_end);
     }
 }
 
@@ -257,7 +285,7 @@ fn version_lists() {
         for step in [1_u32, 4, u32::MAX] {
             let mut record = vec![0xff; size];
             put(&mut record, next, &words(&[step]));
-            let mut program = Program::new(b"\0");
+            let mut program = Program::with_start_files();
             program.table(DT_VERSYM, &[0; 4]);
             program.table(tag, &record);
             refuse("step", &program.finish(), "symbol version record");
@@ -265,7 +293,7 @@ fn version_lists() {
     }
     // Every word is 4: each record goes on at the next word, and so does each list that it begins.
     for tag in [DT_VERNEED, DT_VERDEF] {
-        let mut program = Program::new(b"\0");
+        let mut program = Program::with_start_files();
         program.table(DT_VERSYM, &[0; 4]);
         program.table(tag, &words(&vec![4; 1 << 20]));
         refuse(
@@ -290,6 +318,53 @@ fn notes() {
     refuse("note-size", &bytes, "cut short");
 }
 
+/// What the file would have to have room for if it had what memory has: the program header table, which
+/// is as far from the beginning here as there, and RELRO, whose last page may have room.
+fn memory() {
+    needs("mold");
+    let outcome = with_headers("threads", &[], &|header| match header[0] {
+        4 => put(header, 32, &longs(&[0])), // PT_NOTE: without bytes it cannot move
+        1 => put(header, 40, &longs(&[1 << 46])), // PT_LOAD
+        _ => {}
+    });
+    let said = outcome
+        .stderr()
+        .contains("what follows the table cannot move");
+    assert!(outcome.code() == Some(1) && said, "{outcome}");
+    // The first segment ends where there would be room in front of the writable one.
+    let outcome = with_headers("preinit_array", &["-fuse-ld=mold"], &|header| {
+        let relro = header[..4] == *b"\x52\xe5\x74\x64";
+        let first = header[0] == 1 && header[8..16] == [0; 8];
+        if relro {
+            put(header, 40, &longs(&[1 << 56]));
+        } else if first {
+            put(header, 40, &longs(&[0x2800]));
+        }
+    });
+    assert!(outcome.code().is_some(), "{outcome}");
+}
+
+/// Rewrites a program whose program headers were changed.
+fn with_headers(sample: &str, flags: &[&str], change: &dyn Fn(&mut [u8])) -> Outcome {
+    let dir = Dir::new("headers");
+    let prog = Sample::named(sample).build(&dir.path(), Variant::GCC, flags);
+    let elf = Elf::read(&prog);
+    let mut bytes = elf.bytes().to_vec();
+    for at in elf.program_headers().step_by(56) {
+        let at = usize::try_from(at).expect("an offset");
+        change(&mut bytes[at..at + 56]);
+    }
+    let prog = dir.write("program", &bytes);
+    Command::new(tool::binary())
+        .arg(&prog)
+        .arg("-o")
+        .arg(dir.join("out"))
+        .args(["--runtime", "lib-by-a-name-that-is-too-long.so"])
+        .memory_limit(MEMORY)
+        .processor_limit(SECONDS)
+        .run()
+}
+
 /// The number of runs, and the length of one, in the journal of a rewritten program.
 fn journals() {
     const MAGIC: &[u8] = b"ALLOCSJ1";
@@ -311,7 +386,7 @@ fn journals() {
     ] {
         let mut bytes = good.clone();
         put(&mut bytes, at + skip, &longs(&[value]));
-        let outcomes = run("journal", &bytes, MEMORY, SECONDS);
+        let outcomes = run(&dir, "journal", &bytes, MEMORY, SECONDS);
         let [.., undo] = &outcomes;
         let said = undo.code() == Some(1) && undo.stderr().contains("does not lead back");
         assert!(said, "{value:#x} at {skip}: {undo}");
@@ -320,13 +395,15 @@ fn journals() {
 
 /// Every DT_NEEDED is the rest of one long string.
 fn names_that_share_their_bytes() {
-    let mut strings = vec![b'x'; LARGE / 2];
-    strings.push(0);
-    let mut program = Program::new(&strings);
-    for offset in 1..LARGE as u64 / 32 {
-        program.set(DT_NEEDED, offset);
+    for length in [LARGE / 2, 60_000] {
+        let mut strings = vec![b'x'; length];
+        strings.push(0);
+        let mut program = Program::new(&strings);
+        for offset in 1..LARGE / 32 {
+            program.set(DT_NEEDED, (offset % 30_000) as u64);
+        }
+        survive("needed", &program.finish());
     }
-    survive("needed", &program.finish());
 }
 
 /// Weak undefined ones, as those are that a rewrite looks for.

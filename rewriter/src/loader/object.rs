@@ -19,7 +19,7 @@ use super::symbols::{GnuHash, Symbols};
 use super::system::Opened;
 use crate::elf::{FileOffset, Header, Segment, Vaddr};
 use crate::error::Result;
-use crate::parse::{self, Dynamic, Table, locate};
+use crate::parse::{self, Dynamic, NEEDED_TOO_LONG, Table, locate};
 use crate::source::Source;
 
 /// Tables of this size and more are not those of a library.
@@ -162,10 +162,15 @@ impl Reader<'_> {
             DT_AUXILIARY => Some(Need::Auxiliary),
             _ => None,
         };
+        let mut allowance = self.source.allowance();
         let entries = self.dynamic.entries.iter();
         entries
             .filter_map(|entry| Some((kind(entry.tag)?, entry.value)))
-            .map(|(kind, value)| Ok((kind, string(value)?)))
+            .map(|(kind, value)| {
+                let name = allowance.take(string(value)?);
+                let name = name.ok_or_else(|| self.source.malformed(NEEDED_TOO_LONG))?;
+                Ok((kind, name))
+            })
             .collect()
     }
 

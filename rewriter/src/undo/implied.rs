@@ -147,9 +147,8 @@ impl Hints {
     pub(super) fn search(source: &Source, image: &Image, found: &Rewritten) -> Result<Self> {
         let mut renamed = Vec::new();
         recycle::for_each_weak_undefined(source, image, |index, symbol| {
-            if image.string(source, u64::from(symbol.name))? == FILLER.as_bytes() {
-                renamed.push(index);
-            }
+            let filler = image.which(source, u64::from(symbol.name), &[FILLER])?;
+            renamed.extend(filler.map(|_| index));
             Ok(())
         })?;
         Ok(Self {

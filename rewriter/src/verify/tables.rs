@@ -227,7 +227,27 @@ impl Check<'_> {
         self.require(
             init == 1,
             "the new preinit entry is not filled by exactly one relocation",
-        )
+        )?;
+        self.fills_alone(after)
+    }
+
+    /// No relocation that was there before, of whatever kind, touches the new entry.
+    fn fills_alone(&self, table: Range) -> Result<()> {
+        let slot = self.array(&self.after)?.vaddr;
+        let mut count = 0;
+        let plt = self.after.table(tag::DT_JMPREL, self.plt_size())?;
+        for table in [Some(table), plt].into_iter().flatten() {
+            let at = FileOffset(table.at);
+            let source = self.after.source;
+            source.for_each_window(at, table.size, "a relocation table", |_, window| {
+                let entries = window.chunks_exact(24).map(Entry::read);
+                count += entries
+                    .filter(|entry| overlap(entry.place, 8, slot, 8))
+                    .count();
+                Ok(())
+            })?;
+        }
+        self.require(count == 1, "another relocation fills the new preinit entry")
     }
 
     /// True if `new` fills the new entry; an error if it is neither that nor an old preinit

@@ -137,12 +137,15 @@ impl<'a> View<'a> {
         let rest = rest.ok_or_else(|| broken(self.source, "a name lies outside DT_STRTAB"))?;
         let table = self.table(DT_STRTAB, size)?;
         let at = table.map_or(0, |table| table.at) + offset;
-        let bytes = self
-            .source
-            .bytes(FileOffset(at), rest.min(1 << 16), "a name")?;
-        let end = bytes.iter().position(|&byte| byte == 0);
-        let end = end.ok_or_else(|| broken(self.source, "a name in DT_STRTAB has no end"))?;
-        Ok(bytes[..end].to_vec())
+        for size in [1 << 8, 1 << 16] {
+            let bytes = self
+                .source
+                .bytes(FileOffset(at), rest.min(size), "a name")?;
+            if let Some(end) = bytes.iter().position(|&byte| byte == 0) {
+                return Ok(bytes[..end].to_vec());
+            }
+        }
+        Err(broken(self.source, "a name in DT_STRTAB has no end"))
     }
 
     /// The DT_NEEDED strings.

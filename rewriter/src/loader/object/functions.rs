@@ -1,5 +1,8 @@
 //! The functions that the loader calls for an object, and their names.
 
+use std::collections::HashSet;
+use std::collections::hash_map::{self, HashMap};
+
 use object::elf::{DT_INIT, DynamicTag, SHT_SYMTAB};
 
 use super::{Object, Reader};
@@ -7,6 +10,7 @@ use crate::elf::{Entry, Header, Section, Symbol, Vaddr};
 use crate::error::Result;
 use crate::loader::as_text;
 use crate::parse;
+use crate::source::{Allowance, Source};
 
 /// A function that the loader calls.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,27 +58,33 @@ impl Reader<'_> {
         if unnamed.is_empty() {
             return Ok(());
         }
+        let mut names = Names::new(self.source);
         for function in &mut unnamed {
             let name = function
                 .reference
                 .and_then(|index| object.symbols.name(index));
-            function.name = name.map(as_text);
+            function.name = name.and_then(|name| names.allowance.take(as_text(name)));
         }
         let addresses: Vec<u64> = { unnamed.iter() }
             .filter_map(|function| function.address.map(|address| address.0))
             .collect();
         for (index, symbol) in object.symbols.functions_at(&addresses) {
-            name_one(&mut unnamed, &symbol, || {
-                object.symbols.name(index).map(as_text)
-            });
+            names.add(&symbol, || object.symbols.name(index).map(as_text));
         }
+        names.give(&mut unnamed);
         if unnamed.iter().any(|function| function.name.is_none()) {
-            self.name_from_symtab(header, &mut unnamed)?;
+            self.names_from_symtab(header, &addresses, &mut names)?;
+            names.give(&mut unnamed);
         }
         Ok(())
     }
 
-    fn name_from_symtab(&self, header: &Header, unnamed: &mut [&mut Function]) -> Result<()> {
+    fn names_from_symtab(
+        &self,
+        header: &Header,
+        addresses: &[u64],
+        names: &mut Names,
+    ) -> Result<()> {
         // Sections are decoration: where they make no sense, there are no names.
         let Ok((_, sections)) = parse::read_sections(self.source, header) else {
             return Ok(());
@@ -84,13 +94,14 @@ impl Reader<'_> {
         let (Some(symtab), Some(strings)) = (symtab, strings) else {
             return Ok(());
         };
+        let addresses: HashSet<u64> = addresses.iter().copied().collect();
         let count = symtab.size / Symbol::SIZE;
         const WHAT: &str = "the symbol table";
         self.source
             .for_each(symtab.offset, count, WHAT, |_, symbol: Symbol| {
                 let is_function = symbol.info.st_type() == object::elf::STT_FUNC;
-                if is_function && !symbol.is_undefined() {
-                    name_one(unnamed, &symbol, || self.symtab_name(strings, symbol.name));
+                if is_function && !symbol.is_undefined() && addresses.contains(&symbol.value) {
+                    names.add(&symbol, || self.symtab_name(strings, symbol.name));
                 }
                 Ok(())
             })
@@ -108,10 +119,35 @@ impl Reader<'_> {
     }
 }
 
-fn name_one(unnamed: &mut [&mut Function], symbol: &Symbol, name: impl Fn() -> Option<String>) {
-    for function in unnamed.iter_mut() {
-        if function.name.is_none() && function.address == Some(Vaddr(symbol.value)) {
-            function.name = name();
+/// Names by address: the first that is found.
+struct Names {
+    found: HashMap<u64, String>,
+    allowance: Allowance,
+}
+
+impl Names {
+    fn new(source: &Source) -> Self {
+        Self {
+            found: HashMap::new(),
+            allowance: source.allowance(),
+        }
+    }
+
+    fn add(&mut self, symbol: &Symbol, name: impl Fn() -> Option<String>) {
+        if let hash_map::Entry::Vacant(place) = self.found.entry(symbol.value)
+            && let Some(name) = name().and_then(|name| self.allowance.take(name))
+        {
+            place.insert(name);
+        }
+    }
+
+    /// Names those that have no name yet.
+    fn give(&mut self, functions: &mut [&mut Function]) {
+        for function in functions {
+            if let (None, Some(address)) = (&function.name, function.address) {
+                let name = self.found.get(&address.0);
+                function.name = name.and_then(|name| self.allowance.take(name).cloned());
+            }
         }
     }
 }
