@@ -13,14 +13,25 @@ use std::thread;
 use std::time::Duration;
 
 use allocs_rewrite::{Destination, ErrorKind, Options};
+use allocs_tests::elf::Elf;
 use allocs_tests::sample::{Sample, Variant};
 use allocs_tests::trial::message;
 use allocs_tests::{Dir, needs, tool, trials};
 use fastrand::Rng;
 use libtest_mimic::Trial;
+use object::elf;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    trials!["hostile": prefixes, bytes, words, header_fields, layouts, runtimes]
+    trials!["hostile":
+        prefixes,
+        bytes,
+        words,
+        header_fields,
+        layouts,
+        runtimes,
+        relocation_of_a_spare_entry,
+        names_without_an_end,
+    ]
 }
 
 /// Fixed, so that a failure can be repeated; printed with each failure.
@@ -306,6 +317,35 @@ fn runtimes() {
         target.rewrite(&bytes, &|| {
             format!("seed {SEED:#x}, round {round}: byte {at} = {value:#04x}")
         });
+    }
+    target.finish();
+}
+
+/// A relocation that fills what will be the new preinit entry: it would undo the new one's work.
+fn relocation_of_a_spare_entry() {
+    let mut target = Target::new("spare-entry", Variant::GCC);
+    let elf = Elf::read(target.dir.join("threads"));
+    let slot = elf.dynamic_range().end - 8;
+    let table = elf.entry(elf::DT_RELA).expect("DT_RELA");
+    let mut bytes = target.good.clone();
+    // Its addresses are its file offsets in the first segment.
+    let at = usize::try_from(table).expect("an offset");
+    bytes[at..at + 8].copy_from_slice(&slot.to_le_bytes());
+    target.rewrite(&bytes, &|| format!("relocation 0 changes {slot:#x}"));
+    assert_eq!((target.accepted, target.refused), (0, 1));
+}
+
+/// DT_STRSZ ends in the middle of a name. What a rewrite accepts then, undo has to accept as well.
+fn names_without_an_end() {
+    let mut target = Target::new("names", Variant::GCC);
+    let dynamic = dynamic(&target.good);
+    let mut entries = dynamic.step_by(16);
+    let strsz = entries.find(|&at| target.good[at] == 10).expect("DT_STRSZ");
+    for less in 0..200 {
+        let mut bytes = target.good.clone();
+        let size = u64::from_le_bytes(bytes[strsz + 8..strsz + 16].try_into().expect("8 bytes"));
+        bytes[strsz + 8..strsz + 16].copy_from_slice(&(size - less).to_le_bytes());
+        target.rewrite(&bytes, &|| format!("DT_STRSZ is {less} less"));
     }
     target.finish();
 }
