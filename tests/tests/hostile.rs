@@ -31,6 +31,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         runtimes,
         relocation_of_a_spare_entry,
         names_without_an_end,
+        equal_dynamic_entries,
     ]
 }
 
@@ -346,6 +347,25 @@ fn names_without_an_end() {
         let size = u64::from_le_bytes(bytes[strsz + 8..strsz + 16].try_into().expect("8 bytes"));
         bytes[strsz + 8..strsz + 16].copy_from_slice(&(size - less).to_le_bytes());
         target.rewrite(&bytes, &|| format!("DT_STRSZ is {less} less"));
+    }
+    target.finish();
+}
+
+/// A second entry of each kind, nearly like the first: the rewriter, its verifier and undo take the same one.
+fn equal_dynamic_entries() {
+    let mut target = Target::new("equal-entries", Variant::GCC);
+    let good = target.good.clone();
+    let spare = dynamic(&good).step_by(16).find(|&at| good[at] == 21);
+    let spare = spare.expect("DT_DEBUG");
+    for at in dynamic(&good).step_by(16) {
+        let value = u64::from_le_bytes(good[at + 8..at + 16].try_into().expect("8 bytes"));
+        for change in [0, 1, 8, 24, !7] {
+            let mut bytes = good.clone();
+            bytes.copy_within(at..at + 8, spare);
+            let value = value.wrapping_add(change).to_le_bytes();
+            bytes[spare + 8..spare + 16].copy_from_slice(&value);
+            target.rewrite(&bytes, &|| format!("entry at {at} twice, {change:#x} more"));
+        }
     }
     target.finish();
 }
