@@ -43,6 +43,8 @@ mod memory;
 mod next;
 mod object;
 mod report;
+#[allow(dead_code, reason = "the index will record it")]
+mod site;
 mod state;
 mod symbol;
 mod sys;
