@@ -10,6 +10,9 @@ const SYS_READ: usize = 0;
 const SYS_WRITE: usize = 1;
 const SYS_CLOSE: usize = 3;
 const SYS_FSTAT: usize = 5;
+const SYS_MMAP: usize = 9;
+const SYS_MUNMAP: usize = 11;
+const SYS_SCHED_YIELD: usize = 24;
 const SYS_GETPID: usize = 39;
 const SYS_FCNTL: usize = 72;
 const SYS_PRCTL: usize = 157;
@@ -29,6 +32,16 @@ pub(crate) const PAGE: usize = 4096;
 /// As the system call with that number.
 unsafe fn syscall(number: usize, arguments: [usize; 5]) -> isize {
     let [first, second, third, fourth, fifth] = arguments;
+    // SAFETY: the caller answers for what the call does.
+    unsafe { syscall6(number, [first, second, third, fourth, fifth, 0]) }
+}
+
+/// The same with six.
+///
+/// # Safety
+/// As the system call with that number.
+unsafe fn syscall6(number: usize, arguments: [usize; 6]) -> isize {
+    let [first, second, third, fourth, fifth, sixth] = arguments;
     let result: isize;
     // SAFETY: the caller answers for what the call does; the kernel clobbers rcx and r11 only.
     unsafe {
@@ -40,12 +53,40 @@ unsafe fn syscall(number: usize, arguments: [usize; 5]) -> isize {
             in("rdx") third,
             in("r10") fourth,
             in("r8") fifth,
+            in("r9") sixth,
             lateout("rcx") _,
             lateout("r11") _,
             options(nostack),
         );
     }
     result
+}
+
+/// The address of `size` bytes of zeros that are the runtime's own. Nothing is resident until it is
+/// written to. `None` if the kernel gives none.
+pub(crate) fn map_zeros(size: usize) -> Option<usize> {
+    const PROT_READ_WRITE: usize = 3;
+    const MAP_PRIVATE_ANONYMOUS_NORESERVE: usize = 0x4022;
+    let how = MAP_PRIVATE_ANONYMOUS_NORESERVE;
+    let no_file = usize::MAX;
+    // SAFETY: the kernel chooses a place where nothing is.
+    let result = unsafe { syscall6(SYS_MMAP, [0, size, PROT_READ_WRITE, how, no_file, 0]) };
+    usize::try_from(result).ok()
+}
+
+/// Gives memory of [`map_zeros`] back.
+///
+/// # Safety
+/// Nothing may refer to it any more.
+pub(crate) unsafe fn unmap(address: usize, size: usize) {
+    // SAFETY: the caller answers for the range.
+    unsafe { syscall(SYS_MUNMAP, [address, size, 0, 0, 0]) };
+}
+
+/// Lets other threads run.
+pub(crate) fn yield_processor() {
+    // SAFETY: has no arguments and cannot fail.
+    unsafe { syscall(SYS_SCHED_YIELD, [0; 5]) };
 }
 
 /// Whether the four bytes at `address`, a multiple of four, can be read. Never faults and changes nothing: a
@@ -71,7 +112,19 @@ pub(crate) fn unreported<T>(work: impl FnOnce() -> T) -> T {
 
 fn change_valgrind_disablement(by: usize) {
     const CHANGE_ERR_DISABLEMENT: usize = 0x1801;
-    let request = [CHANGE_ERR_DISABLEMENT, by, 0, 0, 0, 0];
+    ask_valgrind(CHANGE_ERR_DISABLEMENT, by);
+}
+
+/// Whether valgrind runs the program, which puts an allocator of its own in the place of others.
+pub(crate) fn runs_under_valgrind() -> bool {
+    const RUNNING_ON_VALGRIND: usize = 0x1001;
+    ask_valgrind(RUNNING_ON_VALGRIND, 0) != 0
+}
+
+/// A client request (valgrind.h); 0 where there is no valgrind to answer it.
+fn ask_valgrind(request: usize, argument: usize) -> usize {
+    let request = [request, argument, 0, 0, 0, 0];
+    let answer: usize;
     // SAFETY: rotates a register by twice its width and exchanges another with itself. valgrind,
     // which knows that sequence, reads the request and writes rdx.
     unsafe {
@@ -81,12 +134,13 @@ fn change_valgrind_disablement(by: usize) {
             "rol rdi, 61",
             "rol rdi, 51",
             "xchg rbx, rbx",
-            inout("rdx") 0_usize => _,
+            inout("rdx") 0_usize => answer,
             in("rax") request.as_ptr(),
             inout("rdi") 0_usize => _,
             options(nostack),
         );
     }
+    answer
 }
 
 /// The auxiliary vector as the kernel remembers it, as far as it fits: from PR_GET_AUXV, or before
