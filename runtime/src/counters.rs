@@ -8,9 +8,12 @@
 //! through another by a call that is bound to our hook again (musl's calloc calls malloc, its
 //! memalign calls aligned_alloc); that is one request of the program and one chunk.
 
-use core::sync::atomic::{AtomicIsize, AtomicUsize, Ordering::Relaxed};
+pub(crate) mod sites;
+
+use core::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering::Relaxed};
 
 use crate::hook::{HOOKS, Hook};
+use crate::site::Site;
 use crate::state;
 use crate::sys;
 
@@ -69,9 +72,25 @@ pub(crate) struct Entry {
     shared: bool,
 }
 
-/// Begins a call of a hook. `None` if the thread is inside a hook already.
+/// Whether nothing is counted: once it is known that there will be no report.
+static STOPPED: AtomicBool = AtomicBool::new(false);
+
+/// Counts no more.
+pub(crate) fn stop() {
+    STOPPED.store(true, Relaxed);
+}
+
+/// Begins a call of a hook. `None` if nothing is counted, or if the thread is inside a hook already.
 #[inline(always)]
 pub(crate) fn enter() -> Option<Entry> {
+    if STOPPED.load(Relaxed) {
+        return None;
+    }
+    enter_thread()
+}
+
+#[inline(never)]
+fn enter_thread() -> Option<Entry> {
     let thread = sys::thread_pointer();
     let shard = OWN.get(home(thread))?;
     if shard.owner.load(Relaxed) == thread {
@@ -142,22 +161,22 @@ impl Entry {
 
     /// Notes a chunk that came to life.
     #[inline(always)]
-    pub(crate) fn born(&self, usable_size: usize) {
+    pub(crate) fn born(&self, site: Site, size: usize) {
         self.add(&self.shard.born, 1);
-        live_bytes_grow(usable_size.cast_signed());
+        sites::born(site, size);
+        let live = LIVE.fetch_add(size.cast_signed(), Relaxed);
+        let live = live.wrapping_add(size.cast_signed());
+        if live > PEAK.load(Relaxed) {
+            PEAK.fetch_max(live, Relaxed);
+        }
     }
 
     /// Notes a chunk that is about to be given back.
     #[inline(always)]
-    pub(crate) fn died(&self, usable_size: usize) {
+    pub(crate) fn died(&self, site: Site, size: usize) {
         self.add(&self.shard.died, 1);
-        LIVE.fetch_sub(usable_size.cast_signed(), Relaxed);
-    }
-
-    /// Notes that a chunk is of another size now.
-    #[inline(always)]
-    pub(crate) fn resized(&self, before: usize, after: usize) {
-        live_bytes_grow(after.wrapping_sub(before).cast_signed());
+        sites::died(site, size);
+        LIVE.fetch_sub(size.cast_signed(), Relaxed);
     }
 
     /// Only its own thread writes to a shard, so it need not lock the bus for it.
@@ -175,14 +194,6 @@ impl Drop for Entry {
     #[inline(always)]
     fn drop(&mut self) {
         self.shard.inside.store(0, Relaxed);
-    }
-}
-
-#[inline(always)]
-fn live_bytes_grow(change: isize) {
-    let live = LIVE.fetch_add(change, Relaxed).wrapping_add(change);
-    if live > PEAK.load(Relaxed) {
-        PEAK.fetch_max(live, Relaxed);
     }
 }
 

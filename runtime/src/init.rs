@@ -18,6 +18,7 @@
 use core::arch::{global_asm, naked_asm};
 
 use crate::auxv::InitialStack;
+use crate::counters;
 use crate::next;
 use crate::report;
 use crate::state::{self, State};
@@ -30,6 +31,9 @@ fn enter(state: State) {
         next::look_up();
         if let Some(stack) = InitialStack::find() {
             report::configure(&stack);
+        }
+        if !report::is_asked_for() {
+            counters::stop();
         }
     }
     state.reach();

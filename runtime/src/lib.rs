@@ -34,16 +34,21 @@
 mod auxv;
 #[cfg(not(test))]
 mod builtins;
+#[allow(dead_code, reason = "the report will show it")]
+mod census;
+mod chunks;
 mod counters;
 mod hook;
 pub mod hooks;
+mod index;
 mod init;
 mod linkmap;
 mod memory;
 mod next;
 mod object;
+mod query;
+mod record;
 mod report;
-#[allow(dead_code, reason = "the index will record it")]
 mod site;
 mod state;
 mod symbol;

@@ -12,7 +12,7 @@ const SYS_CLOSE: usize = 3;
 const SYS_FSTAT: usize = 5;
 const SYS_MMAP: usize = 9;
 const SYS_MUNMAP: usize = 11;
-const SYS_SCHED_YIELD: usize = 24;
+const SYS_NANOSLEEP: usize = 35;
 const SYS_GETPID: usize = 39;
 const SYS_FCNTL: usize = 72;
 const SYS_PRCTL: usize = 157;
@@ -83,10 +83,12 @@ pub(crate) unsafe fn unmap(address: usize, size: usize) {
     unsafe { syscall(SYS_MUNMAP, [address, size, 0, 0, 0]) };
 }
 
-/// Lets other threads run.
-pub(crate) fn yield_processor() {
-    // SAFETY: has no arguments and cannot fail.
-    unsafe { syscall(SYS_SCHED_YIELD, [0; 5]) };
+/// Lets other threads run, whatever their priority, for 50 microseconds.
+pub(crate) fn sleep_briefly() {
+    let time = [0_usize, 50_000];
+    let at = (&raw const time).expose_provenance();
+    // SAFETY: the kernel reads the two words.
+    unsafe { syscall(SYS_NANOSLEEP, [at, 0, 0, 0, 0]) };
 }
 
 /// Whether the four bytes at `address`, a multiple of four, can be read. Never faults and changes nothing: a
