@@ -35,11 +35,10 @@ pub(crate) fn sites(mut visit: impl FnMut(Site, &SiteCounts)) -> bool {
     chunks::walk(0, usize::MAX, |chunk| {
         if let Some(counts) = sites::counts(chunk.record.site) {
             // Nobody else writes to these.
-            let add = |count: &core::sync::atomic::AtomicUsize, amount| {
-                count.store(count.load(Relaxed).wrapping_add(amount), Relaxed);
-            };
-            add(&counts.found_chunks, 1);
-            add(&counts.found_bytes, chunk.record.size);
+            let chunks = counts.found_chunks.load(Relaxed).wrapping_add(1);
+            let bytes = counts.found_bytes.load(Relaxed).wrapping_add(chunk.record.size);
+            counts.found_chunks.store(chunks, Relaxed);
+            counts.found_bytes.store(bytes, Relaxed);
         }
         true
     });
@@ -49,7 +48,7 @@ pub(crate) fn sites(mut visit: impl FnMut(Site, &SiteCounts)) -> bool {
             live_bytes: counts.found_bytes.load(Relaxed),
             calls: counts.calls.load(Relaxed),
             bytes: counts.bytes.load(Relaxed),
-            peak_bytes: counts.peak.load(Relaxed).max(0).unsigned_abs(),
+            peak_bytes: counts.live.peak(),
         };
         if counts.live_chunks != 0 || counts.calls != 0 {
             visit(site, &counts);

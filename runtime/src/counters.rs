@@ -10,12 +10,13 @@
 
 pub(crate) mod sites;
 
-use core::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 use crate::hook::{HOOKS, Hook};
 use crate::site::Site;
 use crate::state;
 use crate::sys;
+use crate::threads;
 
 /// A power of two, so that finding a shard is a mask.
 const SHARDS: usize = 512;
@@ -63,8 +64,48 @@ static OWN: [Shard; SHARDS] = [const { Shard::new() }; SHARDS];
 /// For threads that found no shard, and for hooks that are entered before init.
 static SHARED: Shard = Shard::new();
 static BEFORE_INIT: AtomicUsize = AtomicUsize::new(0);
-static LIVE: AtomicIsize = AtomicIsize::new(0);
-static PEAK: AtomicIsize = AtomicIsize::new(0);
+static LIVE: Level = Level::new();
+
+/// A number of live bytes and the highest that it has been. It may be less than nothing for a moment: a chunk is
+/// free before it is entered, as others see it.
+pub(crate) struct Level {
+    now: AtomicUsize,
+    peak: AtomicUsize,
+}
+
+impl Level {
+    const fn new() -> Self {
+        Self {
+            now: AtomicUsize::new(0),
+            peak: AtomicUsize::new(0),
+        }
+    }
+
+    #[inline(always)]
+    fn grow(&self, size: usize) {
+        let now = threads::add(&self.now, size);
+        if now > self.peak.load(Relaxed) && now.cast_signed() > 0 {
+            self.peak.fetch_max(now, Relaxed);
+        }
+    }
+
+    #[inline(always)]
+    fn shrink(&self, size: usize) {
+        threads::add(&self.now, size.wrapping_neg());
+    }
+
+    pub(crate) fn now(&self) -> usize {
+        at_least_none(self.now.load(Relaxed))
+    }
+
+    pub(crate) fn peak(&self) -> usize {
+        self.peak.load(Relaxed)
+    }
+}
+
+fn at_least_none(number: usize) -> usize {
+    number.cast_signed().max(0).unsigned_abs()
+}
 
 /// One call of an outermost hook. It ends when this is dropped.
 pub(crate) struct Entry {
@@ -164,11 +205,7 @@ impl Entry {
     pub(crate) fn born(&self, site: Site, size: usize) {
         self.add(&self.shard.born, 1);
         sites::born(site, size);
-        let live = LIVE.fetch_add(size.cast_signed(), Relaxed);
-        let live = live.wrapping_add(size.cast_signed());
-        if live > PEAK.load(Relaxed) {
-            PEAK.fetch_max(live, Relaxed);
-        }
+        LIVE.grow(size);
     }
 
     /// Notes a chunk that is about to be given back.
@@ -176,7 +213,7 @@ impl Entry {
     pub(crate) fn died(&self, site: Site, size: usize) {
         self.add(&self.shard.died, 1);
         sites::died(site, size);
-        LIVE.fetch_sub(size.cast_signed(), Relaxed);
+        LIVE.shrink(size);
     }
 
     /// Only its own thread writes to a shard, so it need not lock the bus for it.
@@ -208,13 +245,12 @@ pub(crate) struct Totals {
 impl Totals {
     /// As they are now; other threads may go on counting.
     pub(crate) fn now() -> Self {
-        let at_least_none = |number: isize| number.max(0).unsigned_abs();
         let chunks = sum(|shard| &shard.born).wrapping_sub(sum(|shard| &shard.died));
         Self {
             before_init: BEFORE_INIT.load(Relaxed),
-            live_chunks: at_least_none(chunks.cast_signed()),
-            live_bytes: at_least_none(LIVE.load(Relaxed)),
-            peak_bytes: at_least_none(PEAK.load(Relaxed)),
+            live_chunks: at_least_none(chunks),
+            live_bytes: LIVE.now(),
+            peak_bytes: LIVE.peak(),
         }
     }
 }

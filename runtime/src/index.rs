@@ -19,6 +19,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use crate::index::covered::Covered;
 use crate::index::region::Region;
+use crate::threads;
 
 /// Chunks from this size on are found by their page: the part of 64 words of marks, 1 KiB of heap each,
 /// that lies below any address in the first of them.
@@ -167,7 +168,7 @@ fn loaded(place: &AtomicPtr<Region>) -> Option<&'static Region> {
 impl Mark {
     #[inline(always)]
     pub(crate) fn set(self) {
-        self.word.fetch_or(self.bit, Ordering::SeqCst);
+        threads::set(self.word, self.bit);
     }
 
     /// Whether it is set.
@@ -179,7 +180,7 @@ impl Mark {
     /// Clears it, and waits until no reader relies on it any more.
     #[inline(always)]
     pub(crate) fn clear(self) {
-        self.word.fetch_and(!self.bit, Ordering::SeqCst);
+        threads::clear(self.word, self.bit);
         readers::wait_for(self.word);
     }
 

@@ -53,6 +53,7 @@ mod site;
 mod state;
 mod symbol;
 mod sys;
+mod threads;
 
 #[cfg(not(test))]
 pub use init::{allocs_entry, allocs_init, allocs_preinit};

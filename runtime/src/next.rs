@@ -12,6 +12,7 @@ use crate::memory::Mapped;
 use crate::object::Object;
 use crate::symbol::Symbols;
 use crate::sys;
+use crate::threads;
 
 /// Nothing defines the function.
 const ABSENT: usize = 1;
@@ -77,13 +78,19 @@ impl Next {
         let ask = self.usable_size;
         // SAFETY: `look_up` only keeps the address of a malloc_usable_size here.
         let ask: extern "C" fn(usize) -> usize = unsafe { mem::transmute(ask) };
-        ask(chunk)
+        let capacity = ask(chunk);
+        if GLIBC.load(Ordering::Relaxed) {
+            compare_header(chunk, capacity);
+        }
+        capacity
     }
 }
 
-/// Whether the allocator is glibc's, so that the word in front of a chunk has its size: the chunk's own,
-/// which ends where the next one's begins, with three flags (malloc/malloc.c, "malloc_chunk"). The function
-/// that gives the size does the same; a call of it costs three nanoseconds.
+/// Whether the allocator is that of a glibc whose chunks have their size in the word in front of them: the
+/// chunk's own, which ends where the next one's begins, with three flags (malloc/malloc.c, "malloc_chunk").
+static GLIBC: AtomicBool = AtomicBool::new(false);
+/// Whether that was seen to be so. The function that gives the size does the same, but a call of it costs as
+/// much as all the rest.
 static HEADERS: AtomicBool = AtomicBool::new(false);
 const FLAGS: usize = 7;
 /// The chunk has a mapping of its own, and another header.
@@ -93,21 +100,32 @@ const MAPPED: usize = 2;
 static HOOK_VARIABLE: AtomicUsize = AtomicUsize::new(0);
 
 /// # Safety
-/// `chunk` must be alive and one of glibc's.
+/// There must be a readable word in front of `chunk`.
 #[inline(always)]
 unsafe fn header(chunk: usize) -> usize {
     let header = chunk.wrapping_sub(size_of::<usize>());
-    // SAFETY: the word belongs to the chunk.
+    // SAFETY: the caller answers for the word.
     unsafe { ptr::with_exposed_provenance::<usize>(header).read() }
 }
 
-/// Sees whether the header of `chunk` says what the allocator says. Else there is something between the two.
+/// Sees whether the header of `chunk` says what the allocator says, which is `capacity`. If not, there is
+/// something in between, such as valgrind with an allocator of its own, and headers are never looked at again.
+#[cold]
+fn compare_header(chunk: usize, capacity: usize) {
+    // SAFETY: even where it is no header, an allocator has something in front of a chunk: the heap begins with
+    // what it needs itself. valgrind would complain.
+    let header = sys::unreported(|| unsafe { header(chunk) });
+    if header & MAPPED == 0 || capacity == 0 {
+        let same = (header & !FLAGS).wrapping_sub(size_of::<usize>()) == capacity;
+        GLIBC.store(same, Ordering::Relaxed);
+        HEADERS.store(same, Ordering::Relaxed);
+    }
+}
+
+/// Has the header of `chunk` compared with what the allocator says.
 pub(crate) fn check_header(chunk: usize) {
-    let Some(next) = of(Hook::Malloc).filter(|_| HEADERS.load(Ordering::Relaxed)) else {
-        return;
-    };
-    if next.capacity(chunk) != next.asked_capacity(chunk) {
-        HEADERS.store(false, Ordering::Relaxed);
+    if let Some(next) = of(Hook::Malloc).filter(|next| next.knows_capacity()) {
+        next.asked_capacity(chunk);
     }
 }
 
@@ -165,6 +183,7 @@ pub(crate) fn look_up() {
     if let Some(usable_size) = usable_size {
         look_at_glibc(usable_size.object);
     }
+    threads::note_variable(single_threaded(map));
     for (hook, found) in Hook::ALL.into_iter().zip(&FOUND) {
         let definition = definition_for(hook, map);
         // Only the allocator's own chunks may be shown to its malloc_usable_size. (A program with a
@@ -176,6 +195,14 @@ pub(crate) fn look_up() {
         found.usable_size.store(sizes, Ordering::Relaxed);
         found.function.store(function, Ordering::Release);
     }
+}
+
+/// Where glibc says that there is one thread: in libc, or where the executable has its copy of that.
+fn single_threaded(map: LinkMap) -> Option<usize> {
+    map.objects().find_map(|object| {
+        let symbol = Symbols::of(object)?.find(b"__libc_single_threaded")?;
+        Some(symbol.address)
+    })
 }
 
 /// Finds out whether `object`, which defines the program's allocator, is glibc, and what is to be known then.
@@ -191,8 +218,7 @@ fn look_at_glibc(object: Object) {
     // SAFETY: as above.
     let minor = minor_version(unsafe { Mapped::new(version()) });
     if minor >= FIRST_WITHOUT_HOOKS {
-        // What is between the program and glibc's own allocator there is valgrind, or a library of its own.
-        HEADERS.store(!sys::runs_under_valgrind(), Ordering::Relaxed);
+        GLIBC.store(true, Ordering::Relaxed);
     } else if let Some(variable) = symbols.find(b"__malloc_hook") {
         HOOK_VARIABLE.store(variable.address, Ordering::Relaxed);
     }

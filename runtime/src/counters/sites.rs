@@ -3,20 +3,21 @@
 
 use core::ptr;
 use core::sync::atomic::{
-    AtomicIsize, AtomicPtr, AtomicUsize,
-    Ordering::{AcqRel, Acquire, Relaxed},
+    AtomicPtr, AtomicUsize,
+    Ordering::{AcqRel, Acquire},
 };
 
+use crate::counters::Level;
 use crate::site::Site;
 use crate::sys;
+use crate::threads;
 
 /// The counts of one site. Zeros are those of a site where nothing was counted.
 #[repr(C, align(64))]
 pub(crate) struct Counts {
     pub(crate) calls: AtomicUsize,
     pub(crate) bytes: AtomicUsize,
-    live: AtomicIsize,
-    pub(crate) peak: AtomicIsize,
+    pub(crate) live: Level,
     /// What the last census found.
     pub(crate) found_chunks: AtomicUsize,
     pub(crate) found_bytes: AtomicUsize,
@@ -37,21 +38,16 @@ pub(crate) fn born(site: Site, size: usize) {
     let Some(counts) = counts(site) else {
         return;
     };
-    let size_signed = size.cast_signed();
-    counts.calls.fetch_add(1, Relaxed);
-    counts.bytes.fetch_add(size, Relaxed);
-    let live = counts.live.fetch_add(size_signed, Relaxed);
-    let live = live.wrapping_add(size_signed);
-    if live > counts.peak.load(Relaxed) {
-        counts.peak.fetch_max(live, Relaxed);
-    }
+    threads::add(&counts.calls, 1);
+    threads::add(&counts.bytes, size);
+    counts.live.grow(size);
 }
 
 /// Notes `size` bytes that were made at `site` and are given back.
 #[inline]
 pub(crate) fn died(site: Site, size: usize) {
     if let Some(counts) = counts(site) {
-        counts.live.fetch_sub(size.cast_signed(), Relaxed);
+        counts.live.shrink(size);
     }
 }
 
