@@ -103,21 +103,10 @@ fn live(reader: &Reader, base: usize) -> Option<Chunk> {
 /// lives all the while is shown once, what comes or goes meanwhile once or not at all; `visit` may do both.
 /// Chunks are in the order of their addresses within 64 MiB. False if `visit` has ended it.
 pub(crate) fn walk(begin: usize, end: usize, mut visit: impl FnMut(Chunk) -> bool) -> bool {
-    let regions = CHUNKS
-        .regions()
-        .filter(|region| region.begin() < end && region.end() > begin);
-    for region in regions {
-        for (first, word) in region.marked_words(begin.max(region.begin())) {
-            if first >= end {
-                break;
-            }
-            let within = |chunk: &Chunk| (begin..end).contains(&chunk.base);
-            if !chunks_in(first, word, |chunk| !within(&chunk) || visit(chunk)) {
-                return false;
-            }
-        }
-    }
-    true
+    let within = |chunk: &Chunk| (begin..end).contains(&chunk.base);
+    CHUNKS
+        .words(begin, end)
+        .all(|(first, word)| chunks_in(first, word, |chunk| !within(&chunk) || visit(chunk)))
 }
 
 /// Shows `visit` the chunks of one word of marks; `first` is the address of its first mark. They are noted

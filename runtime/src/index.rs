@@ -33,6 +33,8 @@ const REGIONS: usize = 1 << 14;
 pub(crate) struct Index {
     regions: [AtomicPtr<Region>; REGIONS],
     covered: Covered,
+    /// Whether there is memory for a record beside each mark.
+    has_records: bool,
 }
 
 /// The place of one mark.
@@ -43,10 +45,20 @@ pub(crate) struct Mark {
 }
 
 impl Index {
+    /// One of marks alone.
     pub(crate) const fn new() -> Self {
         Self {
             regions: [const { AtomicPtr::new(ptr::null_mut()) }; REGIONS],
             covered: Covered::new(),
+            has_records: false,
+        }
+    }
+
+    /// One that has memory for a record beside each mark.
+    pub(crate) const fn with_records() -> Self {
+        Self {
+            has_records: true,
+            ..Self::new()
         }
     }
 
@@ -63,7 +75,7 @@ impl Index {
         if let Some(region) = self.region(address) {
             return region.mark(address);
         }
-        let made = Region::map(address)?;
+        let made = Region::map(address, self.has_records)?;
         for place in self.places(address) {
             let there = place.compare_exchange(
                 ptr::null_mut(),
@@ -129,9 +141,25 @@ impl Index {
         self.region(end)?.below(end, left)
     }
 
-    /// The regions, in no order.
-    pub(crate) fn regions(&self) -> impl Iterator<Item = &'static Region> {
-        self.regions.iter().filter_map(loaded)
+    /// The record beside the mark for `address`.
+    pub(crate) fn record(&self, address: usize) -> Option<&'static AtomicU64> {
+        self.region(address)?.record(address)
+    }
+
+    /// The words that have marks for addresses from `begin` on and before `end`, each with the address of its
+    /// first mark. They may have marks for others. Region by region, in no order; in each, in order.
+    pub(crate) fn words(
+        &self,
+        begin: usize,
+        end: usize,
+    ) -> impl Iterator<Item = (usize, &'static AtomicU64)> {
+        let regions = self.regions.iter().filter_map(loaded);
+        regions
+            .filter(move |region| region.begin() < end && region.end() > begin)
+            .flat_map(move |region| {
+                let words = region.marked_words(begin.max(region.begin()));
+                words.take_while(move |(first, _)| *first < end)
+            })
     }
 
     #[inline(always)]

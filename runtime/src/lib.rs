@@ -31,6 +31,7 @@
     )
 )]
 
+mod allocator;
 mod auxv;
 #[cfg(not(test))]
 mod builtins;
@@ -44,6 +45,7 @@ mod index;
 mod init;
 mod linkmap;
 mod memory;
+mod nested;
 mod next;
 mod object;
 mod query;

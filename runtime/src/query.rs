@@ -8,37 +8,11 @@
     reason = "exported to C, whatever the module's own visibility"
 )]
 
-use core::ffi::{CStr, c_char, c_int, c_uchar, c_void};
+use core::ffi::{c_char, c_int, c_uchar, c_void};
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 
+use crate::allocator::Allocator;
 use crate::chunks::{self, Chunk};
-
-/// `struct allocator`. Filled in at the first question: an address in data would be a dynamic relocation.
-#[repr(C)]
-pub struct Allocator {
-    name: AtomicPtr<c_char>,
-}
-
-/// The program's malloc.
-static MALLOC: Allocator = Allocator::unnamed();
-
-impl Allocator {
-    const fn unnamed() -> Self {
-        Self {
-            name: AtomicPtr::new(ptr::null_mut()),
-        }
-    }
-
-    fn named(&'static self, name: &'static CStr) -> *const Self {
-        self.name.store(name.as_ptr().cast_mut(), Relaxed);
-        self
-    }
-}
-
-fn malloc() -> *const Allocator {
-    MALLOC.named(c"malloc")
-}
 
 /// `enum alloc_error`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -131,7 +105,7 @@ pub unsafe extern "C" fn alloc_get_info(address: *const c_void, info: *mut Info)
     let base = pointer(known(|chunk| chunk.base));
     let size = known(|chunk| chunk.record.size);
     let answer = Info {
-        allocator: chunk.map_or(ptr::null(), |_| malloc()),
+        allocator: chunk.map_or(ptr::null(), |_| Allocator::malloc()),
         base,
         size,
         usable_size: known(|chunk| chunk.record.usable_size),
@@ -184,7 +158,7 @@ pub unsafe extern "C" fn alloc_get_site(address: *const c_void) -> *const c_void
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn alloc_get_allocator(address: *const c_void) -> *const Allocator {
-    chunk_at(address).map_or(ptr::null(), |_| malloc())
+    chunk_at(address).map_or(ptr::null(), |_| Allocator::malloc())
 }
 
 #[unsafe(no_mangle)]
@@ -223,7 +197,7 @@ pub unsafe extern "C" fn alloc_walk(
         ),
         None => (0, 0, ptr::null()),
     };
-    if !allocator.is_null() && allocator != malloc() {
+    if !allocator.is_null() && !ptr::eq(allocator, Allocator::malloc()) {
         return 0;
     }
     let end = if end == 0 { usize::MAX } else { end };
@@ -234,7 +208,7 @@ pub unsafe extern "C" fn alloc_walk(
             size: chunk.record.size,
             usable_size: chunk.record.usable_size,
             site: pointer(chunk.record.site.address()),
-            allocator: malloc(),
+            allocator: Allocator::malloc(),
         };
         result = callback(&raw const walked, argument);
         result == 0

@@ -1,7 +1,8 @@
 //! The marks of one region, 64 MiB of the address space. They lie in memory of their own, which is resident only
 //! where something was marked: one page of marks for each 512 KiB of heap.
 
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 use crate::index::Mark;
 use crate::sys;
@@ -16,15 +17,20 @@ const WORD: u32 = GRAIN + u64::BITS.trailing_zeros();
 const PAGE: u32 = 12;
 const PAGE_WORD: u32 = PAGE + u64::BITS.trailing_zeros();
 
+const MARKS: usize = 1 << (REGION - GRAIN);
 const WORDS: usize = 1 << (REGION - WORD);
 const PAGE_WORDS: usize = 1 << (REGION - PAGE_WORD);
 const WORDS_IN_PAGE: usize = 1 << (PAGE - WORD);
+
+type Records = [AtomicU64; MARKS];
 
 /// The marks of one region.
 #[repr(C)]
 pub(crate) struct Region {
     /// Number of the region.
     number: AtomicUsize,
+    /// Records, one beside each mark; null if there are none.
+    records: AtomicPtr<Records>,
     /// Which words of `pages` may have a bit.
     groups: [AtomicU64; PAGE_WORDS.div_ceil(u64::BITS as usize)],
     /// The pages in which a large chunk begins.
@@ -68,19 +74,39 @@ fn highest(bits: u64) -> usize {
 
 impl Region {
     /// Maps one for the region of `address`.
-    pub(crate) fn map(address: usize) -> Option<&'static Self> {
+    pub(crate) fn map(address: usize, with_records: bool) -> Option<&'static Self> {
         let memory = sys::map_zeros(size_of::<Self>())?;
         // SAFETY: fresh memory of that size, aligned to a page, and zeros are a region without marks.
-        let region = unsafe { &*core::ptr::with_exposed_provenance::<Self>(memory) };
+        let region = unsafe { &*ptr::with_exposed_provenance::<Self>(memory) };
         region.number.store(number(address), Ordering::Relaxed);
+        if with_records {
+            let Some(records) = sys::map_zeros(size_of::<Records>()) else {
+                region.unmap();
+                return None;
+            };
+            let records = ptr::with_exposed_provenance_mut(records);
+            region.records.store(records, Ordering::Relaxed);
+        }
         Some(region)
     }
 
     /// Gives back one that nobody else has seen.
     pub(crate) fn unmap(&'static self) {
-        let address = core::ptr::from_ref(self).expose_provenance();
+        let records = self.records.load(Ordering::Relaxed);
+        if !records.is_null() {
+            // SAFETY: as below.
+            unsafe { sys::unmap(records.expose_provenance(), size_of::<Records>()) };
+        }
+        let address = ptr::from_ref(self).expose_provenance();
         // SAFETY: `map` mapped it, and the caller has the only reference, which ends here.
         unsafe { sys::unmap(address, size_of::<Self>()) };
+    }
+
+    /// The record beside the mark for `address`.
+    pub(crate) fn record(&self, address: usize) -> Option<&'static AtomicU64> {
+        // SAFETY: null, or memory that is mapped as long as the region is.
+        let records = unsafe { self.records.load(Ordering::Relaxed).as_ref() }?;
+        records.get((address >> GRAIN) & (MARKS - 1))
     }
 
     #[inline(always)]
