@@ -19,6 +19,7 @@ use core::arch::{global_asm, naked_asm};
 
 use crate::auxv::InitialStack;
 use crate::counters;
+use crate::linkmap::LinkMap;
 use crate::next;
 use crate::report;
 use crate::state::{self, State};
@@ -29,6 +30,9 @@ fn enter(state: State) {
     if !state::reached() {
         state.begin();
         next::look_up();
+        if let Some(map) = LinkMap::find() {
+            map.note(state != State::Running);
+        }
         if let Some(stack) = InitialStack::find() {
             report::configure(&stack);
         }

@@ -39,6 +39,8 @@ mod builtins;
 mod census;
 mod chunks;
 mod counters;
+#[allow(dead_code, reason = "the queries will ask")]
+mod file;
 mod hook;
 pub mod hooks;
 mod index;

@@ -15,12 +15,15 @@ const SYS_MUNMAP: usize = 11;
 const SYS_NANOSLEEP: usize = 35;
 const SYS_GETPID: usize = 39;
 const SYS_FCNTL: usize = 72;
+const SYS_READLINK: usize = 89;
 const SYS_PRCTL: usize = 157;
 const SYS_FUTEX: usize = 202;
 const SYS_OPENAT: usize = 257;
+const SYS_PROCESS_VM_READV: usize = 310;
 
 const EINTR: isize = 4;
 const EAGAIN: isize = 11;
+const EFAULT: isize = 14;
 const ETIMEDOUT: isize = 110;
 
 /// Size of the pages that access rights are given by.
@@ -103,6 +106,34 @@ pub(crate) fn is_readable(address: usize) -> bool {
     result == -EAGAIN || result == -ETIMEDOUT
 }
 
+/// What the kernel read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Copied {
+    /// As much as was asked for.
+    All,
+    /// Not all of it is mapped, or it must not be read.
+    Faulted,
+    /// The kernel does not do that here.
+    Refused,
+}
+
+/// Reads memory of the process's own at `address` into `buffer`. Never faults: the kernel does it, and says if
+/// there is nothing. So it may be asked about memory that another thread is just unmapping.
+pub(crate) fn copy_own_memory(address: usize, buffer: &mut [usize]) -> Copied {
+    let size = size_of_val(buffer);
+    let to = [buffer.as_mut_ptr().expose_provenance(), size];
+    let from = [address, size];
+    let [to, from] = [&to, &from].map(|vector| vector.as_ptr().expose_provenance());
+    // SAFETY: the kernel writes into `buffer` alone, and every pattern of bits is a number.
+    let result = unsafe { syscall6(SYS_PROCESS_VM_READV, [process_id(), to, 1, from, 1, 0]) };
+    match usize::try_from(result) {
+        Ok(read) if read == size => Copied::All,
+        Ok(_) => Copied::Faulted,
+        Err(_) if result == -EFAULT => Copied::Faulted,
+        Err(_) => Copied::Refused,
+    }
+}
+
 /// Has valgrind report nothing that `work` does. This is its client request CHANGE_ERR_DISABLEMENT;
 /// anywhere else the instructions do nothing.
 pub(crate) fn unreported<T>(work: impl FnOnce() -> T) -> T {
@@ -154,6 +185,15 @@ pub(crate) fn kernel_auxv() -> Option<&'static [AtomicUsize]> {
 pub(crate) fn process_id() -> usize {
     // SAFETY: has no arguments and cannot fail.
     unsafe { syscall(SYS_GETPID, [0; 5]) }.unsigned_abs()
+}
+
+/// Where the symbolic link at `path` leads to, as far as it fits into `text`.
+pub(crate) fn read_link(path: &CStr, text: &[AtomicU8]) {
+    let path = path.as_ptr().expose_provenance();
+    let to = text.as_ptr().expose_provenance();
+    // SAFETY: the path has an end, and the kernel writes at most as many bytes as it is told to, into bytes that
+    // may change.
+    unsafe { syscall(SYS_READLINK, [path, to, text.len(), 0, 0]) };
 }
 
 /// A file descriptor.
