@@ -97,11 +97,17 @@ impl Site {
     /// So it must be: the stack is read.
     #[inline(always)]
     pub(crate) unsafe fn of(caller: usize, stack: usize, rbp: usize) -> Self {
-        let value = CALLERS.at_hand(Key::of_address(caller));
-        if value < u64::from(FACADE) {
-            return Self(value as u32);
+        match Self::at_hand(caller) {
+            Some(site) => site,
+            None => behind(Frame { caller, stack, rbp }),
         }
-        behind(Frame { caller, stack, rbp })
+    }
+
+    /// The same, if `caller` is in no facade and was seen before.
+    #[inline(always)]
+    pub(crate) fn at_hand(caller: usize) -> Option<Self> {
+        let value = CALLERS.at_hand(Key::of_address(caller));
+        (value < u64::from(FACADE)).then_some(Self(value as u32))
     }
 
     /// The site with that number, as a record holds it. Any number may be asked for.
@@ -135,8 +141,6 @@ pub(crate) fn all() -> impl Iterator<Item = Site> {
 /// # Safety
 /// As there.
 #[allow(dead_code, reason = "the hooks will call it")]
-#[cold]
-#[inline(never)]
 pub(crate) unsafe fn sample(caller: usize, stack: usize, rbp: usize) {
     found::sample(Frame { caller, stack, rbp });
 }
