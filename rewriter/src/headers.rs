@@ -130,7 +130,7 @@ fn make_way(
             return Ok(None);
         };
         free_end = end;
-        if block.name == BUILD_ID && block.from.at.0 < PAGE {
+        if [BUILD_ID, PACKAGE].contains(&block.name) && block.from.at.0 < PAGE {
             needed += block.from.size.saturating_add(2 * block.align);
             slides.push(block.clone());
         } else if block.name == DYNAMIC {
@@ -186,6 +186,7 @@ fn grown_tables(image: &Image, growing: Growing) -> Vec<Move> {
 }
 
 const BUILD_ID: &str = ".note.gnu.build-id";
+const PACKAGE: &str = ".note.package";
 const DYNAMIC: &str = ".dynamic";
 const LEFT: &str = ".preinit_array";
 
@@ -195,8 +196,7 @@ fn movable_blocks(source: &Source, image: &Image) -> Result<Vec<Move>> {
     for segment in &image.segments {
         let name = match segment.kind {
             PT_INTERP => ".interp",
-            PT_NOTE if has_build_id(source, segment)? => BUILD_ID,
-            PT_NOTE => ".note",
+            PT_NOTE => note_name(source, segment)?,
             _ => continue,
         };
         let mapped = crate::parse::locate(&image.segments, segment.vaddr, segment.filesz);
@@ -234,22 +234,25 @@ fn movable_blocks(source: &Source, image: &Image) -> Result<Vec<Move>> {
     Ok(blocks)
 }
 
-/// True if a note of type NT_GNU_BUILD_ID (3) by owner `GNU` is in the segment.
-fn has_build_id(source: &Source, segment: &Segment) -> Result<bool> {
+/// By the first note in the segment that core dumps have to keep: NT_GNU_BUILD_ID (3) by owner `GNU`, or
+/// FDO_PACKAGING_METADATA by owner `FDO`.
+fn note_name(source: &Source, segment: &Segment) -> Result<&'static str> {
     let bytes = source.bytes(segment.offset, segment.filesz.min(PAGE), "a note")?;
     let mut rest = bytes.as_slice();
     while let Some(head) = rest.get(..12) {
         let head = crate::parse::words(head);
         let (name_size, size, kind) = (u64::from(head[0]), u64::from(head[1]), head[2]);
-        if kind == 3 && rest.get(12..16) == Some(b"GNU\0") {
-            return Ok(true);
+        match (kind, rest.get(12..16)) {
+            (3, Some(b"GNU\0")) => return Ok(BUILD_ID),
+            (0xcafe_1a7e, Some(b"FDO\0")) => return Ok(PACKAGE),
+            _ => {}
         }
         let padded = |size| align_up(size, segment.align.clamp(4, 8)).unwrap_or(u64::MAX);
         let step = padded(12 + name_size).saturating_add(padded(size));
         let step = usize::try_from(step).unwrap_or(usize::MAX);
         rest = rest.get(step..).unwrap_or(&[]);
     }
-    Ok(false)
+    Ok(".note")
 }
 
 /// True if `[from, to)` is a short run of zeros and the `X` or `Z` that patchelf writes over what it moves,

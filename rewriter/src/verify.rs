@@ -359,7 +359,8 @@ impl Check<'_> {
         Ok(Some(Range { size, ..table }))
     }
 
-    /// Interpreter path and notes have their bytes, and a build-id in the first page stays there.
+    /// Interpreter path and notes have their bytes, and what a core dump needs of the first page (build-id,
+    /// package metadata) stays there.
     fn small_things(&self) -> Result<()> {
         for kind in [pt::PT_INTERP, pt::PT_NOTE, pt::PT_GNU_PROPERTY] {
             let all = |view: &View<'_>| -> Vec<Range> {
@@ -382,13 +383,17 @@ impl Check<'_> {
                     before.size == after.size,
                     "a note or the interpreter changed",
                 )?;
-                let mut build_id = false;
+                let mut dumped = false;
                 self.pairs(before, after, 1, |at, old, new| {
-                    build_id |= at == 0 && memchr::memmem::find(old, b"\x03\0\0\0GNU\0").is_some();
+                    let has = |owner: &[u8]| memchr::memmem::find(old, owner).is_some();
+                    dumped |= at == 0 && (has(b"\x03\0\0\0GNU\0") || has(b"\x7e\x1a\xfe\xcaFDO\0"));
                     self.require(old == new, "a note or the interpreter changed")
                 })?;
-                let left = build_id && before.at < PAGE && after.at + after.size > PAGE;
-                self.require(!left, "the build-id left the first page")?;
+                let left = dumped && before.at < PAGE && after.at + after.size > PAGE;
+                self.require(
+                    !left,
+                    "the build-id or the package's name left the first page",
+                )?;
             }
         }
         Ok(())

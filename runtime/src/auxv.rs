@@ -21,6 +21,7 @@ const AT_PHENT: usize = 4;
 const AT_PHNUM: usize = 5;
 const AT_BASE: usize = 7;
 const AT_SECURE: usize = 23;
+const AT_EXECFN: usize = 31;
 
 const WORD: usize = size_of::<usize>();
 const ENTRY: usize = 2 * WORD;
@@ -40,6 +41,8 @@ pub(crate) struct Auxv {
     pub(crate) phnum: usize,
     /// Where the loader lies; 0 if it was started itself.
     pub(crate) loader: usize,
+    /// The path that the program was executed by, a string; relative to the directory at that time.
+    pub(crate) path: usize,
     /// The program has more rights than whoever started it.
     pub(crate) secure: bool,
 }
@@ -60,6 +63,10 @@ impl Auxv {
                 },
                 AT_BASE => Self {
                     loader: value,
+                    ..seen
+                },
+                AT_EXECFN => Self {
+                    path: value,
                     ..seen
                 },
                 AT_SECURE => Self {

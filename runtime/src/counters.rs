@@ -8,11 +8,15 @@
 //! through another by a call that is bound to our hook again (musl's calloc calls malloc, its
 //! memalign calls aligned_alloc); that is one request of the program and one chunk.
 
-use core::sync::atomic::{AtomicIsize, AtomicUsize, Ordering::Relaxed};
+pub(crate) mod sites;
+
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 use crate::hook::{HOOKS, Hook};
+use crate::site::Site;
 use crate::state;
 use crate::sys;
+use crate::threads;
 
 /// A power of two, so that finding a shard is a mask.
 const SHARDS: usize = 512;
@@ -60,8 +64,48 @@ static OWN: [Shard; SHARDS] = [const { Shard::new() }; SHARDS];
 /// For threads that found no shard, and for hooks that are entered before init.
 static SHARED: Shard = Shard::new();
 static BEFORE_INIT: AtomicUsize = AtomicUsize::new(0);
-static LIVE: AtomicIsize = AtomicIsize::new(0);
-static PEAK: AtomicIsize = AtomicIsize::new(0);
+static LIVE: Level = Level::new();
+
+/// A number of live bytes and the highest that it has been. It may be less than nothing for a moment: a chunk is
+/// free before it is entered, as others see it.
+pub(crate) struct Level {
+    now: AtomicUsize,
+    peak: AtomicUsize,
+}
+
+impl Level {
+    const fn new() -> Self {
+        Self {
+            now: AtomicUsize::new(0),
+            peak: AtomicUsize::new(0),
+        }
+    }
+
+    #[inline(always)]
+    fn grow(&self, size: usize) {
+        let now = threads::add(&self.now, size);
+        if now > self.peak.load(Relaxed) && now.cast_signed() > 0 {
+            self.peak.fetch_max(now, Relaxed);
+        }
+    }
+
+    #[inline(always)]
+    fn shrink(&self, size: usize) {
+        threads::add(&self.now, size.wrapping_neg());
+    }
+
+    pub(crate) fn now(&self) -> usize {
+        at_least_none(self.now.load(Relaxed))
+    }
+
+    pub(crate) fn peak(&self) -> usize {
+        self.peak.load(Relaxed)
+    }
+}
+
+fn at_least_none(number: usize) -> usize {
+    number.cast_signed().max(0).unsigned_abs()
+}
 
 /// One call of an outermost hook. It ends when this is dropped.
 pub(crate) struct Entry {
@@ -69,9 +113,25 @@ pub(crate) struct Entry {
     shared: bool,
 }
 
-/// Begins a call of a hook. `None` if the thread is inside a hook already.
+/// Whether nothing is counted: once it is known that there will be no report.
+static STOPPED: AtomicBool = AtomicBool::new(false);
+
+/// Counts no more.
+pub(crate) fn stop() {
+    STOPPED.store(true, Relaxed);
+}
+
+/// Begins a call of a hook. `None` if nothing is counted, or if the thread is inside a hook already.
 #[inline(always)]
 pub(crate) fn enter() -> Option<Entry> {
+    if STOPPED.load(Relaxed) {
+        return None;
+    }
+    enter_thread()
+}
+
+#[inline(never)]
+fn enter_thread() -> Option<Entry> {
     let thread = sys::thread_pointer();
     let shard = OWN.get(home(thread))?;
     if shard.owner.load(Relaxed) == thread {
@@ -142,22 +202,18 @@ impl Entry {
 
     /// Notes a chunk that came to life.
     #[inline(always)]
-    pub(crate) fn born(&self, usable_size: usize) {
+    pub(crate) fn born(&self, site: Site, size: usize) {
         self.add(&self.shard.born, 1);
-        live_bytes_grow(usable_size.cast_signed());
+        sites::born(site, size);
+        LIVE.grow(size);
     }
 
     /// Notes a chunk that is about to be given back.
     #[inline(always)]
-    pub(crate) fn died(&self, usable_size: usize) {
+    pub(crate) fn died(&self, site: Site, size: usize) {
         self.add(&self.shard.died, 1);
-        LIVE.fetch_sub(usable_size.cast_signed(), Relaxed);
-    }
-
-    /// Notes that a chunk is of another size now.
-    #[inline(always)]
-    pub(crate) fn resized(&self, before: usize, after: usize) {
-        live_bytes_grow(after.wrapping_sub(before).cast_signed());
+        sites::died(site, size);
+        LIVE.shrink(size);
     }
 
     /// Only its own thread writes to a shard, so it need not lock the bus for it.
@@ -178,14 +234,6 @@ impl Drop for Entry {
     }
 }
 
-#[inline(always)]
-fn live_bytes_grow(change: isize) {
-    let live = LIVE.fetch_add(change, Relaxed).wrapping_add(change);
-    if live > PEAK.load(Relaxed) {
-        PEAK.fetch_max(live, Relaxed);
-    }
-}
-
 /// Sums over all threads.
 pub(crate) struct Totals {
     pub(crate) before_init: usize,
@@ -197,13 +245,12 @@ pub(crate) struct Totals {
 impl Totals {
     /// As they are now; other threads may go on counting.
     pub(crate) fn now() -> Self {
-        let at_least_none = |number: isize| number.max(0).unsigned_abs();
         let chunks = sum(|shard| &shard.born).wrapping_sub(sum(|shard| &shard.died));
         Self {
             before_init: BEFORE_INIT.load(Relaxed),
-            live_chunks: at_least_none(chunks.cast_signed()),
-            live_bytes: at_least_none(LIVE.load(Relaxed)),
-            peak_bytes: at_least_none(PEAK.load(Relaxed)),
+            live_chunks: at_least_none(chunks),
+            live_bytes: LIVE.now(),
+            peak_bytes: LIVE.peak(),
         }
     }
 }

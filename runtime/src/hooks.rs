@@ -1,87 +1,168 @@
-//! The hooks: the whole malloc family, and the only functions by which the program calls the runtime.
+//! The hooks: the whole malloc family, and the only functions by which the program's calls reach the runtime.
 //!
-//! Each passes its call on to *next* and counts. What it returns, sets in `errno` and does to the
-//! heap is next's doing; the runtime's own part touches none of the three. If nothing defines next,
-//! an allocating hook returns null.
+//! Each passes its call on to *next*, enters the chunk into the index and counts. What it returns, sets in
+//! `errno` and does to the heap is next's doing; the runtime's own part touches none of the three. If nothing
+//! defines next, an allocating hook returns null.
+//!
+//! The exported symbols are stubs that add to the arguments where the call came from.
 #![allow(
     clippy::missing_safety_doc,
     reason = "the contract is that of the libc function of that name"
 )]
 
+use core::arch::naked_asm;
 use core::ffi::{c_int, c_void};
 use core::ptr;
 
+use crate::chunks;
 use crate::counters;
 use crate::hook::Hook;
-use crate::next;
+use crate::next::{self, Next};
+use crate::record::{Record, padded};
+use crate::site::Site;
 
 type Chunk = *mut c_void;
 
 /// ENOMEM, which posix_memalign returns instead of setting `errno`.
 const ENOMEM: c_int = 12;
 
-/// malloc(3).
-#[cfg_attr(not(test), unsafe(no_mangle))]
-pub unsafe extern "C" fn malloc(size: usize) -> Chunk {
+/// Where a hook was called from.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Call {
+    /// The return address.
+    caller: usize,
+    /// The stack pointer that the caller has when the hook has returned.
+    stack: usize,
+}
+
+/// Exports `$name` as a stub in front of `$body`, which takes the same arguments and a [`Call`]; `$caller` and
+/// `$stack` are the registers of the two arguments that follow (psABI, "Parameter Passing").
+macro_rules! hook {
+    ($(#[$doc:meta])* $name:ident($($type:ty),*) $(-> $result:ty)?, $caller:literal, $stack:literal => $body:ident) => {
+        $(#[$doc])*
+        #[unsafe(naked)]
+        #[cfg_attr(not(test), unsafe(no_mangle))]
+        pub unsafe extern "C" fn $name($(_: $type),*) $(-> $result)? {
+            naked_asm!(
+                concat!("mov ", $caller, ", [rsp]"),
+                concat!("lea ", $stack, ", [rsp + 8]"),
+                "jmp {}",
+                sym $body,
+            )
+        }
+    };
+}
+
+hook!(
+    /// malloc(3).
+    malloc(usize) -> Chunk, "rsi", "rdx" => malloc_hook
+);
+hook!(
+    /// calloc(3).
+    calloc(usize, usize) -> Chunk, "rdx", "rcx" => calloc_hook
+);
+hook!(
+    /// memalign(3).
+    memalign(usize, usize) -> Chunk, "rdx", "rcx" => memalign_hook
+);
+hook!(
+    /// aligned_alloc(3).
+    aligned_alloc(usize, usize) -> Chunk, "rdx", "rcx" => aligned_alloc_hook
+);
+hook!(
+    /// valloc(3).
+    valloc(usize) -> Chunk, "rsi", "rdx" => valloc_hook
+);
+hook!(
+    /// pvalloc(3).
+    pvalloc(usize) -> Chunk, "rsi", "rdx" => pvalloc_hook
+);
+hook!(
+    /// posix_memalign(3).
+    posix_memalign(*mut Chunk, usize, usize) -> c_int, "rcx", "r8" => posix_memalign_hook
+);
+hook!(
+    /// realloc(3).
+    realloc(Chunk, usize) -> Chunk, "rdx", "rcx" => realloc_hook
+);
+hook!(
+    /// reallocarray(3).
+    reallocarray(Chunk, usize, usize) -> Chunk, "rcx", "r8" => reallocarray_hook
+);
+
+unsafe extern "C" fn malloc_hook(size: usize, call: Call) -> Chunk {
     type Function = unsafe extern "C" fn(usize) -> Chunk;
-    // SAFETY: the caller keeps to malloc's contract.
-    allocate(Hook::Malloc, size, |next: Function| unsafe { next(size) })
+    let ask = |next: Function, size| {
+        // SAFETY: the caller keeps to malloc's contract.
+        unsafe { next(size) }
+    };
+    allocate(Hook::Malloc, size, call, ask)
 }
 
-/// calloc(3).
-#[cfg_attr(not(test), unsafe(no_mangle))]
-pub unsafe extern "C" fn calloc(count: usize, size: usize) -> Chunk {
+unsafe extern "C" fn calloc_hook(count: usize, size: usize, call: Call) -> Chunk {
     type Function = unsafe extern "C" fn(usize, usize) -> Chunk;
-    // A product that overflows makes next fail, and then it is not counted.
-    let bytes = count.wrapping_mul(size);
-    // SAFETY: the caller keeps to calloc's contract.
-    allocate(Hook::Calloc, bytes, |next: Function| unsafe {
-        next(count, size)
-    })
+    // A product that overflows makes next fail.
+    let bytes = count.saturating_mul(size);
+    let ask = |next: Function, bytes| {
+        // SAFETY: the caller keeps to calloc's contract.
+        unsafe { next(1, bytes) }
+    };
+    allocate(Hook::Calloc, bytes, call, ask)
 }
 
-/// memalign(3).
-#[cfg_attr(not(test), unsafe(no_mangle))]
-pub unsafe extern "C" fn memalign(alignment: usize, size: usize) -> Chunk {
+unsafe extern "C" fn memalign_hook(alignment: usize, size: usize, call: Call) -> Chunk {
     type Function = unsafe extern "C" fn(usize, usize) -> Chunk;
-    // SAFETY: the caller keeps to memalign's contract.
-    allocate(Hook::Memalign, size, |next: Function| unsafe {
-        next(alignment, size)
-    })
+    let ask = |next: Function, size| {
+        // SAFETY: the caller keeps to memalign's contract.
+        unsafe { next(alignment, size) }
+    };
+    allocate(Hook::Memalign, size, call, ask)
 }
 
-/// aligned_alloc(3).
-#[cfg_attr(not(test), unsafe(no_mangle))]
-pub unsafe extern "C" fn aligned_alloc(alignment: usize, size: usize) -> Chunk {
+unsafe extern "C" fn aligned_alloc_hook(alignment: usize, size: usize, call: Call) -> Chunk {
     type Function = unsafe extern "C" fn(usize, usize) -> Chunk;
-    // SAFETY: the caller keeps to aligned_alloc's contract.
-    allocate(Hook::AlignedAlloc, size, |next: Function| unsafe {
-        next(alignment, size)
-    })
+    // C11 wants a multiple of the alignment, and some allocators fail for another size.
+    let is_multiple = size.checked_rem(alignment) == Some(0);
+    let ask = |next: Function, bytes: usize| {
+        let rounded = if is_multiple && bytes != size {
+            size.saturating_add(alignment.max(padded(0)))
+        } else {
+            bytes
+        };
+        // SAFETY: the caller keeps to aligned_alloc's contract.
+        unsafe { next(alignment, rounded) }
+    };
+    allocate(Hook::AlignedAlloc, size, call, ask)
 }
 
-/// valloc(3).
-#[cfg_attr(not(test), unsafe(no_mangle))]
-pub unsafe extern "C" fn valloc(size: usize) -> Chunk {
+unsafe extern "C" fn valloc_hook(size: usize, call: Call) -> Chunk {
     type Function = unsafe extern "C" fn(usize) -> Chunk;
-    // SAFETY: the caller keeps to valloc's contract.
-    allocate(Hook::Valloc, size, |next: Function| unsafe { next(size) })
+    let ask = |next: Function, size| {
+        // SAFETY: the caller keeps to valloc's contract.
+        unsafe { next(size) }
+    };
+    allocate(Hook::Valloc, size, call, ask)
 }
 
-/// pvalloc(3).
-#[cfg_attr(not(test), unsafe(no_mangle))]
-pub unsafe extern "C" fn pvalloc(size: usize) -> Chunk {
+unsafe extern "C" fn pvalloc_hook(size: usize, call: Call) -> Chunk {
     type Function = unsafe extern "C" fn(usize) -> Chunk;
-    // SAFETY: the caller keeps to pvalloc's contract.
-    allocate(Hook::Pvalloc, size, |next: Function| unsafe { next(size) })
+    let ask = |next: Function, size| {
+        // SAFETY: the caller keeps to pvalloc's contract.
+        unsafe { next(size) }
+    };
+    allocate(Hook::Pvalloc, size, call, ask)
 }
 
-/// posix_memalign(3).
-#[cfg_attr(not(test), unsafe(no_mangle))]
-pub unsafe extern "C" fn posix_memalign(chunk: *mut Chunk, alignment: usize, size: usize) -> c_int {
+unsafe extern "C" fn posix_memalign_hook(
+    chunk: *mut Chunk,
+    alignment: usize,
+    size: usize,
+    call: Call,
+) -> c_int {
     type Function = unsafe extern "C" fn(*mut Chunk, usize, usize) -> c_int;
     let mut error = ENOMEM;
-    allocate(Hook::PosixMemalign, size, |next: Function| {
+    allocate(Hook::PosixMemalign, size, call, |next: Function, size| {
         // SAFETY: the caller keeps to posix_memalign's contract.
         error = unsafe { next(chunk, alignment, size) };
         if error != 0 {
@@ -93,35 +174,36 @@ pub unsafe extern "C" fn posix_memalign(chunk: *mut Chunk, alignment: usize, siz
     error
 }
 
-/// realloc(3).
-#[cfg_attr(not(test), unsafe(no_mangle))]
-pub unsafe extern "C" fn realloc(chunk: Chunk, size: usize) -> Chunk {
+unsafe extern "C" fn realloc_hook(chunk: Chunk, size: usize, call: Call) -> Chunk {
     type Function = unsafe extern "C" fn(Chunk, usize) -> Chunk;
-    // SAFETY: the caller keeps to realloc's contract.
-    reallocate(Hook::Realloc, chunk, size, |next: Function| unsafe {
-        next(chunk, size)
-    })
+    let ask = |next: Function, size| {
+        // SAFETY: the caller keeps to realloc's contract.
+        unsafe { next(chunk, size) }
+    };
+    reallocate(Hook::Realloc, chunk, size, call, ask)
 }
 
-/// reallocarray(3). Next's is asked even though it is realloc of the product: it calls the program's
-/// realloc, which is not next's if an allocator without reallocarray comes ahead of the runtime.
-#[cfg_attr(not(test), unsafe(no_mangle))]
-pub unsafe extern "C" fn reallocarray(chunk: Chunk, count: usize, size: usize) -> Chunk {
+/// Next's reallocarray is asked even though it is realloc of the product: it calls the program's realloc,
+/// which is not next's if an allocator without reallocarray comes ahead of the runtime.
+unsafe extern "C" fn reallocarray_hook(
+    chunk: Chunk,
+    count: usize,
+    size: usize,
+    call: Call,
+) -> Chunk {
     type Function = unsafe extern "C" fn(Chunk, usize, usize) -> Chunk;
-    type Realloc = unsafe extern "C" fn(Chunk, usize) -> Chunk;
     // A product that overflows makes next fail. In a libc that is older than reallocarray, realloc
     // fails for a size that cannot be had, which sets `errno` and leaves the chunk alone.
     let bytes = count.saturating_mul(size);
     if next::of(Hook::Reallocarray).is_none() {
         // SAFETY: the caller keeps to reallocarray's contract, which is realloc's.
-        return reallocate(Hook::Realloc, chunk, bytes, |next: Realloc| unsafe {
-            next(chunk, bytes)
-        });
+        return unsafe { realloc_hook(chunk, bytes, call) };
     }
-    // SAFETY: as above.
-    reallocate(Hook::Reallocarray, chunk, bytes, |next: Function| unsafe {
-        next(chunk, count, size)
-    })
+    let ask = |next: Function, bytes| {
+        // SAFETY: the caller keeps to reallocarray's contract.
+        unsafe { next(chunk, 1, bytes) }
+    };
+    reallocate(Hook::Reallocarray, chunk, bytes, call, ask)
 }
 
 /// free(3).
@@ -140,23 +222,24 @@ pub unsafe extern "C" fn cfree(chunk: Chunk) {
     release(Hook::Cfree, chunk, |next: Function| unsafe { next(chunk) });
 }
 
-/// free_sized of C23. Next may be free, which ignores the size.
+/// free_sized of C23. An allocator that takes the program's word for the size would look in the wrong place for
+/// a chunk that is larger than the program knows, so its free is called.
 #[cfg_attr(not(test), unsafe(no_mangle))]
-pub unsafe extern "C" fn free_sized(chunk: Chunk, size: usize) {
-    type Function = unsafe extern "C" fn(Chunk, usize);
-    // SAFETY: the caller keeps to free_sized's contract; an argument too many is never looked at.
+pub unsafe extern "C" fn free_sized(chunk: Chunk, _: usize) {
+    type Function = unsafe extern "C" fn(Chunk);
+    // SAFETY: the caller keeps to free_sized's contract.
     release(Hook::FreeSized, chunk, |next: Function| unsafe {
-        next(chunk, size)
+        next(chunk)
     });
 }
 
-/// free_aligned_sized of C23. Next may be free, which ignores alignment and size.
+/// free_aligned_sized of C23. As free_sized.
 #[cfg_attr(not(test), unsafe(no_mangle))]
-pub unsafe extern "C" fn free_aligned_sized(chunk: Chunk, alignment: usize, size: usize) {
-    type Function = unsafe extern "C" fn(Chunk, usize, usize);
-    // SAFETY: the caller keeps to free_aligned_sized's contract; as above.
+pub unsafe extern "C" fn free_aligned_sized(chunk: Chunk, _: usize, _: usize) {
+    type Function = unsafe extern "C" fn(Chunk);
+    // SAFETY: the caller keeps to free_aligned_sized's contract.
     release(Hook::FreeAlignedSized, chunk, |next: Function| unsafe {
-        next(chunk, alignment, size)
+        next(chunk)
     });
 }
 
@@ -173,77 +256,126 @@ pub unsafe extern "C" fn malloc_usable_size(chunk: Chunk) -> usize {
     // SAFETY: this is the function's type.
     let function: Function = unsafe { next.function() };
     // SAFETY: the caller keeps to malloc_usable_size's contract.
-    unsafe { function(chunk) }
+    let capacity = unsafe { function(chunk) };
+    chunks::usable_size(chunk.expose_provenance(), capacity)
 }
 
-/// What every hook that allocates does: `ask` next for a chunk and count it.
+/// What every hook that allocates does: `ask` next for a chunk with room for its record, enter it, count it.
 #[inline(always)]
-fn allocate<F: Copy>(hook: Hook, bytes: usize, ask: impl FnOnce(F) -> Chunk) -> Chunk {
+fn allocate<F: Copy>(
+    hook: Hook,
+    size: usize,
+    call: Call,
+    ask: impl FnOnce(F, usize) -> Chunk,
+) -> Chunk {
     let Some(next) = next::of(hook) else {
         return ptr::null_mut();
     };
-    let entry = counters::enter();
-    // SAFETY: each hook names the function's type next to its own.
-    let chunk = ask(unsafe { next.function() });
-    if let Some(entry) = entry {
-        if chunk.is_null() {
-            entry.called(hook, 0);
-        } else {
-            let size = next.usable_size(chunk);
-            entry.called(hook, bytes);
-            entry.born(size);
-        }
+    let Some(entry) = counters::enter() else {
+        return make(next, size, call, ask).0;
+    };
+    let (chunk, born) = make(next, size, call, ask);
+    entry.called(hook, if chunk.is_null() { 0 } else { size });
+    if let Some(site) = born {
+        entry.born(site, size);
     }
     chunk
 }
 
-/// What every hook that frees does: count the chunk and have it freed by `pass_on`. Counted first:
-/// once it is free, another thread may get the chunk and count it.
+/// Has the chunk made, and entered. Gives its site, if it will be known when the chunk is given back.
+#[inline(always)]
+fn make<F: Copy>(
+    next: Next,
+    size: usize,
+    call: Call,
+    ask: impl FnOnce(F, usize) -> Chunk,
+) -> (Chunk, Option<Site>) {
+    // SAFETY: each hook names the function's type next to its own.
+    let function = unsafe { next.function() };
+    if !next.knows_capacity() {
+        let chunk = ask(function, size);
+        return (chunk, (!chunk.is_null()).then_some(Site::UNKNOWN));
+    }
+    let chunk = ask(function, padded(size));
+    if chunk.is_null() {
+        return (chunk, None);
+    }
+    let site = Site::of(call.caller, call.stack);
+    let entered = chunks::enter(next, chunk.expose_provenance(), size, site);
+    (chunk, entered.then_some(site))
+}
+
+/// What every hook that frees does: take the chunk out and have it freed by `pass_on`. Taken out first: once it
+/// is free, another thread may get the chunk and enter it.
 #[inline(always)]
 fn release<F: Copy>(hook: Hook, chunk: Chunk, pass_on: impl FnOnce(F)) {
     let Some(next) = next::of(hook) else {
         return;
     };
-    let entry = counters::enter();
-    if let Some(entry) = &entry {
-        let size = next.usable_size(chunk);
-        entry.called(hook, 0);
-        if !chunk.is_null() {
-            entry.died(size);
-        }
-    }
     // SAFETY: each hook names the function's type next to its own.
-    pass_on(unsafe { next.function() });
+    let function = unsafe { next.function() };
+    let Some(entry) = counters::enter() else {
+        chunks::leave(next, chunk.expose_provenance());
+        return pass_on(function);
+    };
+    entry.called(hook, 0);
+    if let Some(record) = take_out(next, chunk) {
+        entry.died(record.site, record.size);
+    }
+    pass_on(function);
 }
 
-/// What realloc does under either of its names: `ask` next to resize `old` and count the difference.
+/// Takes a chunk out that is about to be given back. What was counted when it came to life.
+#[inline(always)]
+fn take_out(next: Next, chunk: Chunk) -> Option<Record> {
+    if next.knows_capacity() {
+        chunks::leave(next, chunk.expose_provenance())
+    } else {
+        (!chunk.is_null()).then_some(Record::UNKNOWN)
+    }
+}
+
+/// What realloc does under either of its names: take the old chunk out, `ask` next to resize it, enter the new
+/// one; or the old one again, if that could not be done.
 #[inline(always)]
 fn reallocate<F: Copy>(
     hook: Hook,
     old: Chunk,
-    bytes: usize,
-    ask: impl FnOnce(F) -> Chunk,
+    size: usize,
+    call: Call,
+    ask: impl FnOnce(F, usize) -> Chunk,
 ) -> Chunk {
     let Some(next) = next::of(hook) else {
         return ptr::null_mut();
     };
     let entry = counters::enter();
-    let before = if entry.is_some() {
-        next.usable_size(old)
-    } else {
-        0
+    let before = take_out(next, old);
+    // Nothing asked for in place of a chunk means free, in glibc.
+    let frees = size == 0 && !old.is_null();
+    let ask = |function, request| {
+        if frees {
+            ask(function, 0)
+        } else {
+            ask(function, request)
+        }
     };
-    // SAFETY: each hook names the function's type next to its own.
-    let new = ask(unsafe { next.function() });
+    let (new, born) = make(next, size, call, ask);
+    let failed = new.is_null() && !frees;
+    if failed
+        && next.knows_capacity()
+        && let Some(before) = before
+    {
+        chunks::enter(next, old.expose_provenance(), before.size, before.site);
+    }
     if let Some(entry) = entry {
-        entry.called(hook, if new.is_null() { 0 } else { bytes });
-        match (old.is_null(), new.is_null()) {
-            (true, true) => {}
-            (true, false) => entry.born(next.usable_size(new)),
-            (false, false) => entry.resized(before, next.usable_size(new)),
-            // Nothing for nothing asked is no failure: glibc has freed the chunk.
-            (false, true) if bytes == 0 => entry.died(before),
-            (false, true) => {}
+        entry.called(hook, if new.is_null() { 0 } else { size });
+        if let Some(before) = before
+            && !failed
+        {
+            entry.died(before.site, before.size);
+        }
+        if let Some(site) = born {
+            entry.born(site, size);
         }
     }
     new

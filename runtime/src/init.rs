@@ -18,6 +18,8 @@
 use core::arch::{global_asm, naked_asm};
 
 use crate::auxv::InitialStack;
+use crate::counters;
+use crate::linkmap::LinkMap;
 use crate::next;
 use crate::report;
 use crate::state::{self, State};
@@ -28,8 +30,14 @@ fn enter(state: State) {
     if !state::reached() {
         state.begin();
         next::look_up();
+        if let Some(map) = LinkMap::find() {
+            map.note(state != State::Running);
+        }
         if let Some(stack) = InitialStack::find() {
             report::configure(&stack);
+        }
+        if !report::is_asked_for() {
+            counters::stop();
         }
     }
     state.reach();

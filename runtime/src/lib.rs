@@ -31,23 +31,33 @@
     )
 )]
 
+mod allocator;
 mod auxv;
 #[cfg(not(test))]
 mod builtins;
+#[allow(dead_code, reason = "the report will show it")]
+mod census;
+mod chunks;
 mod counters;
+#[allow(dead_code, reason = "the queries will ask")]
+mod file;
 mod hook;
 pub mod hooks;
+mod index;
 mod init;
 mod linkmap;
 mod memory;
+mod nested;
 mod next;
 mod object;
+mod query;
+mod record;
 mod report;
-#[allow(dead_code, reason = "the index will record it")]
 mod site;
 mod state;
 mod symbol;
 mod sys;
+mod threads;
 
 #[cfg(not(test))]
 pub use init::{allocs_entry, allocs_init, allocs_preinit};

@@ -5,25 +5,93 @@
 //! relocates the first object (elf/rtld.c, `dl_main`: `_dl_debug_initialize`,
 //! `elf_setup_debug_entry`, `_dl_map_object_deps`, then the calls of `_dl_relocate_object`). musl
 //! fills it in after relocation, before any constructor (ldso/dynlink.c, `__dls3`).
+//!
+//! The list may change while it is read: another thread calls dlopen or dlclose. Nothing is locked
+//! (the loader's own lock is not for signal handlers) and nothing is remembered but how many objects
+//! were there at the start: they are the first ones of the list and are never unloaded. An entry
+//! behind them is read by the kernel, so that nothing faults if it is gone, and believed only if it
+//! leads back to the entry that it was reached from, which freed memory does not. New objects are
+//! whole when the loader adds them (elf/dl-load.c, `_dl_add_to_namespace_list`), at the end.
 
 use core::iter;
+use core::sync::atomic::{AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
 use crate::auxv::{Auxv, InitialStack};
-use crate::memory::Mapped;
+use crate::memory::{Access, Mapped};
 use crate::object::{MANY, Object};
 use crate::symbol::Symbols;
 
 const DT_DEBUG: usize = 21;
 
+/// `r_debug`, and what the auxiliary vector says, once that was found. It stays as it is, and to find
+/// it again takes system calls.
+static DEBUG: AtomicUsize = AtomicUsize::new(0);
+static PHDR: AtomicUsize = AtomicUsize::new(0);
+static PHNUM: AtomicUsize = AtomicUsize::new(0);
+static LOADER: AtomicUsize = AtomicUsize::new(0);
+static PATH: AtomicUsize = AtomicUsize::new(0);
+
+/// How many objects the list had when the program started. All of them, until that is known: what
+/// comes before is the start.
+static AT_START: AtomicUsize = AtomicUsize::new(MANY);
+
+/// How often an entry is read that does not lead back.
+const TRIES: usize = 3;
+
 /// The list of the loaded objects.
 #[derive(Clone, Copy)]
 pub(crate) struct LinkMap {
-    first: Mapped,
+    debug: Mapped,
+    auxv: Auxv,
+}
+
+/// One entry of the list.
+#[derive(Clone, Copy)]
+pub(crate) struct Entry {
+    pub(crate) object: Object,
+    /// The path by which the loader found it, a string; empty for the executable.
+    pub(crate) path: usize,
+    /// How its memory may be read.
+    pub(crate) access: Access,
+    /// Program headers and their number, where something else than its ELF header says so.
+    pub(crate) headers: Option<(usize, usize)>,
+}
+
+impl Entry {
+    /// The path, if there is one.
+    pub(crate) fn path(&self) -> Option<Mapped> {
+        // The word with the string's first byte is in the same page.
+        let [word] = self.access.words(self.path & !7)?;
+        let first = word.to_le_bytes().get(self.path & 7).copied()?;
+        // SAFETY: a string of the loader's, kept for as long as the object.
+        (first != 0).then(|| unsafe { Mapped::new(self.path) })
+    }
 }
 
 impl LinkMap {
     /// Finds the list. `None` if there is no trace of the loader.
     pub(crate) fn find() -> Option<Self> {
+        Self::known().or_else(Self::look_for)
+    }
+
+    fn known() -> Option<Self> {
+        let debug = Some(DEBUG.load(Acquire)).filter(|debug| *debug != 0)?;
+        Some(Self {
+            // SAFETY: this is where `look_for` found it.
+            debug: unsafe { Mapped::new(debug) },
+            auxv: Auxv {
+                phdr: PHDR.load(Relaxed),
+                phnum: PHNUM.load(Relaxed),
+                loader: LOADER.load(Relaxed),
+                path: PATH.load(Relaxed),
+                ..Auxv::default()
+            },
+        })
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn look_for() -> Option<Self> {
         let auxv = InitialStack::find()
             .map(|stack| stack.auxv())
             .or_else(Auxv::of_kernel)?;
@@ -38,36 +106,57 @@ impl LinkMap {
                 let phdr = header.add(header.add(32).word());
                 Object::of_headers(phdr, usize::from(header.add(56).u16()))
             });
-        let known_by = |object: Option<Object>| {
-            let debug = debug(object?)?;
-            // `struct r_debug`: r_version, r_map.
-            let first = Some(debug.add(8).word()).filter(|map| *map != 0)?;
-            // SAFETY: the loader keeps the list's first entry there.
-            Some(unsafe { Mapped::new(first) })
-        };
-        let first = known_by(executable).or_else(|| known_by(loader))?;
-        Some(Self { first })
+        let known_by =
+            |object: Option<Object>| debug(object?).filter(|debug| first(*debug).is_some());
+        let debug = known_by(executable).or_else(|| known_by(loader))?;
+        PHDR.store(auxv.phdr, Relaxed);
+        PHNUM.store(auxv.phnum, Relaxed);
+        LOADER.store(auxv.loader, Relaxed);
+        PATH.store(auxv.path, Relaxed);
+        DEBUG.store(debug.address(), Release);
+        Some(Self { debug, auxv })
+    }
+
+    /// The path that the program was executed by.
+    pub(crate) fn executed(self) -> Option<Mapped> {
+        // SAFETY: a string of the kernel's or the loader's, on the initial stack.
+        let path = || unsafe { Mapped::new(self.auxv.path) };
+        (self.auxv.path != 0).then(path)
+    }
+
+    /// Whether the loader was executed, with the program as an argument.
+    pub(crate) fn is_loader_executed(self) -> bool {
+        self.auxv.loader == 0
+    }
+
+    /// Notes how much of the list stays: all of it if this is the start of the program, else (the
+    /// runtime may have come in by dlopen) nothing is sure to.
+    pub(crate) fn note(self, is_start: bool) {
+        let count = if is_start { self.objects().count() } else { 0 };
+        AT_START.store(count, Relaxed);
     }
 
     /// The objects in load order, the executable first.
     pub(crate) fn objects(self) -> impl Iterator<Item = Object> {
-        let mut next = self.first.address();
-        iter::from_fn(move || {
-            // SAFETY: the list's pointers lead to its entries, which live as long as the objects do.
-            let entry = Some(next)
-                .filter(|at| *at != 0)
-                .map(|at| unsafe { Mapped::new(at) })?;
-            // `struct link_map`: l_addr, l_name, l_ld, l_next. musl's `struct dso` begins alike.
-            next = entry.add(24).word();
-            // SAFETY: l_ld is the address of the object's dynamic table.
-            let dynamic = unsafe { Mapped::new(entry.add(16).word()) };
-            Some(Object {
-                base: entry.word(),
-                dynamic,
-            })
-        })
-        .take(MANY)
-        .filter(|object| object.dynamic.address() != 0)
+        self.entries().map(|entry| entry.object)
+    }
+
+    /// Their entries.
+    pub(crate) fn entries(self) -> impl Iterator<Item = Entry> {
+        let headers = Some((self.auxv.phdr, self.auxv.phnum)).filter(|(phdr, _)| *phdr != 0);
+        let heads = iter::once(headers).chain(iter::repeat(None));
+        let at_start = AT_START.load(Relaxed);
+        entries(self.debug, at_start)
+            .zip(heads)
+            .map(|(entry, headers)| Entry { headers, ..entry })
+    }
+
+    /// The entries of the lists that dlmopen made, without the objects that are entries of the first
+    /// list, too: the loader is in each.
+    pub(crate) fn other_entries(self) -> impl Iterator<Item = Entry> {
+        other_namespaces(self.debug)
+            .flat_map(|debug| entries(debug, 0))
+            .filter(move |entry| self.objects().all(|object| object != entry.object))
     }
 
     /// Those behind the runtime. Load order is the order of the global scope.
@@ -81,6 +170,56 @@ impl LinkMap {
     pub(crate) fn ahead(self) -> impl Iterator<Item = Object> {
         self.objects().take_while(|object| !object.is_runtime())
     }
+}
+
+/// The first entry of the list of `debug`, a `struct r_debug`: r_version, r_map, r_brk, r_state, r_ldbase.
+fn first(debug: Mapped) -> Option<usize> {
+    Some(debug.add(8).word()).filter(|map| *map != 0)
+}
+
+/// Entries of one list. The first `stay` of them are never unloaded.
+fn entries(debug: Mapped, stay: usize) -> impl Iterator<Item = Entry> {
+    let accesses = iter::repeat_n(Access::Direct, stay).chain(iter::repeat(Access::Guarded));
+    let mut at = first(debug).unwrap_or(0);
+    let (mut last, mut last_but_one) = (0, 0);
+    accesses
+        .take(MANY)
+        .map_while(move |access| {
+            // The other thread may be about to set `l_prev`, or have taken the last entry out meanwhile.
+            let read = || {
+                Some(at)
+                    .filter(|at| *at != 0)
+                    .and_then(|at| access.words(at))
+            };
+            let leads_back = |entry: &[usize; 5]| entry[4] == last || entry[4] == last_but_one;
+            let mut tries = (0..TRIES).map_while(|_| read());
+            // `struct link_map`: l_addr, l_name, l_ld, l_next, l_prev. musl's `struct dso` begins alike.
+            let [base, path, dynamic, next, _] = tries.find(leads_back)?;
+            (last_but_one, last, at) = (last, at, next);
+            // SAFETY: l_ld is the address of the object's dynamic table.
+            let dynamic = unsafe { Mapped::new(dynamic) };
+            Some(Entry {
+                object: Object { base, dynamic },
+                path,
+                access,
+                headers: None,
+            })
+        })
+        .filter(|entry| entry.object.dynamic.address() != 0)
+}
+
+/// The `r_debug` of the other namespaces: from glibc 2.35 on, version 2 says that the structure goes on with
+/// the address of the next one.
+fn other_namespaces(debug: Mapped) -> impl Iterator<Item = Mapped> {
+    let next = |debug: &Mapped| {
+        let next = Some(debug.add(40))
+            .filter(|_| debug.u32() >= 2)
+            .map(Mapped::word)
+            .filter(|next| *next != 0)?;
+        // SAFETY: an array of the loader's, which is never given back.
+        Some(unsafe { Mapped::new(next) })
+    };
+    iter::successors(next(&debug), next).take(MANY)
 }
 
 /// The loader's `r_debug` as `object` knows it: as the value of DT_DEBUG, if it is the

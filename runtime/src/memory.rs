@@ -3,6 +3,8 @@
 
 use core::arch::asm;
 
+use crate::sys::{self, Copied};
+
 /// One load, as an instruction: this is memory that Rust knows nothing about, not aligned by its rules,
 /// on the initial stack even its own frames.
 macro_rules! load {
@@ -65,6 +67,15 @@ impl Mapped {
         load!("mov {}, qword ptr [{}]", self.0, usize)
     }
 
+    /// The words that begin here.
+    pub(crate) fn words<const WORDS: usize>(self) -> [usize; WORDS] {
+        let mut words = [0; WORDS];
+        for (word, index) in words.iter_mut().zip(0..) {
+            *word = self.nth(index, size_of::<usize>()).word();
+        }
+        words
+    }
+
     /// Whether the NUL-terminated string here is `text`.
     pub(crate) fn is(self, text: &[u8]) -> bool {
         self.starts_with(text) && self.add(text.len()).byte() == 0
@@ -75,5 +86,73 @@ impl Mapped {
         text.iter()
             .enumerate()
             .all(|(at, expected)| self.add(at).byte() == *expected)
+    }
+}
+
+/// How memory is read that the loader made for an object.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Access {
+    /// As it is. The object is never unloaded.
+    Direct,
+    /// By the kernel, which says if there is nothing: another thread may unload the object at this moment.
+    Guarded,
+}
+
+impl Access {
+    /// The words at `address`. `None` if they are not mapped; with `Direct` they always are.
+    pub(crate) fn words<const WORDS: usize>(self, address: usize) -> Option<[usize; WORDS]> {
+        let mut words = [0; WORDS];
+        self.fill(address, &mut words).then_some(words)
+    }
+
+    /// Copies what is at `address` into `buffer`, and says whether it could.
+    pub(crate) fn fill(self, address: usize, buffer: &mut [usize]) -> bool {
+        let size = size_of_val(buffer);
+        if self == Self::Guarded {
+            match sys::copy_own_memory(address, buffer) {
+                Copied::All => return true,
+                Copied::Faulted => return false,
+                Copied::Refused => {}
+            }
+            // Between the question and the reads another thread could unmap it. Only a sandbox that forbids
+            // the system call leaves that gap.
+            if !is_mapped(address, size) {
+                return false;
+            }
+        }
+        for (word, index) in buffer.iter_mut().zip(0..) {
+            // SAFETY: the loader made this, and it was just found mapped or always is.
+            let here = unsafe { Mapped::new(address) };
+            *word = here.nth(index, size_of::<usize>()).word();
+        }
+        true
+    }
+}
+
+/// Whether all pages of `size` bytes at `address` can be read.
+fn is_mapped(address: usize, size: usize) -> bool {
+    let Some(last) = address.checked_add(size.saturating_sub(1)) else {
+        return false;
+    };
+    let first = address & !(sys::PAGE - 1);
+    (first..=last).step_by(sys::PAGE).all(sys::is_readable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_mapped_is_not_read() {
+        let words = [7_usize, 8, 9];
+        let address = (&raw const words).expose_provenance();
+        for access in [Access::Direct, Access::Guarded] {
+            assert_eq!(access.words(address), Some(words));
+        }
+        assert_eq!(Access::Guarded.words::<1>(sys::PAGE), None);
+        assert_eq!(Access::Guarded.words::<1>(usize::MAX - 3), None);
+        assert!(is_mapped(address, 24));
+        assert!(!is_mapped(sys::PAGE, 1));
+        assert!(!is_mapped(usize::MAX, 24));
     }
 }

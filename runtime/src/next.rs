@@ -2,14 +2,17 @@
 //! is, the first definition behind the runtime in load order. Found once, without allocating and
 //! without dlsym (whose dlerror allocates), whenever the first hook needs it.
 
-use core::ffi::c_void;
 use core::mem;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::ptr;
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::hook::{HOOKS, Hook};
 use crate::linkmap::LinkMap;
+use crate::memory::Mapped;
 use crate::object::Object;
 use crate::symbol::Symbols;
+use crate::sys;
+use crate::threads;
 
 /// Nothing defines the function.
 const ABSENT: usize = 1;
@@ -47,17 +50,90 @@ impl Next {
         unsafe { mem::transmute_copy(&self.function) }
     }
 
-    /// How much of `chunk` the program may use according to its allocator, or 0: for no chunk, and
-    /// if the allocator that `chunk` comes from cannot say.
-    pub(crate) fn usable_size(self, chunk: *mut c_void) -> usize {
-        if chunk.is_null() || self.usable_size == 0 {
+    /// Whether the allocator says how large its chunks are.
+    #[inline(always)]
+    pub(crate) fn knows_capacity(self) -> bool {
+        self.usable_size != 0
+    }
+
+    /// How large `chunk`, a live one, is according to its allocator; 0 if that cannot say.
+    #[inline(always)]
+    pub(crate) fn capacity(self, chunk: usize) -> usize {
+        if HEADERS.load(Ordering::Relaxed) {
+            // SAFETY: the chunk is one of glibc's.
+            let header = unsafe { header(chunk) };
+            if header & MAPPED == 0 {
+                return (header & !FLAGS).wrapping_sub(size_of::<usize>());
+            }
+        }
+        self.asked_capacity(chunk)
+    }
+
+    #[inline(never)]
+    fn asked_capacity(self, chunk: usize) -> usize {
+        // Two chunks that are closer would share a mark.
+        if self.usable_size == 0 || chunk & 15 != 0 || has_replaced_hooks() {
             return 0;
         }
         let ask = self.usable_size;
         // SAFETY: `look_up` only keeps the address of a malloc_usable_size here.
-        let ask: extern "C" fn(*mut c_void) -> usize = unsafe { mem::transmute(ask) };
-        ask(chunk)
+        let ask: extern "C" fn(usize) -> usize = unsafe { mem::transmute(ask) };
+        let capacity = ask(chunk);
+        if GLIBC.load(Ordering::Relaxed) {
+            compare_header(chunk, capacity);
+        }
+        capacity
     }
+}
+
+/// Whether the allocator is that of a glibc whose chunks have their size in the word in front of them: the
+/// chunk's own, which ends where the next one's begins, with three flags (malloc/malloc.c, "malloc_chunk").
+static GLIBC: AtomicBool = AtomicBool::new(false);
+/// Whether that was seen to be so. The function that gives the size does the same, but a call of it costs as
+/// much as all the rest.
+static HEADERS: AtomicBool = AtomicBool::new(false);
+const FLAGS: usize = 7;
+/// The chunk has a mapping of its own, and another header.
+const MAPPED: usize = 2;
+/// Where old glibc's `__malloc_hook` is, by which debugging aids such as mcheck(3) put other pointers in
+/// place of the allocator's; 0 if there is none.
+static HOOK_VARIABLE: AtomicUsize = AtomicUsize::new(0);
+
+/// # Safety
+/// There must be a readable word in front of `chunk`.
+#[inline(always)]
+unsafe fn header(chunk: usize) -> usize {
+    let header = chunk.wrapping_sub(size_of::<usize>());
+    // SAFETY: the caller answers for the word.
+    unsafe { ptr::with_exposed_provenance::<usize>(header).read() }
+}
+
+/// Sees whether the header of `chunk` says what the allocator says, which is `capacity`. If not, there is
+/// something in between, such as valgrind with an allocator of its own, and headers are never looked at again.
+#[cold]
+fn compare_header(chunk: usize, capacity: usize) {
+    // SAFETY: even where it is no header, an allocator has something in front of a chunk: the heap begins with
+    // what it needs itself. valgrind would complain.
+    let header = sys::unreported(|| unsafe { header(chunk) });
+    if header & MAPPED == 0 || capacity == 0 {
+        let same = (header & !FLAGS).wrapping_sub(size_of::<usize>()) == capacity;
+        GLIBC.store(same, Ordering::Relaxed);
+        HEADERS.store(same, Ordering::Relaxed);
+    }
+}
+
+/// Has the header of `chunk` compared with what the allocator says.
+pub(crate) fn check_header(chunk: usize) {
+    if let Some(next) = of(Hook::Malloc).filter(|next| next.knows_capacity()) {
+        next.asked_capacity(chunk);
+    }
+}
+
+/// Whether somebody has replaced the functions of an old glibc's allocator.
+fn has_replaced_hooks() -> bool {
+    let variable = HOOK_VARIABLE.load(Ordering::Relaxed);
+    // SAFETY: a pointer variable of libc's.
+    variable != 0 && unsafe { Mapped::new(variable) }.word() != 0
 }
 
 /// What `hook` passes its calls on to. `None` if nothing behind the runtime defines it, or if the
@@ -78,7 +154,7 @@ pub(crate) fn of(hook: Hook) -> Option<Next> {
 
 /// Whether the program's allocator says how large its chunks are.
 pub(crate) fn knows_sizes() -> bool {
-    of(Hook::Malloc).is_some_and(|next| next.usable_size != 0)
+    of(Hook::Malloc).is_some_and(Next::knows_capacity)
 }
 
 #[cold]
@@ -104,6 +180,10 @@ pub(crate) fn look_up() {
     let usable_size = first_in(map.behind(), Hook::MallocUsableSize)
         .filter(|usable_size| malloc.is_some_and(|malloc| malloc.object == usable_size.object))
         .filter(|_| is_programs_heap(map));
+    if let Some(usable_size) = usable_size {
+        look_at_glibc(usable_size.object);
+    }
+    threads::note_variable(single_threaded(map));
     for (hook, found) in Hook::ALL.into_iter().zip(&FOUND) {
         let definition = definition_for(hook, map);
         // Only the allocator's own chunks may be shown to its malloc_usable_size. (A program with a
@@ -115,6 +195,49 @@ pub(crate) fn look_up() {
         found.usable_size.store(sizes, Ordering::Relaxed);
         found.function.store(function, Ordering::Release);
     }
+}
+
+/// Where glibc says that there is one thread: in libc, or where the executable has its copy of that.
+fn single_threaded(map: LinkMap) -> Option<usize> {
+    map.objects().find_map(|object| {
+        let symbol = Symbols::of(object)?.find(b"__libc_single_threaded")?;
+        Some(symbol.address)
+    })
+}
+
+/// Finds out whether `object`, which defines the program's allocator, is glibc, and what is to be known then.
+fn look_at_glibc(object: Object) {
+    let Some(symbols) = Symbols::of(object) else {
+        return;
+    };
+    let Some(version) = symbols.find(b"gnu_get_libc_version") else {
+        return;
+    };
+    // SAFETY: the type of that function, which returns a string of its own.
+    let version: extern "C" fn() -> usize = unsafe { mem::transmute(version.function()) };
+    // SAFETY: as above.
+    let minor = minor_version(unsafe { Mapped::new(version()) });
+    if minor >= FIRST_WITHOUT_HOOKS {
+        GLIBC.store(true, Ordering::Relaxed);
+    } else if let Some(variable) = symbols.find(b"__malloc_hook") {
+        HOOK_VARIABLE.store(variable.address, Ordering::Relaxed);
+    }
+}
+
+/// 2.34 was the first version without `__malloc_hook` and MALLOC_CHECK_ inside of it.
+const FIRST_WITHOUT_HOOKS: usize = 34;
+
+/// The 36 of "2.36"; 0 if it is something else.
+fn minor_version(version: Mapped) -> usize {
+    if !version.starts_with(b"2.") {
+        return 0;
+    }
+    (2..6)
+        .map(|at| version.add(at).byte())
+        .take_while(u8::is_ascii_digit)
+        .fold(0, |number, digit| {
+            number * 10 + usize::from(digit.wrapping_sub(b'0'))
+        })
 }
 
 /// What `hook` passes on to.

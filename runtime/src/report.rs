@@ -52,6 +52,11 @@ pub(crate) fn configure(stack: &InitialStack) {
     }
 }
 
+/// Whether there will be a report.
+pub(crate) fn is_asked_for() -> bool {
+    FILE.first().is_some_and(|byte| byte.load(Relaxed) != 0)
+}
+
 /// Whether FILE is `-`.
 fn is_stderr() -> bool {
     let bytes = FILE.iter().map(|byte| byte.load(Relaxed));

@@ -10,14 +10,20 @@ const SYS_READ: usize = 0;
 const SYS_WRITE: usize = 1;
 const SYS_CLOSE: usize = 3;
 const SYS_FSTAT: usize = 5;
+const SYS_MMAP: usize = 9;
+const SYS_MUNMAP: usize = 11;
+const SYS_NANOSLEEP: usize = 35;
 const SYS_GETPID: usize = 39;
 const SYS_FCNTL: usize = 72;
+const SYS_READLINK: usize = 89;
 const SYS_PRCTL: usize = 157;
 const SYS_FUTEX: usize = 202;
 const SYS_OPENAT: usize = 257;
+const SYS_PROCESS_VM_READV: usize = 310;
 
 const EINTR: isize = 4;
 const EAGAIN: isize = 11;
+const EFAULT: isize = 14;
 const ETIMEDOUT: isize = 110;
 
 /// Size of the pages that access rights are given by.
@@ -29,6 +35,16 @@ pub(crate) const PAGE: usize = 4096;
 /// As the system call with that number.
 unsafe fn syscall(number: usize, arguments: [usize; 5]) -> isize {
     let [first, second, third, fourth, fifth] = arguments;
+    // SAFETY: the caller answers for what the call does.
+    unsafe { syscall6(number, [first, second, third, fourth, fifth, 0]) }
+}
+
+/// The same with six.
+///
+/// # Safety
+/// As the system call with that number.
+unsafe fn syscall6(number: usize, arguments: [usize; 6]) -> isize {
+    let [first, second, third, fourth, fifth, sixth] = arguments;
     let result: isize;
     // SAFETY: the caller answers for what the call does; the kernel clobbers rcx and r11 only.
     unsafe {
@@ -40,12 +56,42 @@ unsafe fn syscall(number: usize, arguments: [usize; 5]) -> isize {
             in("rdx") third,
             in("r10") fourth,
             in("r8") fifth,
+            in("r9") sixth,
             lateout("rcx") _,
             lateout("r11") _,
             options(nostack),
         );
     }
     result
+}
+
+/// The address of `size` bytes of zeros that are the runtime's own. Nothing is resident until it is
+/// written to. `None` if the kernel gives none.
+pub(crate) fn map_zeros(size: usize) -> Option<usize> {
+    const PROT_READ_WRITE: usize = 3;
+    const MAP_PRIVATE_ANONYMOUS_NORESERVE: usize = 0x4022;
+    let how = MAP_PRIVATE_ANONYMOUS_NORESERVE;
+    let no_file = usize::MAX;
+    // SAFETY: the kernel chooses a place where nothing is.
+    let result = unsafe { syscall6(SYS_MMAP, [0, size, PROT_READ_WRITE, how, no_file, 0]) };
+    usize::try_from(result).ok()
+}
+
+/// Gives memory of [`map_zeros`] back.
+///
+/// # Safety
+/// Nothing may refer to it any more.
+pub(crate) unsafe fn unmap(address: usize, size: usize) {
+    // SAFETY: the caller answers for the range.
+    unsafe { syscall(SYS_MUNMAP, [address, size, 0, 0, 0]) };
+}
+
+/// Lets other threads run, whatever their priority, for 50 microseconds.
+pub(crate) fn sleep_briefly() {
+    let time = [0_usize, 50_000];
+    let at = (&raw const time).expose_provenance();
+    // SAFETY: the kernel reads the two words.
+    unsafe { syscall(SYS_NANOSLEEP, [at, 0, 0, 0, 0]) };
 }
 
 /// Whether the four bytes at `address`, a multiple of four, can be read. Never faults and changes nothing: a
@@ -58,6 +104,34 @@ pub(crate) fn is_readable(address: usize) -> bool {
     // SAFETY: the kernel reads at `address` with its own guard against faults; nobody is woken.
     let result = unsafe { syscall(SYS_FUTEX, [address, FUTEX_WAIT_PRIVATE, 1, timeout, 0]) };
     result == -EAGAIN || result == -ETIMEDOUT
+}
+
+/// What the kernel read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Copied {
+    /// As much as was asked for.
+    All,
+    /// Not all of it is mapped, or it must not be read.
+    Faulted,
+    /// The kernel does not do that here.
+    Refused,
+}
+
+/// Reads memory of the process's own at `address` into `buffer`. Never faults: the kernel does it, and says if
+/// there is nothing. So it may be asked about memory that another thread is just unmapping.
+pub(crate) fn copy_own_memory(address: usize, buffer: &mut [usize]) -> Copied {
+    let size = size_of_val(buffer);
+    let to = [buffer.as_mut_ptr().expose_provenance(), size];
+    let from = [address, size];
+    let [to, from] = [&to, &from].map(|vector| vector.as_ptr().expose_provenance());
+    // SAFETY: the kernel writes into `buffer` alone, and every pattern of bits is a number.
+    let result = unsafe { syscall6(SYS_PROCESS_VM_READV, [process_id(), to, 1, from, 1, 0]) };
+    match usize::try_from(result) {
+        Ok(read) if read == size => Copied::All,
+        Ok(_) => Copied::Faulted,
+        Err(_) if result == -EFAULT => Copied::Faulted,
+        Err(_) => Copied::Refused,
+    }
 }
 
 /// Has valgrind report nothing that `work` does. This is its client request CHANGE_ERR_DISABLEMENT;
@@ -111,6 +185,15 @@ pub(crate) fn kernel_auxv() -> Option<&'static [AtomicUsize]> {
 pub(crate) fn process_id() -> usize {
     // SAFETY: has no arguments and cannot fail.
     unsafe { syscall(SYS_GETPID, [0; 5]) }.unsigned_abs()
+}
+
+/// Where the symbolic link at `path` leads to, as far as it fits into `text`.
+pub(crate) fn read_link(path: &CStr, text: &[AtomicU8]) {
+    let path = path.as_ptr().expose_provenance();
+    let to = text.as_ptr().expose_provenance();
+    // SAFETY: the path has an end, and the kernel writes at most as many bytes as it is told to, into bytes that
+    // may change.
+    unsafe { syscall(SYS_READLINK, [path, to, text.len(), 0, 0]) };
 }
 
 /// A file descriptor.

@@ -130,6 +130,14 @@ impl Command {
         self
     }
 
+    /// Lets it leave a core dump, which no command here does otherwise. The hard limit has to allow that.
+    pub fn core_dumps(mut self) -> Self {
+        self.resource_limits
+            .retain(|(resource, _)| *resource != Resource::Core);
+        self.resource_limits.push((Resource::Core, u64::MAX)); // RLIM_INFINITY
+        self
+    }
+
     /// Runs it to its end or to the time limit; whatever it left running in its session's process
     /// group is ended.
     pub fn run(&self) -> Outcome {

@@ -14,6 +14,7 @@
 //! | [`sample`] | `samples/`: directives, compilers, variants |
 //! | [`elf`] | segments, dynamic entries, preinit entries of a file |
 //! | [`structure`] | what must be true of every rewritten file |
+//! | [`looked_at`] | a program for debuggers and the like, before and after |
 //! | [`graph`] | generated programs with many libraries |
 //! | [`report`] | what ALLOCS_REPORT wrote |
 //! | [`loader`] | what LD_DEBUG wrote |
@@ -33,6 +34,7 @@ pub mod elf;
 pub mod explain;
 pub mod graph;
 pub mod loader;
+pub mod looked_at;
 pub mod mirror;
 pub mod needs;
 pub mod report;

@@ -14,6 +14,7 @@ mod bad_runtime;
 mod bounds;
 mod combinations;
 mod copy;
+mod debugging;
 mod explain;
 mod explain_bad;
 mod explain_systems;
@@ -29,6 +30,7 @@ mod rivals;
 mod runtime_exports;
 mod samples;
 mod system;
+mod tools;
 mod undo;
 mod work;
 
@@ -55,6 +57,8 @@ fn main() -> ExitCode {
         bad_runtime::trials(),
         bounds::trials(),
         copy::trials(),
+        debugging::trials(),
+        tools::trials(),
         hooks::trials(),
         runtime_exports::trials(),
         readme::trials(),

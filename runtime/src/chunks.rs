@@ -1,0 +1,135 @@
+//! The live chunks of the program's allocator: the index of their beginnings and the record that each has.
+
+use core::mem::MaybeUninit;
+use core::sync::atomic::AtomicU64;
+
+use crate::hook::Hook;
+use crate::index::{Index, Mark};
+use crate::index::readers::Reader;
+use crate::next::{self, Next};
+use crate::record::{self, RECORD, Record};
+use crate::site::Site;
+
+static CHUNKS: Index = Index::new();
+
+/// Enters `chunk`, which the allocator has just made and for which the program asked for `size` bytes. It stays
+/// unknown if the allocator does not say how large it is, and where the index has no memory.
+#[inline(always)]
+pub(crate) fn enter(next: Next, chunk: usize, size: usize, site: Site) -> bool {
+    if !next.knows_capacity() {
+        return false;
+    }
+    let mark = match CHUNKS.mark(chunk) {
+        Some(mark) => mark,
+        None => match first_in_region(chunk) {
+            Some(mark) => mark,
+            None => return false,
+        },
+    };
+    let capacity = next.capacity(chunk);
+    // SAFETY: the chunk is the caller's, of that capacity, and asked for with room.
+    if !unsafe { record::write(chunk, capacity, size, site) } {
+        return false;
+    }
+    CHUNKS.note_large(chunk, chunk.wrapping_add(capacity));
+    mark.set();
+    true
+}
+
+/// Makes the marks of a region, and looks at the way in which capacities are read.
+#[cold]
+#[inline(never)]
+fn first_in_region(chunk: usize) -> Option<Mark> {
+    next::check_header(chunk);
+    CHUNKS.make_mark(chunk)
+}
+
+/// Takes `chunk` out, which is about to be given back, and says what was known of it. `None` if it is no chunk
+/// that was entered, or no longer one.
+#[inline(always)]
+pub(crate) fn leave(next: Next, chunk: usize) -> Option<Record> {
+    let mark = CHUNKS.mark(chunk).filter(|mark| mark.is_set())?;
+    let capacity = next.capacity(chunk);
+    // SAFETY: the chunk is marked, so it is alive and has a record.
+    let record = unsafe { record::read(chunk, capacity) };
+    CHUNKS.forget_large(chunk, chunk.wrapping_add(capacity));
+    mark.clear();
+    record
+}
+
+/// How much of `chunk` the program may use, for which the allocator says `capacity`.
+pub(crate) fn usable_size(chunk: usize, capacity: usize) -> usize {
+    match CHUNKS.mark(chunk).filter(|mark| mark.is_set()) {
+        Some(_) => capacity.saturating_sub(RECORD),
+        None => capacity,
+    }
+}
+
+/// A live chunk.
+#[derive(Clone, Copy)]
+pub(crate) struct Chunk {
+    pub(crate) base: usize,
+    pub(crate) record: Record,
+}
+
+impl Chunk {
+    /// The first address behind what the program may use. Chunks without a usable byte have one address.
+    pub(crate) fn limit(&self) -> usize {
+        self.base.wrapping_add(self.record.usable_size.max(1))
+    }
+}
+
+/// The live chunk that contains `address`.
+pub(crate) fn at(address: usize) -> Option<Chunk> {
+    let base = CHUNKS.at_or_below(address)?;
+    let reader = Reader::new()?;
+    live(&reader, base).filter(|chunk| address < chunk.limit())
+}
+
+/// The live chunk that begins at `base`, as long as `reader` holds its word of marks.
+fn live(reader: &Reader, base: usize) -> Option<Chunk> {
+    let next = next::of(Hook::Malloc)?;
+    let mark = CHUNKS.mark(base)?;
+    reader.hold(mark.word());
+    if !mark.is_set() {
+        return None;
+    }
+    // SAFETY: the chunk is marked, and the reader keeps it so.
+    let record = unsafe { record::read(base, next.capacity(base)) }?;
+    Some(Chunk { base, record })
+}
+
+/// Shows `visit` the live chunks that begin from `begin` on and before `end`, until it returns false. Whatever
+/// lives all the while is shown once, what comes or goes meanwhile once or not at all; `visit` may do both.
+/// Chunks are in the order of their addresses within 64 MiB. False if `visit` has ended it.
+pub(crate) fn walk(begin: usize, end: usize, mut visit: impl FnMut(Chunk) -> bool) -> bool {
+    let within = |chunk: &Chunk| (begin..end).contains(&chunk.base);
+    CHUNKS
+        .words(begin, end)
+        .all(|(first, word)| chunks_in(first, word, |chunk| !within(&chunk) || visit(chunk)))
+}
+
+/// Shows `visit` the chunks of one word of marks; `first` is the address of its first mark. They are noted
+/// down first, since `visit` may free them, and take its time.
+fn chunks_in(first: usize, word: &'static AtomicU64, mut visit: impl FnMut(Chunk) -> bool) -> bool {
+    let mut noted = [const { MaybeUninit::<Chunk>::uninit() }; u64::BITS as usize];
+    let mut free = noted.iter_mut();
+    if let (Some(reader), Some(next)) = (Reader::new(), next::of(Hook::Malloc)) {
+        let mut marks = reader.hold(word);
+        while marks != 0 {
+            let base = first.wrapping_add((marks.trailing_zeros() as usize) << 4);
+            marks &= marks.wrapping_sub(1);
+            // SAFETY: the chunk is marked, and the reader keeps it so.
+            let record = unsafe { record::read(base, next.capacity(base)) };
+            if let (Some(record), Some(place)) = (record, free.next()) {
+                place.write(Chunk { base, record });
+            }
+        }
+    }
+    let left = free.len();
+    let count = noted.len().wrapping_sub(left);
+    noted.iter().take(count).all(|chunk| {
+        // SAFETY: the first `count` were written.
+        visit(unsafe { chunk.assume_init() })
+    })
+}

@@ -1,0 +1,96 @@
+//! What is counted by site: while counters run, the allocations and their bytes, and the live bytes at the
+//! site's peak; and what a census finds alive.
+
+use core::ptr;
+use core::sync::atomic::{
+    AtomicPtr, AtomicUsize,
+    Ordering::{AcqRel, Acquire},
+};
+
+use crate::counters::Level;
+use crate::site::Site;
+use crate::sys;
+use crate::threads;
+
+/// The counts of one site. Zeros are those of a site where nothing was counted.
+#[repr(C, align(64))]
+pub(crate) struct Counts {
+    pub(crate) calls: AtomicUsize,
+    pub(crate) bytes: AtomicUsize,
+    pub(crate) live: Level,
+    /// What the last census found.
+    pub(crate) found_chunks: AtomicUsize,
+    pub(crate) found_bytes: AtomicUsize,
+}
+
+/// Sites in one part of the table.
+const PART: usize = 1 << 12;
+/// Parts; enough for all sites.
+const PARTS: usize = 1 << 12;
+
+/// The table, part by part, each mapped when the first of its sites is counted.
+static TABLE: [AtomicPtr<[Counts; PART]>; PARTS] =
+    [const { AtomicPtr::new(ptr::null_mut()) }; PARTS];
+
+/// Notes `size` bytes that came to life at `site`.
+#[inline]
+pub(crate) fn born(site: Site, size: usize) {
+    let Some(counts) = counts(site) else {
+        return;
+    };
+    threads::add(&counts.calls, 1);
+    threads::add(&counts.bytes, size);
+    counts.live.grow(size);
+}
+
+/// Notes `size` bytes that were made at `site` and are given back.
+#[inline]
+pub(crate) fn died(site: Site, size: usize) {
+    if let Some(counts) = counts(site) {
+        counts.live.shrink(size);
+    }
+}
+
+/// All sites whose counts have a place, and their counts.
+pub(crate) fn all() -> impl Iterator<Item = (Site, &'static Counts)> {
+    let parts = (0_u32..).step_by(PART).zip(&TABLE);
+    let parts = parts.filter_map(|(first, slot)| Some((first, part(slot)?)));
+    parts
+        .flat_map(|(first, part)| (first..).zip(part))
+        .map(|(number, counts)| (Site::from_number(number), counts))
+}
+
+fn place(site: Site) -> (usize, usize) {
+    let number = site.number() as usize;
+    (number / PART, number % PART)
+}
+
+/// The counts of `site`. `None` if there is no memory for them.
+#[inline]
+pub(crate) fn counts(site: Site) -> Option<&'static Counts> {
+    let (index, offset) = place(site);
+    let slot = TABLE.get(index)?;
+    part(slot).or_else(|| make(slot))?.get(offset)
+}
+
+#[inline]
+fn part(slot: &AtomicPtr<[Counts; PART]>) -> Option<&'static [Counts; PART]> {
+    // SAFETY: null, or a part that stays.
+    unsafe { slot.load(Acquire).as_ref() }
+}
+
+#[cold]
+#[inline(never)]
+fn make(slot: &AtomicPtr<[Counts; PART]>) -> Option<&'static [Counts; PART]> {
+    let size = size_of::<[Counts; PART]>();
+    let made = sys::map_zeros(size)?;
+    let pointer = ptr::with_exposed_provenance_mut(made);
+    if slot
+        .compare_exchange(ptr::null_mut(), pointer, AcqRel, Acquire)
+        .is_err()
+    {
+        // SAFETY: another thread's part is there; nobody has seen this one.
+        unsafe { sys::unmap(made, size) };
+    }
+    part(slot)
+}

@@ -1,0 +1,108 @@
+//! Loaded objects: the executable and its libraries, from the loader's list as it is at the moment of the
+//! question (`linkmap`). Nothing is hooked for that: dlopen and dlclose change the list.
+
+mod headers;
+
+use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
+
+use crate::file::headers::Headers;
+use crate::linkmap::{Entry, LinkMap};
+use crate::memory::Mapped;
+use crate::object::Object;
+use crate::sys;
+
+/// One loaded object.
+#[derive(Clone, Copy)]
+pub(crate) struct LoadedObject {
+    pub(crate) object: Object,
+    /// Path by which the loader found it, a string. `None` for the executable.
+    pub(crate) path: Option<Mapped>,
+    /// The lowest address of its segments and one past the highest.
+    pub(crate) begin: usize,
+    pub(crate) end: usize,
+    headers: Headers,
+}
+
+impl LoadedObject {
+    fn of(entry: &Entry) -> Option<Self> {
+        let headers = Headers::of(entry)?;
+        let (begin, end) = headers.extent()?;
+        Some(Self {
+            object: entry.object,
+            path: entry.path(),
+            begin,
+            end,
+            headers,
+        })
+    }
+
+    /// Its build-id: where it is in memory and its size.
+    pub(crate) fn build_id(&self) -> Option<(Mapped, usize)> {
+        self.headers.build_id()
+    }
+
+    /// The segment with its code: where it begins and ends, and its offset in the file.
+    pub(crate) fn executable_segment(&self) -> Option<(usize, usize, usize)> {
+        self.headers.executable()
+    }
+
+    /// Whether one of its segments contains `address`.
+    fn contains(&self, address: usize) -> bool {
+        (self.begin..self.end).contains(&address) && self.segment(address).is_some()
+    }
+
+    /// The index of the program header of the segment that contains `address`.
+    fn segment(&self, address: usize) -> Option<usize> {
+        let mut segments = self.headers.segments();
+        let segment = segments.find(|segment| segment.contains(address))?;
+        Some(segment.index)
+    }
+}
+
+/// All loaded objects in load order, the executable first, then those of dlmopen. One that is being unloaded
+/// while the list is read may be missing, and so may those behind it.
+pub(crate) fn objects() -> impl Iterator<Item = LoadedObject> {
+    entries().filter_map(|entry| LoadedObject::of(&entry))
+}
+
+/// The executable's path, a string: absolute as /proc has it, else the one that it was executed by.
+pub(crate) fn executable_path() -> Option<Mapped> {
+    /// Longest path that the kernel gives, with a NUL.
+    const PATH_MAX: usize = 4096;
+    static PATH: [AtomicU8; PATH_MAX] = [const { AtomicU8::new(0) }; PATH_MAX];
+    let map = LinkMap::find()?;
+    if map.is_loader_executed() {
+        return map.executed();
+    }
+    let (_, text) = PATH.split_last()?;
+    let is_known = || text.first().is_some_and(|first| first.load(Relaxed) != 0);
+    if !is_known() {
+        sys::read_link(c"/proc/self/exe", text);
+    }
+    // SAFETY: a string of the runtime's own: its last byte stays NUL.
+    let own = || unsafe { Mapped::new(text.as_ptr().expose_provenance()) };
+    is_known().then(own).or_else(|| map.executed())
+}
+
+fn entries() -> impl Iterator<Item = Entry> {
+    let map = LinkMap::find();
+    map.into_iter()
+        .flat_map(|map| map.entries().chain(map.other_entries()))
+}
+
+/// The object that contains `address`.
+fn object_of(address: usize) -> Option<LoadedObject> {
+    // Only a non-PIE executable has no base; it may be above or below of everything.
+    let executable = entries().next().and_then(|first| LoadedObject::of(&first));
+    if let Some(executable) = executable.filter(|executable| executable.contains(address)) {
+        return Some(executable);
+    }
+    // The others lie in ranges that the kernel chose, which do not overlap and begin at their base.
+    let nearest = entries()
+        .filter(|entry| entry.object.base <= address)
+        .max_by_key(|entry| entry.object.base)?;
+    LoadedObject::of(&nearest).filter(|object| object.contains(address))
+}
+
+#[cfg(test)]
+mod tests;

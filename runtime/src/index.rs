@@ -1,0 +1,219 @@
+//! The index: which addresses are the beginning of a live chunk. One *mark*, a bit, stands for each 16 bytes of
+//! heap; a second bitmap, of one bit a page, for the beginnings of large chunks; and a table of the regions that
+//! a large chunk from further below reaches into. So the chunk that contains an address is found by a bounded
+//! search backwards, whatever its size:
+//!
+//! 1. 64 words of marks, that is, at least [`LARGE`] bytes: finds the beginning of every smaller chunk;
+//! 2. the pages of the region: finds every larger chunk that begins in it;
+//! 3. the entry of the region among those that are covered from below.
+//!
+//! A mark is set when the chunk is whole and cleared before it is given back, without a lock. What it says is
+//! relied on by readers only while they hold it: see [`readers`].
+
+mod covered;
+pub(crate) mod readers;
+mod region;
+
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+
+use crate::index::covered::Covered;
+use crate::index::region::Region;
+use crate::threads;
+
+/// Chunks from this size on are found by their page: the part of 64 words of marks, 1 KiB of heap each,
+/// that lies below any address in the first of them.
+const LARGE: usize = 63 << 10;
+/// How many words of marks a search looks at.
+const SEARCHED: usize = 64;
+/// How many regions there can be: a terabyte of heap, if it lies close together. A power of two.
+const REGIONS: usize = 1 << 14;
+
+/// The regions, each at the place of its number or, if that is taken, behind it.
+pub(crate) struct Index {
+    regions: [AtomicPtr<Region>; REGIONS],
+    covered: Covered,
+    /// Whether there is memory for a record beside each mark.
+    has_records: bool,
+}
+
+/// The place of one mark.
+#[derive(Clone, Copy)]
+pub(crate) struct Mark {
+    word: &'static AtomicU64,
+    bit: u64,
+}
+
+impl Index {
+    /// One of marks alone.
+    pub(crate) const fn new() -> Self {
+        Self {
+            regions: [const { AtomicPtr::new(ptr::null_mut()) }; REGIONS],
+            covered: Covered::new(),
+            has_records: false,
+        }
+    }
+
+    /// One that has memory for a record beside each mark.
+    pub(crate) const fn with_records() -> Self {
+        Self {
+            has_records: true,
+            ..Self::new()
+        }
+    }
+
+    /// The place of the mark for `address`. `None` if nothing in its region was ever marked.
+    #[inline(always)]
+    pub(crate) fn mark(&self, address: usize) -> Option<Mark> {
+        self.region(address)?.mark(address)
+    }
+
+    /// The same; makes the region if there is none yet. `None` if there is no memory for it, or no place.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn make_mark(&self, address: usize) -> Option<Mark> {
+        if let Some(region) = self.region(address) {
+            return region.mark(address);
+        }
+        let made = Region::map(address, self.has_records)?;
+        for place in self.places(address) {
+            let there = place.compare_exchange(
+                ptr::null_mut(),
+                ptr::from_ref(made).cast_mut(),
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            );
+            match there {
+                Ok(_) => return made.mark(address),
+                Err(_) if loaded(place).is_some_and(|region| region.contains(address)) => break,
+                Err(_) => {}
+            }
+        }
+        // Another thread was first, or there is no place left.
+        made.unmap();
+        self.mark(address)
+    }
+
+    /// Notes that the chunk at `base`, about to be marked, ends at `limit`.
+    #[inline(always)]
+    pub(crate) fn note_large(&self, base: usize, limit: usize) {
+        if limit.wrapping_sub(base) >= LARGE {
+            self.change_large(base, limit, true);
+        }
+    }
+
+    /// Notes that the chunk at `base`, about to be given back, ended at `limit`.
+    #[inline(always)]
+    pub(crate) fn forget_large(&self, base: usize, limit: usize) {
+        if limit.wrapping_sub(base) >= LARGE {
+            self.change_large(base, limit, false);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn change_large(&self, base: usize, limit: usize, begins: bool) {
+        if let Some(region) = self.region(base) {
+            region.change_page(base, begins);
+        }
+        self.covered.change(base, limit, begins);
+    }
+
+    /// The highest marked address that is not above `address`, if a chunk that begins there may reach to it.
+    #[inline]
+    pub(crate) fn at_or_below(&self, address: usize) -> Option<usize> {
+        match self.region(address) {
+            Some(region) => region
+                .below(address, SEARCHED)
+                .or_else(|| self.in_region_before(address))
+                .or_else(|| region.large_below(address))
+                .or_else(|| self.covered.base(address)),
+            None => self
+                .in_region_before(address)
+                .or_else(|| self.covered.base(address)),
+        }
+    }
+
+    /// The rest of the search for small chunks, if it reaches the beginning of the region of `address`.
+    fn in_region_before(&self, address: usize) -> Option<usize> {
+        let end = region::begin(address).checked_sub(1)?;
+        let left = SEARCHED.checked_sub(region::words_up_to(address))?;
+        self.region(end)?.below(end, left)
+    }
+
+    /// The record beside the mark for `address`.
+    pub(crate) fn record(&self, address: usize) -> Option<&'static AtomicU64> {
+        self.region(address)?.record(address)
+    }
+
+    /// The words that have marks for addresses from `begin` on and before `end`, each with the address of its
+    /// first mark. They may have marks for others. Region by region, in no order; in each, in order.
+    pub(crate) fn words(
+        &self,
+        begin: usize,
+        end: usize,
+    ) -> impl Iterator<Item = (usize, &'static AtomicU64)> {
+        let regions = self.regions.iter().filter_map(loaded);
+        regions
+            .filter(move |region| region.begin() < end && region.end() > begin)
+            .flat_map(move |region| {
+                let words = region.marked_words(begin.max(region.begin()));
+                words.take_while(move |(first, _)| *first < end)
+            })
+    }
+
+    #[inline(always)]
+    fn region(&self, address: usize) -> Option<&'static Region> {
+        let home = self.regions.get(region::number(address) & (REGIONS - 1))?;
+        match loaded(home) {
+            Some(region) if region.contains(address) => Some(region),
+            Some(_) => self.region_elsewhere(address),
+            None => None,
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn region_elsewhere(&self, address: usize) -> Option<&'static Region> {
+        self.places(address)
+            .map_while(loaded)
+            .find(|region| region.contains(address))
+    }
+
+    /// Where the region of `address` can be: a place that is taken is never given up.
+    fn places(&self, address: usize) -> impl Iterator<Item = &AtomicPtr<Region>> {
+        let home = region::number(address) & (REGIONS - 1);
+        self.regions.iter().cycle().skip(home).take(REGIONS)
+    }
+}
+
+#[inline(always)]
+fn loaded(place: &AtomicPtr<Region>) -> Option<&'static Region> {
+    // SAFETY: null, or a region that was whole before its address was stored there, and that stays.
+    unsafe { place.load(Ordering::Acquire).as_ref() }
+}
+
+impl Mark {
+    #[inline(always)]
+    pub(crate) fn set(self) {
+        threads::set(self.word, self.bit);
+    }
+
+    /// Whether it is set.
+    #[inline(always)]
+    pub(crate) fn is_set(self) -> bool {
+        self.word.load(Ordering::SeqCst) & self.bit != 0
+    }
+
+    /// Clears it, and waits until no reader relies on it any more.
+    #[inline(always)]
+    pub(crate) fn clear(self) {
+        threads::clear(self.word, self.bit);
+        readers::wait_for(self.word);
+    }
+
+    /// The word that it is in.
+    pub(crate) fn word(self) -> &'static AtomicU64 {
+        self.word
+    }
+}

@@ -1,0 +1,145 @@
+//! Readers and those who give memory back. A reader looks at memory that is a live chunk only because its mark
+//! is set: at its record, and at what the allocator keeps beside it. Another thread may give that chunk back
+//! at any time, and then the memory may be unmapped. So a reader *holds* the word of marks: it writes the word's
+//! address where everybody can see it, and looks at the marks again. Whoever clears a mark looks there
+//! afterwards and waits. (Dekker's algorithm: each side writes, then reads what the other one writes, in one
+//! order for all; or hazard pointers, without deferred reclamation, since nobody may keep a chunk from the
+//! program's allocator.)
+//!
+//! Readers never wait, may be interrupted and may be signal handlers; what they do while they hold a word is
+//! short and bounded. Until a program asks its first question, giving memory back costs one test.
+
+use core::hint;
+use core::ptr;
+use core::sync::atomic::{
+    AtomicBool, AtomicU64, AtomicUsize,
+    Ordering::{Release, SeqCst},
+};
+
+use crate::sys;
+
+/// How many words can be held at the same time. Few: whoever gives memory back looks at all of them.
+const PLACES: usize = 16;
+/// How often whoever waits looks before it sleeps: longer than a reader that runs holds a word.
+const SPINS: usize = 1024;
+
+struct Place {
+    /// Address of the word that is held; 0 if none is.
+    word: AtomicUsize,
+    /// Thread pointer of the one who holds it.
+    thread: AtomicUsize,
+}
+
+static PLACES_HELD: [Place; PLACES] = [const {
+    Place {
+        word: AtomicUsize::new(0),
+        thread: AtomicUsize::new(0),
+    }
+}; PLACES];
+/// Whether anybody has ever read.
+static USED: AtomicBool = AtomicBool::new(false);
+/// The process whose threads hold words.
+static PROCESS: AtomicUsize = AtomicUsize::new(0);
+
+/// A reader's place, with no word or with one.
+pub(crate) struct Reader(&'static Place);
+
+/// Stands for a place that is taken, without a word.
+const NO_WORD: usize = 1;
+
+impl Reader {
+    /// Takes a place. `None` if all of them are taken by other readers.
+    #[inline]
+    pub(crate) fn new() -> Option<Self> {
+        if !USED.load(SeqCst) {
+            PROCESS.store(sys::process_id(), SeqCst);
+            USED.store(true, SeqCst);
+        }
+        let thread = sys::thread_pointer();
+        let home = (thread >> 12) & (PLACES - 1);
+        let place = PLACES_HELD
+            .iter()
+            .cycle()
+            .skip(home)
+            .take(PLACES)
+            .find(|place| {
+                place.word.load(SeqCst) == 0
+                    && place
+                        .word
+                        .compare_exchange(0, NO_WORD, SeqCst, SeqCst)
+                        .is_ok()
+            })?;
+        place.thread.store(thread, SeqCst);
+        Some(Self(place))
+    }
+
+    /// Holds `word` instead of the one before, and gives the marks that are set in it. The chunks that they
+    /// stand for stay as they are until this reader goes on or ends.
+    #[inline]
+    pub(crate) fn hold(&self, word: &'static AtomicU64) -> u64 {
+        self.0
+            .word
+            .store(ptr::from_ref(word).expose_provenance(), SeqCst);
+        word.load(SeqCst)
+    }
+
+    /// Holds nothing.
+    pub(crate) fn let_go(&self) {
+        self.0.word.store(NO_WORD, SeqCst);
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.0.word.store(0, Release);
+    }
+}
+
+/// Waits until no other thread holds `word`, in which a mark was just cleared.
+#[inline(always)]
+pub(crate) fn wait_for(word: &'static AtomicU64) {
+    if USED.load(SeqCst) {
+        wait(ptr::from_ref(word).expose_provenance());
+    }
+}
+
+#[inline(never)]
+fn wait(word: usize) {
+    for place in &PLACES_HELD {
+        if place.word.load(SeqCst) == word {
+            wait_at(place, word);
+        }
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn wait_at(place: &Place, word: usize) {
+    // A reader that this thread has interrupted goes on when this call is over.
+    if place.thread.load(SeqCst) == sys::thread_pointer() {
+        return;
+    }
+    loop {
+        for _ in 0..SPINS {
+            if place.word.load(SeqCst) != word {
+                return;
+            }
+            hint::spin_loop();
+        }
+        // The reader is there and does not run, or it is not there at all.
+        let process = sys::process_id();
+        if PROCESS.swap(process, SeqCst) != process {
+            forget_other_threads();
+        }
+        sys::sleep_briefly();
+    }
+}
+
+/// In the child of a fork, the readers that were other threads of the parent's are not there.
+fn forget_other_threads() {
+    for place in &PLACES_HELD {
+        if place.thread.load(SeqCst) != sys::thread_pointer() {
+            place.word.store(0, SeqCst);
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! The marks of one region, 64 MiB of the address space. They lie in memory of their own, which is resident only
+//! where something was marked: one page of marks for each 512 KiB of heap.
+
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+
+use crate::index::Mark;
+use crate::sys;
+
+/// Size of a region, as a power of two.
+const REGION: u32 = 26;
+/// Bytes that one mark stands for: no allocator gives out chunks that are closer.
+const GRAIN: u32 = 4;
+/// Bytes that a word of marks stands for.
+const WORD: u32 = GRAIN + u64::BITS.trailing_zeros();
+/// Bytes that a bit of `pages` stands for, and a word of them.
+const PAGE: u32 = 12;
+const PAGE_WORD: u32 = PAGE + u64::BITS.trailing_zeros();
+
+const MARKS: usize = 1 << (REGION - GRAIN);
+const WORDS: usize = 1 << (REGION - WORD);
+const PAGE_WORDS: usize = 1 << (REGION - PAGE_WORD);
+const WORDS_IN_PAGE: usize = 1 << (PAGE - WORD);
+
+type Records = [AtomicU64; MARKS];
+
+/// The marks of one region.
+#[repr(C)]
+pub(crate) struct Region {
+    /// Number of the region.
+    number: AtomicUsize,
+    /// Records, one beside each mark; null if there are none.
+    records: AtomicPtr<Records>,
+    /// Which words of `pages` may have a bit.
+    groups: [AtomicU64; PAGE_WORDS.div_ceil(u64::BITS as usize)],
+    /// The pages in which a large chunk begins.
+    pages: [AtomicU64; PAGE_WORDS],
+    /// The marks.
+    words: [AtomicU64; WORDS],
+}
+
+/// The number of the region of `address`.
+#[inline(always)]
+pub(crate) fn number(address: usize) -> usize {
+    address >> REGION
+}
+
+/// The first address of the region of `address`.
+pub(crate) fn begin(address: usize) -> usize {
+    number(address) << REGION
+}
+
+/// How many words of marks the region of `address` has up to that of `address`.
+pub(crate) fn words_up_to(address: usize) -> usize {
+    word_of(address).wrapping_add(1)
+}
+
+#[inline(always)]
+fn word_of(address: usize) -> usize {
+    (address >> WORD) & (WORDS - 1)
+}
+
+/// The bits up to that of `number`, a number modulo 64.
+#[inline(always)]
+fn up_to(number: usize) -> u64 {
+    u64::MAX >> (63 - (number & 63))
+}
+
+/// The number of the highest bit, which there must be.
+#[inline(always)]
+fn highest(bits: u64) -> usize {
+    (bits | 1).ilog2() as usize
+}
+
+impl Region {
+    /// Maps one for the region of `address`.
+    pub(crate) fn map(address: usize, with_records: bool) -> Option<&'static Self> {
+        let memory = sys::map_zeros(size_of::<Self>())?;
+        // SAFETY: fresh memory of that size, aligned to a page, and zeros are a region without marks.
+        let region = unsafe { &*ptr::with_exposed_provenance::<Self>(memory) };
+        region.number.store(number(address), Ordering::Relaxed);
+        if with_records {
+            let Some(records) = sys::map_zeros(size_of::<Records>()) else {
+                region.unmap();
+                return None;
+            };
+            let records = ptr::with_exposed_provenance_mut(records);
+            region.records.store(records, Ordering::Relaxed);
+        }
+        Some(region)
+    }
+
+    /// Gives back one that nobody else has seen.
+    pub(crate) fn unmap(&'static self) {
+        let records = self.records.load(Ordering::Relaxed);
+        if !records.is_null() {
+            // SAFETY: as below.
+            unsafe { sys::unmap(records.expose_provenance(), size_of::<Records>()) };
+        }
+        let address = ptr::from_ref(self).expose_provenance();
+        // SAFETY: `map` mapped it, and the caller has the only reference, which ends here.
+        unsafe { sys::unmap(address, size_of::<Self>()) };
+    }
+
+    /// The record beside the mark for `address`.
+    pub(crate) fn record(&self, address: usize) -> Option<&'static AtomicU64> {
+        // SAFETY: null, or memory that is mapped as long as the region is.
+        let records = unsafe { self.records.load(Ordering::Relaxed).as_ref() }?;
+        records.get((address >> GRAIN) & (MARKS - 1))
+    }
+
+    #[inline(always)]
+    pub(crate) fn contains(&self, address: usize) -> bool {
+        self.number.load(Ordering::Relaxed) == number(address)
+    }
+
+    /// The first address.
+    pub(crate) fn begin(&self) -> usize {
+        self.number.load(Ordering::Relaxed) << REGION
+    }
+
+    /// The first address behind it.
+    pub(crate) fn end(&self) -> usize {
+        self.begin().saturating_add(1 << REGION)
+    }
+
+    #[inline(always)]
+    pub(crate) fn mark(&'static self, address: usize) -> Option<Mark> {
+        Some(Mark {
+            word: self.words.get(word_of(address))?,
+            bit: 1 << ((address >> GRAIN) & 63),
+        })
+    }
+
+    /// The words of marks that are not 0, from the one of `from` on: each with the address of its first mark.
+    pub(crate) fn marked_words(
+        &'static self,
+        from: usize,
+    ) -> impl Iterator<Item = (usize, &'static AtomicU64)> {
+        let first = word_of(from);
+        let words = self.words.get(first..).unwrap_or_default();
+        words
+            .iter()
+            .zip(first..)
+            .filter(|(word, _)| word.load(Ordering::Relaxed) != 0)
+            .map(|(word, index)| (self.begin().wrapping_add(index << WORD), word))
+    }
+
+    /// The highest marked address that is not above `address`, in `most` words.
+    #[inline(always)]
+    pub(crate) fn below(&self, address: usize, most: usize) -> Option<usize> {
+        let last = word_of(address);
+        let first = last.saturating_sub(most.checked_sub(1)?);
+        let mut bits = self.words.get(last)?.load(Ordering::SeqCst) & up_to(address >> GRAIN);
+        let mut index = last;
+        while bits == 0 {
+            if index == first {
+                return None;
+            }
+            index = index.wrapping_sub(1);
+            bits = self.words.get(index)?.load(Ordering::SeqCst);
+        }
+        Some(self.address(index, bits))
+    }
+
+    /// The address of the highest of `bits`, which are word `index`.
+    fn address(&self, index: usize, bits: u64) -> usize {
+        self.begin()
+            .wrapping_add(index << WORD)
+            .wrapping_add(highest(bits) << GRAIN)
+    }
+
+    /// Notes in which page the large chunk at `base` begins, or began. There is only one in each.
+    pub(crate) fn change_page(&self, base: usize, begins: bool) {
+        let index = (base >> PAGE_WORD) & (PAGE_WORDS - 1);
+        let bit = 1 << ((base >> PAGE) & 63);
+        let (Some(word), Some(group)) = (self.pages.get(index), self.groups.get(index >> 6)) else {
+            return;
+        };
+        if begins {
+            word.fetch_or(bit, Ordering::SeqCst);
+            group.fetch_or(1 << (index & 63), Ordering::SeqCst);
+        } else {
+            word.fetch_and(!bit, Ordering::SeqCst);
+        }
+    }
+
+    /// The beginning of the last large chunk that begins in the page of `address` or below it.
+    pub(crate) fn large_below(&self, address: usize) -> Option<usize> {
+        let last = (address >> PAGE_WORD) & (PAGE_WORDS - 1);
+        let (index, pages) = self.pages_below(last, up_to(address >> PAGE))?;
+        let page = (index << 6) | highest(pages);
+        // No other chunk begins behind the large one in its page. At `address`'s own page this may be a chunk
+        // above `address`: then `address` is in none.
+        let first = page.checked_mul(WORDS_IN_PAGE)?;
+        let words = self.words.get(first..first.checked_add(WORDS_IN_PAGE)?)?;
+        words
+            .iter()
+            .enumerate()
+            .rev()
+            .map(|(index, word)| (first.wrapping_add(index), word.load(Ordering::SeqCst)))
+            .find(|(_, bits)| *bits != 0)
+            .map(|(index, bits)| self.address(index, bits))
+            .filter(|base| *base <= address)
+    }
+
+    /// The last word of `pages` up to `last` that is not 0, with `mask` laid over that one.
+    fn pages_below(&self, last: usize, mask: u64) -> Option<(usize, u64)> {
+        let load = |index: usize| Some(self.pages.get(index)?.load(Ordering::SeqCst));
+        let own = load(last)? & mask;
+        if own != 0 {
+            return Some((last, own));
+        }
+        let mut before = last;
+        while let Some(end) = before.checked_sub(1) {
+            let group = self.groups.get(end >> 6)?.load(Ordering::SeqCst) & up_to(end);
+            if group == 0 {
+                before = end & !63;
+                continue;
+            }
+            before = (end & !63) | highest(group);
+            let pages = load(before)?;
+            if pages != 0 {
+                return Some((before, pages));
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,81 @@
+//! Changes of shared words that lock the bus only where there are threads to share them with. A locked
+//! instruction takes 20 cycles and more, as much as all the rest of a hook, and most programs have one thread.
+//!
+//! glibc (from 2.32 on) says so in `__libc_single_threaded`, as its own malloc goes by. It says "no" before the
+//! second thread starts. Elsewhere all changes are locked.
+//!
+//! Even the unlocked ones are single instructions, since a signal handler may come in between any two.
+
+use core::arch::asm;
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+
+/// Stands for a libc that does not say.
+static UNKNOWN: AtomicU8 = AtomicU8::new(0);
+/// Where libc says that there is one thread; null until the next functions are looked up.
+static SINGLE: AtomicPtr<AtomicU8> = AtomicPtr::new(ptr::null_mut());
+
+/// Takes note of the address of `__libc_single_threaded`, if there is one.
+pub(crate) fn note_variable(address: Option<usize>) {
+    let unknown = (&raw const UNKNOWN).cast_mut();
+    SINGLE.store(
+        address.map_or(unknown, ptr::with_exposed_provenance_mut),
+        Ordering::Release,
+    );
+}
+
+/// Whether no other thread can run now.
+#[inline(always)]
+pub(crate) fn is_single() -> bool {
+    // SAFETY: null, a variable of libc's, or one of our own.
+    unsafe { SINGLE.load(Ordering::Relaxed).as_ref() }
+        .is_some_and(|single| single.load(Ordering::Relaxed) != 0)
+}
+
+/// One instruction that changes a word, without a lock.
+macro_rules! change {
+    ($instruction:literal, $word:expr, $operand:expr) => {
+        // SAFETY: the word is alive and may be changed by anybody; nobody else does it at the same time.
+        unsafe {
+            asm!(
+                concat!($instruction, " qword ptr [{}], {}"),
+                in(reg) $word.as_ptr(),
+                in(reg) $operand,
+                options(nostack),
+            );
+        }
+    };
+}
+
+/// Sets `bits`.
+#[inline(always)]
+pub(crate) fn set(word: &AtomicU64, bits: u64) {
+    if is_single() {
+        change!("or", word, bits);
+    } else {
+        word.fetch_or(bits, Ordering::SeqCst);
+    }
+}
+
+/// Clears `bits`; whatever another thread does afterwards it does after that.
+#[inline(always)]
+pub(crate) fn clear(word: &AtomicU64, bits: u64) {
+    if is_single() {
+        change!("and", word, !bits);
+    } else {
+        word.fetch_and(!bits, Ordering::SeqCst);
+    }
+}
+
+/// Adds `amount`, or takes away what it is the negative of; gives the sum.
+#[inline(always)]
+pub(crate) fn add(number: &AtomicUsize, amount: usize) -> usize {
+    if is_single() {
+        change!("add", number, amount);
+        number.load(Ordering::Relaxed)
+    } else {
+        number
+            .fetch_add(amount, Ordering::Relaxed)
+            .wrapping_add(amount)
+    }
+}
