@@ -1,9 +1,12 @@
 //! The census: what is alive, by site. It walks over all live chunks, while the program goes on.
 
-use core::sync::atomic::{AtomicBool, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use core::sync::atomic::{
+    AtomicBool, AtomicUsize,
+    Ordering::{Acquire, Relaxed, Release},
+};
 
 use crate::chunks;
-use crate::counters::sites;
+use crate::counters::{self, sites};
 use crate::site::Site;
 
 /// What is known of the allocations that were made at one site.
@@ -29,26 +32,39 @@ pub(crate) fn sites(mut visit: impl FnMut(Site, &SiteCounts)) -> bool {
         return false;
     }
     for (_, counts) in sites::all() {
-        counts.found_chunks.store(0, Relaxed);
-        counts.found_bytes.store(0, Relaxed);
+        for count in [
+            &counts.kept_calls,
+            &counts.kept_bytes,
+            &counts.found_chunks,
+            &counts.found_bytes,
+        ] {
+            count.store(0, Relaxed);
+        }
+    }
+    for (site, kept) in counters::kept() {
+        if let Some(counts) = sites::counts(site) {
+            add(&counts.kept_calls, kept.calls.load(Relaxed));
+            add(&counts.kept_bytes, kept.bytes.load(Relaxed));
+            counts.live.note_peak(kept.live.peak());
+        }
     }
     chunks::walk(0, usize::MAX, |chunk| {
         if let Some(counts) = sites::counts(chunk.record.site) {
-            // Nobody else writes to these.
-            let chunks = counts.found_chunks.load(Relaxed).wrapping_add(1);
-            let bytes = counts.found_bytes.load(Relaxed).wrapping_add(chunk.record.size);
-            counts.found_chunks.store(chunks, Relaxed);
-            counts.found_bytes.store(bytes, Relaxed);
+            add(&counts.found_chunks, 1);
+            add(&counts.found_bytes, chunk.record.size);
         }
         true
     });
     for (site, counts) in sites::all() {
+        let sum = |counted: &AtomicUsize, kept: &AtomicUsize| {
+            counted.load(Relaxed).wrapping_add(kept.load(Relaxed))
+        };
         let counts = SiteCounts {
             live_chunks: counts.found_chunks.load(Relaxed),
             live_bytes: counts.found_bytes.load(Relaxed),
-            calls: counts.calls.load(Relaxed),
-            bytes: counts.bytes.load(Relaxed),
-            peak_bytes: counts.live.peak(),
+            calls: sum(&counts.calls, &counts.kept_calls),
+            bytes: sum(&counts.bytes, &counts.kept_bytes),
+            peak_bytes: counts.live.peak(0),
         };
         if counts.live_chunks != 0 || counts.calls != 0 {
             visit(site, &counts);
@@ -56,4 +72,9 @@ pub(crate) fn sites(mut visit: impl FnMut(Site, &SiteCounts)) -> bool {
     }
     BUSY.store(false, Release);
     true
+}
+
+/// Nobody else writes to what a census counts.
+fn add(count: &AtomicUsize, amount: usize) {
+    count.store(count.load(Relaxed).wrapping_add(amount), Relaxed);
 }

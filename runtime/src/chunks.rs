@@ -4,8 +4,8 @@ use core::mem::MaybeUninit;
 use core::sync::atomic::AtomicU64;
 
 use crate::hook::Hook;
-use crate::index::{Index, Mark};
 use crate::index::readers::Reader;
+use crate::index::{Index, Mark};
 use crate::next::{self, Next};
 use crate::record::{self, RECORD, Record};
 use crate::site::Site;

@@ -46,6 +46,11 @@ impl LoadedObject {
         self.headers.executable()
     }
 
+    /// The table by which .eh_frame is searched, and its size.
+    pub(crate) fn unwind_table(&self) -> Option<(Mapped, usize)> {
+        self.headers.unwind_table()
+    }
+
     /// Whether one of its segments contains `address`.
     fn contains(&self, address: usize) -> bool {
         (self.begin..self.end).contains(&address) && self.segment(address).is_some()
@@ -91,7 +96,7 @@ fn entries() -> impl Iterator<Item = Entry> {
 }
 
 /// The object that contains `address`.
-fn object_of(address: usize) -> Option<LoadedObject> {
+pub(crate) fn object_of(address: usize) -> Option<LoadedObject> {
     // Only a non-PIE executable has no base; it may be above or below of everything.
     let executable = entries().next().and_then(|first| LoadedObject::of(&first));
     if let Some(executable) = executable.filter(|executable| executable.contains(address)) {

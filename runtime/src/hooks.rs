@@ -17,6 +17,7 @@ use core::ptr;
 use crate::chunks;
 use crate::counters;
 use crate::hook::Hook;
+use crate::memory::Mapped;
 use crate::next::{self, Next};
 use crate::record::{Record, padded};
 use crate::site::Site;
@@ -30,22 +31,35 @@ const ENOMEM: c_int = 12;
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Call {
-    /// The return address.
-    caller: usize,
+    /// rbp, which the caller may reach its frame by.
+    rbp: usize,
     /// The stack pointer that the caller has when the hook has returned.
     stack: usize,
 }
 
-/// Exports `$name` as a stub in front of `$body`, which takes the same arguments and a [`Call`]; `$caller` and
+impl Call {
+    /// The return address.
+    fn caller(self) -> usize {
+        // SAFETY: the call has not returned: its return address lies below what it leaves.
+        unsafe { Mapped::new(self.stack.wrapping_sub(size_of::<usize>())) }.word()
+    }
+
+    fn site(self) -> Site {
+        // SAFETY: the stubs have read the registers at the call.
+        unsafe { Site::of(self.caller(), self.stack, self.rbp) }
+    }
+}
+
+/// Exports `$name` as a stub in front of `$body`, which takes the same arguments and a [`Call`]; `$rbp` and
 /// `$stack` are the registers of the two arguments that follow (psABI, "Parameter Passing").
 macro_rules! hook {
-    ($(#[$doc:meta])* $name:ident($($type:ty),*) $(-> $result:ty)?, $caller:literal, $stack:literal => $body:ident) => {
+    ($(#[$doc:meta])* $name:ident($($type:ty),*) $(-> $result:ty)?, $rbp:literal, $stack:literal => $body:ident) => {
         $(#[$doc])*
         #[unsafe(naked)]
         #[cfg_attr(not(test), unsafe(no_mangle))]
         pub unsafe extern "C" fn $name($(_: $type),*) $(-> $result)? {
             naked_asm!(
-                concat!("mov ", $caller, ", [rsp]"),
+                concat!("mov ", $rbp, ", rbp"),
                 concat!("lea ", $stack, ", [rsp + 8]"),
                 "jmp {}",
                 sym $body,
@@ -300,7 +314,7 @@ fn make<F: Copy>(
     if chunk.is_null() {
         return (chunk, None);
     }
-    let site = Site::of(call.caller, call.stack);
+    let site = call.site();
     let entered = chunks::enter(next, chunk.expose_provenance(), size, site);
     (chunk, entered.then_some(site))
 }

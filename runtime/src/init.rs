@@ -22,6 +22,7 @@ use crate::counters;
 use crate::linkmap::LinkMap;
 use crate::next;
 use crate::report;
+use crate::site;
 use crate::state::{self, State};
 
 /// One life-cycle call. Whichever comes first does the work: `ldd -r` makes the first one too and
@@ -35,6 +36,7 @@ fn enter(state: State) {
         }
         if let Some(stack) = InitialStack::find() {
             report::configure(&stack);
+            site::configure(&stack);
         }
         if !report::is_asked_for() {
             counters::stop();

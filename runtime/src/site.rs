@@ -1,50 +1,107 @@
-//! Sites: where allocations are made. A site is a number, small enough to be kept in each chunk's record,
-//! that stands for a return address.
+//! Sites: where allocations are made. A site is a number, small enough to be kept in each chunk's
+//! record, that stands for a return address, or with ALLOCS_STACK for several.
+//!
+//! The direct caller of malloc seldom is what a person looks for: it is operator new, xmalloc,
+//! strdup, a container. Such functions are *facades* (`names` knows them by name, `found` finds those
+//! that have none). The site is the first return address outside of them.
+//!
+//! ```text
+//!  hook ─▶ Site::of ─▶ table     return address ─▶ site, or facade and the step out of its frame
+//!                       │ new
+//!                       ├──▶ file      the object that contains it
+//!                       ├──▶ frame ─▶ cfa ─▶ step     out of the frame, by .eh_frame
+//!                       ├──▶ names ─▶ symbols, glob   is the function a facade?
+//!                       └──▶ numbers   a number for the site
+//! ```
+//!
+//! The distance from the stack pointer to the next return address is the same each time that a call
+//! site is reached, so it is read once. What is on the stack is never searched for return addresses:
+//! where .eh_frame does not tell, or where a frame is counted from a frame pointer that is not known,
+//! that frame is the site even if it is a facade's.
+//!
+//! An object that is unloaded leaves its return addresses in the table. Should another come to the
+//! same place, and should a call in it end at the very same address, it is taken for the old one.
+
+mod cfa;
+mod cursor;
+mod found;
+mod frame;
+mod glob;
+mod names;
+mod numbers;
+mod stack;
+mod step;
+mod symbols;
+mod table;
 
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use crate::auxv::InitialStack;
+use crate::file;
+use crate::site::frame::Function;
+use crate::site::step::{Frame, Step};
+use crate::site::table::{Key, Table};
 
 /// Where an allocation was made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Site(u32);
 
-/// How many sites there can be; a power of two.
-const SITES: usize = 1 << 16;
-/// How far from its home a return address is looked for.
-const PROBES: usize = 64;
+/// Return addresses. The value is the site's number, or this and the step out of a facade.
+static CALLERS: Table = Table::new();
+const FACADE: u32 = 1 << 23;
 
-/// Return addresses; the index is the site's number. The first stays empty.
-static ADDRESSES: [AtomicUsize; SITES] = [const { AtomicUsize::new(0) }; SITES];
+/// How many return addresses a site stands for; 0 is as good as 1.
+static DEPTH: AtomicUsize = AtomicUsize::new(0);
+const DEEPEST: usize = 64;
+
+/// How many facades can stand one behind the other.
+const FACADES: usize = 32;
+
+const FACADES_VARIABLE: &[u8] = b"ALLOCS_FACADES=";
+const STACK_VARIABLE: &[u8] = b"ALLOCS_STACK=";
+
+/// Notes what the environment asks for.
+pub(crate) fn configure(stack: &InitialStack) {
+    if stack.auxv().secure {
+        return;
+    }
+    // Last first; the first of several is the one that getenv would give.
+    let value = |variable: &[u8]| {
+        let of_variable = stack
+            .environment()
+            .filter(|string| string.starts_with(variable));
+        of_variable.last().map(|string| string.add(variable.len()))
+    };
+    if let Some(facades) = value(FACADES_VARIABLE) {
+        names::configure(facades);
+    }
+    if let Some(depth) = value(STACK_VARIABLE) {
+        let digits = (0..3)
+            .map(|at| depth.add(at).byte())
+            .take_while(u8::is_ascii_digit);
+        let depth = digits.fold(0, |depth: usize, digit| {
+            depth.wrapping_mul(10).wrapping_add(usize::from(digit & 15))
+        });
+        DEPTH.store(depth.min(DEEPEST), Relaxed);
+    }
+}
 
 impl Site {
     /// Nobody knows where.
     pub(crate) const UNKNOWN: Self = Self(0);
 
-    /// The site of the call of a hook that returns to `caller`; `_stack` is the stack pointer as the
-    /// caller has it when the hook has returned.
+    /// The site of the call of a hook that returns to `caller`; `stack` is the stack pointer as the
+    /// caller has it when the hook has returned, and `rbp` that register, or 0 if it is not known.
+    ///
+    /// # Safety
+    /// So it must be: the stack is read.
     #[inline(always)]
-    pub(crate) fn of(caller: usize, _stack: usize) -> Self {
-        let home = caller.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48;
-        match ADDRESSES.get(home) {
-            Some(address) if address.load(Relaxed) == caller && home != 0 => {
-                Self(u32::try_from(home).unwrap_or_default())
-            }
-            _ => Self::enter(caller, home),
+    pub(crate) unsafe fn of(caller: usize, stack: usize, rbp: usize) -> Self {
+        let value = CALLERS.at_hand(Key::of_address(caller));
+        if value < u64::from(FACADE) {
+            return Self(value as u32);
         }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn enter(caller: usize, home: usize) -> Self {
-        for index in (home..home.wrapping_add(PROBES)).map(|index| index & (SITES - 1)) {
-            let Some(address) = ADDRESSES.get(index).filter(|_| index != 0) else {
-                continue;
-            };
-            let found = address.compare_exchange(0, caller, Relaxed, Relaxed);
-            if found.is_ok() || found == Err(caller) {
-                return Self(u32::try_from(index).unwrap_or_default());
-            }
-        }
-        Self::UNKNOWN
+        behind(Frame { caller, stack, rbp })
     }
 
     /// The site with that number, as a record holds it. Any number may be asked for.
@@ -52,22 +109,122 @@ impl Site {
         Self(number)
     }
 
-    /// Its number, less than 2^24.
+    /// Its number, less than 2^23.
     pub(crate) fn number(self) -> u32 {
         self.0
     }
 
     /// The return address; 0 if the site is unknown.
     pub(crate) fn address(self) -> usize {
-        ADDRESSES
-            .get(self.0 as usize)
-            .map_or(0, |address| address.load(Relaxed))
+        numbers::frame(self.0, 0)
     }
 
     /// The return addresses of its stack, innermost first.
     pub(crate) fn frames(self) -> impl Iterator<Item = usize> {
-        Some(self.address())
-            .filter(|address| *address != 0)
-            .into_iter()
+        (0..numbers::length(self.0)).map(move |index| numbers::frame(self.0, index))
     }
+}
+
+/// All sites that there are; one or the other may stand for nothing.
+pub(crate) fn all() -> impl Iterator<Item = Site> {
+    (1..=numbers::taken()).map(Site)
+}
+
+/// Learns from the call of a hook, about one in 64; the arguments are those of [`Site::of`].
+///
+/// # Safety
+/// As there.
+#[allow(dead_code, reason = "the hooks will call it")]
+#[cold]
+#[inline(never)]
+pub(crate) unsafe fn sample(caller: usize, stack: usize, rbp: usize) {
+    found::sample(Frame { caller, stack, rbp });
+}
+
+/// Makes `caller`, of which there may be a site, one of a facade.
+fn skip(caller: usize) {
+    if let Some(step) = kind(caller).and_then(|kind| kind.step) {
+        CALLERS.change(Key::of_address(caller), FACADE | step.bits());
+        stack::skip(caller);
+    }
+}
+
+/// The site of a call that no site is at hand for.
+#[inline(never)]
+fn behind(mut frame: Frame) -> Site {
+    let depth = DEPTH.load(Relaxed);
+    if depth > 1 {
+        return Site(stack::number(frame, depth).unwrap_or_default());
+    }
+    for _ in 0..FACADES {
+        let key = Key::of_address(frame.caller);
+        let mut value = CALLERS.at_hand(key);
+        if value >= u64::from(2 * FACADE) {
+            value = match CALLERS.find(key).or_else(|| enter(frame.caller)) {
+                Some(value) => u64::from(value),
+                None => return Site::UNKNOWN,
+            };
+        }
+        let value = value as u32;
+        if value < FACADE {
+            return Site(value);
+        }
+        // SAFETY: the frame is that of the hook's call, or was stepped to.
+        let next = unsafe { Step::from_bits(value - FACADE).take(frame) };
+        match next.filter(|next| next.caller != 0) {
+            Some(next) => frame = next,
+            None => break,
+        }
+    }
+    // A facade all the same: its entry is about others.
+    let key = Key::of_address(frame.caller).second();
+    let known = CALLERS.find(key).or_else(|| add_site(key, frame.caller));
+    Site(known.unwrap_or_default())
+}
+
+/// Enters a return address that is not in the table. `None` if there is no room.
+#[cold]
+#[inline(never)]
+fn enter(caller: usize) -> Option<u32> {
+    let key = Key::of_address(caller);
+    if let Some(Kind {
+        facade: true,
+        step: Some(step),
+        ..
+    }) = kind(caller)
+    {
+        return CALLERS.add(key, FACADE | step.bits());
+    }
+    add_site(key, caller)
+}
+
+fn add_site(key: Key, caller: usize) -> Option<u32> {
+    let number = numbers::of_address(caller)?;
+    let value = CALLERS.add(key, number);
+    if value != Some(number) {
+        numbers::give_back(number);
+    }
+    value
+}
+
+/// What is found out about a return address.
+struct Kind {
+    /// Where its function begins and ends.
+    function: (usize, usize),
+    facade: bool,
+    step: Option<Step>,
+}
+
+/// `None` for code that no object describes.
+fn kind(caller: usize) -> Option<Kind> {
+    // It may be behind the end of a function that ends with the call.
+    let call = caller.wrapping_sub(1);
+    let object = file::object_of(call)?;
+    let (table, size) = object.unwind_table()?;
+    let function = Function::find(table, size, call)?;
+    Some(Kind {
+        function: (function.begin, function.size),
+        facade: names::is_facade(&object, function.begin),
+        step: function.row(call).and_then(Step::of),
+    })
 }

@@ -6,6 +6,8 @@ use core::ffi::CStr;
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
 
+use crate::memory::Mapped;
+
 const SYS_READ: usize = 0;
 const SYS_WRITE: usize = 1;
 const SYS_CLOSE: usize = 3;
@@ -254,19 +256,39 @@ impl File {
         usize::try_from(result).ok().map(Self)
     }
 
+    /// Opens the file at the path for reading, which a NUL ends.
+    pub(crate) fn open_at_path(path: Mapped) -> Option<Self> {
+        // SAFETY: whoever made the `Mapped` answers for the string.
+        unsafe { Self::open_at(path.address(), 0) }
+    }
+
+    /// The file's contents in memory and their size, for reading. It is to be given back by [`unmap`].
+    pub(crate) fn map(&self) -> Option<(Mapped, usize)> {
+        const PROT_READ: usize = 1;
+        const MAP_PRIVATE: usize = 2;
+        let [.., size] = self.status()?.first_chunk::<7>().copied()?;
+        let arguments = [0, size, PROT_READ, MAP_PRIVATE, self.0, 0];
+        // SAFETY: the kernel chooses a place where nothing is.
+        let result = unsafe { syscall6(SYS_MMAP, arguments) };
+        let address = usize::try_from(result).ok()?;
+        // SAFETY: the kernel has put the file there.
+        Some((unsafe { Mapped::new(address) }, size))
+    }
+
     /// Device and inode of the open file.
     pub(crate) fn identity(&self) -> Option<(usize, usize)> {
-        // `struct stat` has 144 bytes and begins with st_dev and st_ino.
+        let [device, inode, ..] = self.status()?;
+        Some((device, inode))
+    }
+
+    /// `struct stat`: begins with st_dev and st_ino, and st_size is the seventh word.
+    fn status(&self) -> Option<[usize; 18]> {
         let mut stat = MaybeUninit::<[usize; 18]>::uninit();
         let at = stat.as_mut_ptr().expose_provenance();
         // SAFETY: the kernel fills the structure in.
         let result = unsafe { syscall(SYS_FSTAT, [self.0, at, 0, 0, 0]) };
-        if result != 0 {
-            return None;
-        }
-        // SAFETY: it has, since it says so.
-        let [device, inode, ..] = unsafe { stat.assume_init() };
-        Some((device, inode))
+        // SAFETY: it has, if it says so.
+        (result == 0).then(|| unsafe { stat.assume_init() })
     }
 
     /// Writes all of `text`, or as much as the file takes.

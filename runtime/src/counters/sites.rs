@@ -4,13 +4,12 @@
 use core::ptr;
 use core::sync::atomic::{
     AtomicPtr, AtomicUsize,
-    Ordering::{AcqRel, Acquire},
+    Ordering::{AcqRel, Acquire, Relaxed},
 };
 
-use crate::counters::Level;
+use crate::counters::level::Level;
 use crate::site::Site;
 use crate::sys;
-use crate::threads;
 
 /// The counts of one site. Zeros are those of a site where nothing was counted.
 #[repr(C, align(64))]
@@ -18,7 +17,9 @@ pub(crate) struct Counts {
     pub(crate) calls: AtomicUsize,
     pub(crate) bytes: AtomicUsize,
     pub(crate) live: Level,
-    /// What the last census found.
+    /// What a census adds to that: what threads keep to themselves, and what it finds alive.
+    pub(crate) kept_calls: AtomicUsize,
+    pub(crate) kept_bytes: AtomicUsize,
     pub(crate) found_chunks: AtomicUsize,
     pub(crate) found_bytes: AtomicUsize,
 }
@@ -33,21 +34,18 @@ static TABLE: [AtomicPtr<[Counts; PART]>; PARTS] =
     [const { AtomicPtr::new(ptr::null_mut()) }; PARTS];
 
 /// Notes `size` bytes that came to life at `site`.
-#[inline]
 pub(crate) fn born(site: Site, size: usize) {
-    let Some(counts) = counts(site) else {
-        return;
-    };
-    threads::add(&counts.calls, 1);
-    threads::add(&counts.bytes, size);
-    counts.live.grow(size);
+    if let Some(counts) = counts(site) {
+        counts.calls.fetch_add(1, Relaxed);
+        counts.bytes.fetch_add(size, Relaxed);
+        counts.live.take(size.cast_signed(), size.cast_signed());
+    }
 }
 
 /// Notes `size` bytes that were made at `site` and are given back.
-#[inline]
 pub(crate) fn died(site: Site, size: usize) {
     if let Some(counts) = counts(site) {
-        counts.live.shrink(size);
+        counts.live.take(size.cast_signed().wrapping_neg(), 0);
     }
 }
 

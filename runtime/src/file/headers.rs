@@ -8,6 +8,7 @@ use crate::memory::{Access, Mapped};
 const PT_LOAD: u32 = 1;
 const PT_DYNAMIC: u32 = 2;
 const PT_NOTE: u32 = 4;
+const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
 const PF_X: u32 = 1;
 const NT_GNU_BUILD_ID: usize = 3;
 
@@ -112,6 +113,13 @@ impl Headers {
     pub(crate) fn executable(self) -> Option<(usize, usize, usize)> {
         let segment = self.segments().find(|segment| segment.flags & PF_X != 0)?;
         Some((segment.begin, segment.end(), segment.offset))
+    }
+
+    /// The table by which .eh_frame is searched, and its size.
+    pub(crate) fn unwind_table(self) -> Option<(Mapped, usize)> {
+        let header = self.all().find(|header| header.kind == PT_GNU_EH_FRAME)?;
+        // SAFETY: the program headers of a loaded object say that it is there.
+        Some((unsafe { Mapped::new(header.begin) }, header.size))
     }
 
     /// The build-id: where it is and its size.

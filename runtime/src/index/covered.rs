@@ -65,10 +65,9 @@ impl Covered {
         for place in places.take(PROBES) {
             let mut found = place.key.load(Ordering::SeqCst);
             if found == 0 && take {
-                let taken =
-                    place
-                        .key
-                        .compare_exchange(0, key, Ordering::SeqCst, Ordering::SeqCst);
+                let taken = place
+                    .key
+                    .compare_exchange(0, key, Ordering::SeqCst, Ordering::SeqCst);
                 found = taken.map_or_else(|found| found, |_| key);
             }
             if found == key {

@@ -82,11 +82,6 @@ impl Reader {
             .store(ptr::from_ref(word).expose_provenance(), SeqCst);
         word.load(SeqCst)
     }
-
-    /// Holds nothing.
-    pub(crate) fn let_go(&self) {
-        self.0.word.store(NO_WORD, SeqCst);
-    }
 }
 
 impl Drop for Reader {

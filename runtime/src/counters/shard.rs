@@ -1,0 +1,152 @@
+//! What one thread counts, in memory that no other thread writes to, so that no count is contended: calls of
+//! each hook, live bytes, and the counts of the sites that it allocated at last. One shard is for all threads
+//! that have none of their own; there every change is locked.
+
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+
+use crate::counters::LIVE;
+use crate::counters::level::Change;
+use crate::counters::sites;
+use crate::hook::{HOOKS, Hook};
+use crate::site::Site;
+
+/// How many sites a shard has counts of. A power of two.
+const SITES: usize = 64;
+
+/// Calls of one hook, and the bytes that were asked for by the calls that succeeded.
+pub(crate) struct Calls {
+    pub(crate) calls: AtomicUsize,
+    pub(crate) bytes: AtomicUsize,
+}
+
+/// What was counted at one site since the shard has it.
+pub(crate) struct AtSite {
+    site: AtomicU32,
+    pub(crate) calls: AtomicUsize,
+    pub(crate) bytes: AtomicUsize,
+    pub(crate) live: Change,
+}
+
+/// What one thread counted.
+#[repr(C, align(64))]
+pub(crate) struct Shard {
+    /// Whether it is for all threads that have none.
+    is_shared: bool,
+    /// Thread pointer of the thread that it belongs to; 0 if none. Never given back: thread
+    /// pointers are addresses, and the next thread on that stack goes on counting here.
+    pub(crate) owner: AtomicUsize,
+    /// Stack pointer of the outermost hook that the thread is inside of; 0 if none.
+    pub(crate) inside: AtomicUsize,
+    /// Chunks that came to life, chunks that were given back.
+    pub(crate) born: AtomicUsize,
+    pub(crate) died: AtomicUsize,
+    pub(crate) live: Change,
+    pub(crate) hooks: [Calls; HOOKS],
+    sites: [AtSite; SITES],
+}
+
+impl Shard {
+    pub(crate) const fn new(is_shared: bool) -> Self {
+        Self {
+            is_shared,
+            owner: AtomicUsize::new(0),
+            inside: AtomicUsize::new(0),
+            born: AtomicUsize::new(0),
+            died: AtomicUsize::new(0),
+            live: Change::new(),
+            hooks: [const {
+                Calls {
+                    calls: AtomicUsize::new(0),
+                    bytes: AtomicUsize::new(0),
+                }
+            }; HOOKS],
+            sites: [const {
+                AtSite {
+                    site: AtomicU32::new(0),
+                    calls: AtomicUsize::new(0),
+                    bytes: AtomicUsize::new(0),
+                    live: Change::new(),
+                }
+            }; SITES],
+        }
+    }
+
+    /// Notes a call; `bytes` are those asked for if it succeeded, else 0.
+    #[inline(always)]
+    pub(crate) fn called(&self, hook: Hook, bytes: usize) {
+        if let Some(calls) = self.hooks.get(hook as usize) {
+            self.add(&calls.calls, 1);
+            self.add(&calls.bytes, bytes);
+        }
+    }
+
+    /// Notes a chunk that came to life.
+    #[inline(always)]
+    pub(crate) fn born(&self, site: Site, size: usize) {
+        self.add(&self.born, 1);
+        if self.is_shared {
+            LIVE.take(size.cast_signed(), size.cast_signed());
+            return sites::born(site, size);
+        }
+        self.live.grow(size, &LIVE);
+        if let Some((counts, at_site)) = self.at(site) {
+            self.add(&at_site.calls, 1);
+            self.add(&at_site.bytes, size);
+            at_site.live.grow(size, &counts.live);
+        }
+    }
+
+    /// Notes a chunk that is about to be given back.
+    #[inline(always)]
+    pub(crate) fn died(&self, site: Site, size: usize) {
+        self.add(&self.died, 1);
+        if self.is_shared {
+            LIVE.take(size.cast_signed().wrapping_neg(), 0);
+            return sites::died(site, size);
+        }
+        self.live.shrink(size, &LIVE);
+        if let Some((counts, at_site)) = self.at(site) {
+            at_site.live.shrink(size, &counts.live);
+        }
+    }
+
+    #[inline(always)]
+    fn add(&self, counter: &AtomicUsize, amount: usize) {
+        if self.is_shared {
+            counter.fetch_add(amount, Relaxed);
+        } else {
+            counter.store(counter.load(Relaxed).wrapping_add(amount), Relaxed);
+        }
+    }
+
+    /// The counts that this thread keeps of `site`, and those of all threads.
+    #[inline(always)]
+    fn at(&self, site: Site) -> Option<(&'static sites::Counts, &AtSite)> {
+        let at_site = self.sites.get(site.number() as usize & (SITES - 1))?;
+        if at_site.site.load(Relaxed) != site.number() {
+            at_site.give();
+            at_site.site.store(site.number(), Relaxed);
+        }
+        Some((sites::counts(site)?, at_site))
+    }
+
+    /// The sites that it has counts of.
+    pub(crate) fn sites(&self) -> impl Iterator<Item = (Site, &AtSite)> {
+        let sites = self.sites.iter();
+        sites.map(|at_site| (Site::from_number(at_site.site.load(Relaxed)), at_site))
+    }
+}
+
+impl AtSite {
+    /// Passes everything on to what all threads have counted.
+    #[inline(never)]
+    fn give(&self) {
+        if let Some(counts) = sites::counts(Site::from_number(self.site.load(Relaxed))) {
+            counts.calls.fetch_add(self.calls.load(Relaxed), Relaxed);
+            counts.bytes.fetch_add(self.bytes.load(Relaxed), Relaxed);
+            self.live.give(&counts.live);
+        }
+        self.calls.store(0, Relaxed);
+        self.bytes.store(0, Relaxed);
+    }
+}

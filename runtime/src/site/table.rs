@@ -1,0 +1,221 @@
+//! A map from 48-bit keys to 24-bit values that any number of threads may read and add to at once,
+//! in signal handlers too: no lock, nothing is ever removed.
+//!
+//! An entry is one word: key and value. It is found in the slot that the key's low bits say, or in one
+//! of a few others that agree with it in the lowest [`FIXED`] bits. So those bits need not be kept, and
+//! a match is exact.
+//!
+//! There are four arrays of slots, each sixteen or eight times the size of the one before. A key belongs
+//! in the first free one of its slots, the arrays taken in order; slots never become free, so all
+//! threads agree on it. Looked up is first where the newest array would have it: keys of older ones are
+//! copied there when they are met.
+
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::Release};
+
+use crate::sys;
+
+/// Bits of a value.
+const VALUE: u32 = 24;
+/// Bits that a key has in common with the number of each of its slots.
+const FIXED: u32 = 8;
+/// How many slots of one array are looked at for a key.
+const PROBES: usize = 8;
+/// Slots of the first array.
+const FIRST: usize = 1 << 10;
+/// Slots of the arrays.
+const SIZES: [usize; 4] = [FIRST, 1 << 14, 1 << 18, 1 << 21];
+/// Slots of the reservation for all but the first: each array begins at its size.
+const RESERVED: usize = 1 << 22;
+
+/// A key: at least 2^8 and less than 2^48.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Key(u64);
+
+impl Key {
+    /// Odd, spreads addresses over the highest bits of a product.
+    const FACTOR: usize = 0x9e37_79b9_7f4b;
+
+    /// That of an address below 2^47, the limit of what the kernel maps without being told to go
+    /// higher. Different for different addresses: an odd factor, and no bit of the product is lost.
+    #[inline(always)]
+    pub(crate) const fn of_address(address: usize) -> Self {
+        Self((address.wrapping_mul(Self::FACTOR << 17) as u64).swap_bytes())
+    }
+
+    /// One that no address has, one for each.
+    pub(crate) const fn second(self) -> Self {
+        Self(self.0 | 1 << 40)
+    }
+
+    /// That of a hash.
+    pub(crate) const fn of_hash(hash: u64) -> Self {
+        Self(hash >> 16 | 1 << FIXED)
+    }
+}
+
+/// The map. All zeros is empty.
+pub(crate) struct Table {
+    /// What the newest array's size has over that of the first.
+    larger: AtomicUsize,
+    /// Distance of the reservation from where it would lie if the first array were its part.
+    distance: AtomicUsize,
+    entries: AtomicUsize,
+    first: [AtomicU64; FIRST],
+}
+
+impl Table {
+    pub(crate) const fn new() -> Self {
+        Self {
+            larger: AtomicUsize::new(0),
+            distance: AtomicUsize::new(0),
+            entries: AtomicUsize::new(0),
+            first: [const { AtomicU64::new(0) }; FIRST],
+        }
+    }
+
+    /// The value of `key`, or a number that is no value: the usual case of a look-up, in few
+    /// instructions. The key may be there even so.
+    #[inline(always)]
+    pub(crate) fn at_hand(&self, key: Key) -> u64 {
+        // Size before place: with a larger size goes the reservation.
+        let mask = self.larger.load(Relaxed) | (FIRST - 1);
+        let slot = self.slot(mask, key.0 as usize);
+        slot.load(Relaxed) ^ (key.0 << (64 - 48))
+    }
+
+    /// Slots of the newest array.
+    fn largest(&self) -> usize {
+        self.larger.load(Relaxed).wrapping_add(FIRST)
+    }
+
+    /// The slot numbered by the bits of `index` under `mask`, in the array of that size.
+    #[inline(always)]
+    fn slot(&self, mask: usize, index: usize) -> &AtomicU64 {
+        let base = self.first.as_ptr().wrapping_sub(FIRST);
+        let base = base.wrapping_byte_add(self.distance.load(Relaxed));
+        let slot = base.wrapping_add((index & mask).wrapping_add(mask).wrapping_add(1));
+        // SAFETY: either the distance is 0 and the mask that of the first array; or it leads to the
+        // reservation, which has room for every array at its size.
+        unsafe { &*slot }
+    }
+
+    /// The slots of `key` in the array of `size`, if there is one.
+    fn slots(&self, size: usize, key: Key) -> impl Iterator<Item = &AtomicU64> {
+        let index = move |probe: usize| (key.0 as usize).wrapping_add(probe << FIXED);
+        let probes = (size >> FIXED).min(PROBES);
+        let exists = size == FIRST || size <= self.largest();
+        (0..if exists { probes } else { 0 }).filter_map(move |probe| {
+            if size == FIRST {
+                self.first.get(index(probe) & (FIRST - 1))
+            } else {
+                Some(self.slot(size.wrapping_sub(1), index(probe)))
+            }
+        })
+    }
+
+    /// The slots of `key` in the order in which they are taken.
+    fn all_slots(&self, key: Key) -> impl Iterator<Item = &AtomicU64> {
+        SIZES
+            .into_iter()
+            .flat_map(move |size| self.slots(size, key))
+    }
+
+    /// The value of `key`.
+    pub(crate) fn find(&self, key: Key) -> Option<u32> {
+        let home = self.all_slots(key).find_map(|slot| {
+            let value = value(slot.load(Relaxed), key)?;
+            Some((slot, value))
+        });
+        let (slot, value) = home?;
+        self.copy(key, slot);
+        Some(value)
+    }
+
+    /// Puts `key`, which is in `home`, where it is looked for first.
+    fn copy(&self, key: Key, home: &AtomicU64) {
+        let size = self.largest();
+        for slot in self.slots(size, key) {
+            let entry = home.load(Relaxed);
+            let copied = slot.compare_exchange(0, entry, Relaxed, Relaxed);
+            if copied.is_ok() && home.load(Relaxed) != entry {
+                self.change(key, value(home.load(Relaxed), key).unwrap_or_default());
+            }
+            if copied.is_ok() || copied.is_err_and(|found| value(found, key).is_some()) {
+                break;
+            }
+        }
+    }
+
+    /// Adds `key` with `value`. Gives the value that it has then, which is another if it was there, and
+    /// none if there is no room.
+    pub(crate) fn add(&self, key: Key, value: u32) -> Option<u32> {
+        if key.0 >> FIXED == 0 {
+            return None;
+        }
+        let entry = key.0 << (64 - 48) ^ u64::from(value);
+        if self.entries.load(Relaxed) > self.largest() / 2 {
+            self.grow();
+        }
+        loop {
+            for slot in self.all_slots(key) {
+                match slot.compare_exchange(0, entry, Relaxed, Relaxed) {
+                    Ok(_) => {
+                        self.entries.fetch_add(1, Relaxed);
+                        return Some(value);
+                    }
+                    Err(found) => {
+                        if let Some(value) = self::value(found, key) {
+                            return Some(value);
+                        }
+                    }
+                }
+            }
+            if !self.grow() {
+                return None;
+            }
+        }
+    }
+
+    /// Gives `key`, if it is there, another value.
+    pub(crate) fn change(&self, key: Key, value: u32) {
+        for slot in self.all_slots(key) {
+            let entry = slot.load(Relaxed);
+            if self::value(entry, key).is_some() {
+                // The key stays, so whoever else changes the value does so in full.
+                slot.store(key.0 << (64 - 48) ^ u64::from(value), Relaxed);
+            }
+        }
+    }
+
+    /// Whether there is one array more now.
+    #[cold]
+    fn grow(&self) -> bool {
+        let size = self.largest();
+        let Some(next) = SIZES.into_iter().find(|next| *next > size) else {
+            return false;
+        };
+        if self.distance.load(Relaxed) == 0 {
+            const BYTES: usize = RESERVED * size_of::<u64>();
+            let Some(reserved) = sys::map_zeros(BYTES) else {
+                return false;
+            };
+            let base = self.first.as_ptr().wrapping_sub(FIRST).addr();
+            let distance = reserved.wrapping_sub(base);
+            let set = self
+                .distance
+                .compare_exchange(0, distance, Relaxed, Relaxed);
+            if set.is_err() {
+                // SAFETY: nobody else has seen it.
+                unsafe { sys::unmap(reserved, BYTES) };
+            }
+        }
+        self.larger.fetch_max(next.wrapping_sub(FIRST), Release);
+        true
+    }
+}
+
+/// The value in `entry`, if it is that of `key`.
+fn value(entry: u64, key: Key) -> Option<u32> {
+    let value = entry ^ (key.0 << (64 - 48));
+    (entry != 0 && value < 1 << VALUE).then_some(value as u32)
+}
