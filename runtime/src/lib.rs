@@ -17,8 +17,8 @@
 //! Three rules hold everywhere, because a hook may be entered before the loader has relocated this
 //! object (another library's IFUNC resolver may allocate), before init, after the exit handlers, in
 //! a fork child and in any thread:
-//! - no dynamic relocation: no table of pointers, no call of an exported function, no formatting, no
-//!   panic with a location. (Debug assertions bring some in; they are for looking for mistakes.)
+//! - relative relocations only: no symbol is looked up, no exported function called. Up to `relocate` there are
+//!   none at all: no table of pointers, no formatting, no panic with a location.
 //! - no allocation, no lock, no thread-local storage, no call into another library except *next*;
 //! - the memory that the program gets is always its own allocator's.
 
@@ -52,6 +52,8 @@ mod next;
 mod object;
 mod query;
 mod record;
+#[cfg(not(test))]
+mod relocate;
 mod report;
 mod site;
 mod state;

@@ -160,6 +160,8 @@ pub(crate) fn knows_sizes() -> bool {
 #[cold]
 #[inline(never)]
 fn look_up_for(found: &Found) -> usize {
+    #[cfg(not(test))]
+    crate::relocate::relocate();
     look_up();
     found.function.load(Ordering::Acquire)
 }

@@ -348,6 +348,17 @@ pub(crate) fn own_dynamic() -> usize {
     address
 }
 
+/// Where this object itself is loaded: what is added to the addresses in its file.
+#[cfg(not(test))]
+pub(crate) fn own_base() -> usize {
+    let address: usize;
+    // SAFETY: computes an address relative to the instruction. `__ehdr_start` is the linker's own hidden symbol.
+    unsafe {
+        asm!("lea {}, [rip + __ehdr_start]", out(reg) address, options(nostack, nomem, preserves_flags));
+    }
+    address
+}
+
 /// Unit tests are not a shared object in a link map.
 #[cfg(test)]
 pub(crate) fn own_dynamic() -> usize {
