@@ -12,6 +12,9 @@ use crate::site::Site;
 
 static CHUNKS: Index = Index::new();
 
+/// Where chunks begin, at multiples of this: one mark stands for so many addresses.
+const GRAIN: usize = 16;
+
 /// Enters `chunk`, which the allocator has just made and for which the program asked for `size` bytes. It stays
 /// unknown if the allocator does not say how large it is, and where the index has no memory.
 #[inline(always)]
@@ -19,7 +22,7 @@ pub(crate) fn enter(next: Next, chunk: usize, size: usize, site: Site) -> bool {
     if !next.knows_capacity() {
         return false;
     }
-    let mark = match CHUNKS.mark(chunk) {
+    let mark = match mark(chunk) {
         Some(mark) => mark,
         None => match first_in_region(chunk) {
             Some(mark) => mark,
@@ -36,10 +39,24 @@ pub(crate) fn enter(next: Next, chunk: usize, size: usize, site: Site) -> bool {
     true
 }
 
+/// The mark for the beginning of `chunk`. Not for an address that shares it with a chunk's beginning: the program
+/// may, by mistake, give back any.
+#[inline(always)]
+fn mark(chunk: usize) -> Option<Mark> {
+    if chunk.is_multiple_of(GRAIN) {
+        CHUNKS.mark(chunk)
+    } else {
+        None
+    }
+}
+
 /// Makes the marks of a region, and looks at the way in which capacities are read.
 #[cold]
 #[inline(never)]
 fn first_in_region(chunk: usize) -> Option<Mark> {
+    if !chunk.is_multiple_of(GRAIN) {
+        return None;
+    }
     next::check_header(chunk);
     CHUNKS.make_mark(chunk)
 }
@@ -48,7 +65,7 @@ fn first_in_region(chunk: usize) -> Option<Mark> {
 /// that was entered, or no longer one.
 #[inline(always)]
 pub(crate) fn leave(next: Next, chunk: usize) -> Option<Record> {
-    let mark = CHUNKS.mark(chunk).filter(|mark| mark.is_set())?;
+    let mark = mark(chunk).filter(|mark| mark.is_set())?;
     let capacity = next.capacity(chunk);
     // SAFETY: the chunk is marked, so it is alive and has a record.
     let record = unsafe { record::read(chunk, capacity) };
@@ -59,7 +76,7 @@ pub(crate) fn leave(next: Next, chunk: usize) -> Option<Record> {
 
 /// How much of `chunk` the program may use, for which the allocator says `capacity`.
 pub(crate) fn usable_size(chunk: usize, capacity: usize) -> usize {
-    match CHUNKS.mark(chunk).filter(|mark| mark.is_set()) {
+    match mark(chunk).filter(|mark| mark.is_set()) {
         Some(_) => capacity.saturating_sub(RECORD),
         None => capacity,
     }
