@@ -20,11 +20,17 @@ static char *stable[STABLE];
 static size_t usable[STABLE];
 static _Atomic bool stop;
 
+ALLOCATING static void *make(size_t size) {
+    char *chunk = malloc(size);
+    chunk[size - 1] = 1;
+    return chunk;
+}
+
 static size_t stable_size(int i) { return i % 100 == 7 ? 1000003 : (size_t)(i * 37 % 611 + 1); }
 
 static void make_stable(void) {
     for (int i = 0; i < STABLE; i++) {
-        stable[i] = malloc(stable_size(i));
+        stable[i] = make(stable_size(i));
         usable[i] = malloc_usable_size(stable[i]);
     }
 }
@@ -86,12 +92,12 @@ static void *_Atomic left[64];
 static void *short_life(void *number) {
     uint64_t seed = (uintptr_t)number;
     for (int i = 0; i < 5; i++) {
-        char *mine = malloc(10007 + seed % 13);
+        char *mine = make(10007 + seed % 13);
         expect_live(mine, 10007 + seed % 13, malloc_usable_size(mine), seed % 10007);
         free(atomic_exchange(&left[(seed * 5 + (uint64_t)i * 11) % 64], mine));
     }
     allocate_some(seed, 20);
-    return malloc(20011);
+    return make(20011);
 }
 
 static void storm(void) {
@@ -115,10 +121,10 @@ static void storm(void) {
 static void *forks(void *number) {
     long good = 0;
     for (int i = 0; i < 50; i++) {
-        void *mine = malloc(10009);
+        void *mine = make(10009);
         pid_t child = fork();
         if (child == 0) {
-            void *first = malloc(30011);
+            void *first = make(30011);
             expect_live(first, 30011, malloc_usable_size(first), 30010);
             expect_live(mine, 10009, malloc_usable_size(mine), 10008);
             free(mine);
@@ -176,14 +182,14 @@ static void spawn_from_threads(void) {
 static char *outlives;
 
 static void at_exit(void) {
-    char *text = malloc(10007);
+    char *text = make(10007);
     expect_live(text, 10007, malloc_usable_size(text), 10006);
     strcpy(text, "at exit");
     puts(text);
     free(text);
     free(outlives);
     expect_gone(outlives);
-    outlives = malloc(20011);
+    outlives = make(20011);
     expect_stable();
     report_answers();
 }
@@ -192,7 +198,7 @@ __attribute__((destructor)) static void last(void) {
     if (outlives == NULL) return;
     expect_live(outlives, 20011, malloc_usable_size(outlives), 3);
     free(outlives);
-    char *text = malloc(30011);
+    char *text = make(30011);
     strcpy(text, "destructor");
     puts(text);
     fflush(stdout);
@@ -215,7 +221,7 @@ static void exit_busy(bool now) {
     pthread_t thread;
     pthread_create(&thread, NULL, with_data, &key);
     pthread_join(thread, NULL);
-    outlives = malloc(40009);
+    outlives = make(40009);
     atexit(at_exit);
     begin_churn();
     struct timespec pause = {0, 20000000};

@@ -93,7 +93,7 @@ static void expect_zeros(const unsigned char *chunk, size_t size) {
     if (chunk[0] != 0 || memcmp(chunk, chunk + 1, size - 1) != 0) no_zeros();
 }
 
-static void allocate(struct thread *self, struct record *record) {
+ALLOCATING static void allocate(struct thread *self, struct record *record) {
     size_t size = random_size(self), alignment = 16;
     uint64_t random = next_random(&self->random);
     size_t asked_alignment = (size_t)8 << (random >> 40) % 14;
@@ -162,7 +162,7 @@ static void release(struct thread *self, struct record *record) {
 #endif
 }
 
-static void resize(struct thread *self, struct record *record) {
+ALLOCATING static void resize(struct thread *self, struct record *record) {
     struct record old = *record;
     size_t size = random_size(self);
     check(record, record->filled);
@@ -233,8 +233,7 @@ static struct record *find(const void *base) {
     return found == NULL ? NULL : *found;
 }
 
-// A chunk that is not in the list is libc's if its site is not in this program: all that this program's
-// code allocates is in the list.
+// A chunk that is not in the list is libc's, unless it was made here: all of those are in the list.
 static int reported(const struct alloc_chunk *chunk, void *strangers) {
     struct record *record = find(chunk->base);
     if (record == NULL) {
@@ -247,7 +246,7 @@ static int reported(const struct alloc_chunk *chunk, void *strangers) {
     if (chunk->size != record->size || chunk->usable_size != record->usable)
         wrong("%p: size %zu of %zu, usable %zu of %zu", chunk->base, chunk->size, record->size,
               chunk->usable_size, record->usable);
-    if (!made_here(chunk->site)) wrong("%p: site %p is not in the program", chunk->base, chunk->site);
+    if (!made_here(chunk->site)) wrong("%p: site %p is not where it was made", chunk->base, chunk->site);
     answers++;
     return 0;
 }
