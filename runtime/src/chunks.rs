@@ -12,11 +12,14 @@ use crate::site::Site;
 
 static CHUNKS: Index = Index::new();
 
+/// Where chunks begin, at multiples of this: one mark stands for so many addresses.
+const GRAIN: usize = 16;
+
 /// Enters `chunk`, which the allocator has just made and for which the program asked for `size` bytes. It stays
 /// unknown if there is no memory for its mark, or if the allocator does not say how large it is.
 #[inline]
 pub(crate) fn enter(next: Next, chunk: usize, size: usize, site: Site) -> bool {
-    let Some(mark) = CHUNKS.mark(chunk).or_else(|| first_in_region(chunk)) else {
+    let Some(mark) = mark(chunk).or_else(|| first_in_region(chunk)) else {
         return false;
     };
     let capacity = next.capacity(chunk);
@@ -44,10 +47,24 @@ pub(crate) fn enter_small(chunk: usize, size: usize, site: Site) -> bool {
     is_written
 }
 
+/// The mark for the beginning of `chunk`. Not for an address that shares it with a chunk's beginning: the program
+/// may, by mistake, give back any.
+#[inline(always)]
+fn mark(chunk: usize) -> Option<Mark> {
+    if chunk.is_multiple_of(GRAIN) {
+        CHUNKS.mark(chunk)
+    } else {
+        None
+    }
+}
+
 /// Makes the marks of a region, and looks at the way in which capacities are read.
 #[cold]
 #[inline(never)]
 fn first_in_region(chunk: usize) -> Option<Mark> {
+    if !chunk.is_multiple_of(GRAIN) {
+        return None;
+    }
     next::check_header(chunk);
     CHUNKS.make_mark(chunk)
 }
@@ -56,7 +73,7 @@ fn first_in_region(chunk: usize) -> Option<Mark> {
 /// that was entered, or no longer one.
 #[inline]
 pub(crate) fn leave(next: Next, chunk: usize) -> Option<Record> {
-    let mark = CHUNKS.mark(chunk).filter(|mark| mark.is_set())?;
+    let mark = mark(chunk).filter(|mark| mark.is_set())?;
     let capacity = next.capacity(chunk);
     // SAFETY: the chunk is marked, so it is alive and has a record.
     let record = unsafe { record::read(chunk, capacity) };
@@ -70,6 +87,9 @@ pub(crate) fn leave(next: Next, chunk: usize) -> Option<Record> {
 /// The mark of `chunk`, if it is one of glibc's that was entered and is small: there is nothing else to take out.
 #[inline(always)]
 pub(crate) fn small(chunk: usize) -> Option<Mark> {
+    if !chunk.is_multiple_of(GRAIN) {
+        return None;
+    }
     let mark = CHUNKS.mark_at_hand(chunk).filter(|mark| mark.is_set())?;
     small_capacity(chunk)?;
     Some(mark)
@@ -83,7 +103,7 @@ fn small_capacity(chunk: usize) -> Option<usize> {
 
 /// How much of `chunk` the program may use, for which the allocator says `capacity`.
 pub(crate) fn usable_size(chunk: usize, capacity: usize) -> usize {
-    match CHUNKS.mark(chunk).filter(|mark| mark.is_set()) {
+    match mark(chunk).filter(|mark| mark.is_set()) {
         Some(_) => capacity.saturating_sub(RECORD),
         None => capacity,
     }

@@ -227,7 +227,8 @@ unsafe extern "C" fn realloc_hook(chunk: Chunk, size: usize, call: Call) -> Chun
 }
 
 /// Next's reallocarray is asked even though it is realloc of the product: it calls the program's realloc,
-/// which is not next's if an allocator without reallocarray comes ahead of the runtime.
+/// which is not next's if an allocator without reallocarray comes ahead of the runtime. If one comes behind the
+/// runtime, the program's realloc is this one, and is called at once: libc would not know about the record.
 unsafe extern "C" fn reallocarray_hook(
     chunk: Chunk,
     count: usize,
@@ -238,7 +239,10 @@ unsafe extern "C" fn reallocarray_hook(
     // A product that overflows makes next fail. In a libc that is older than reallocarray, realloc
     // fails for a size that cannot be had, which sets `errno` and leaves the chunk alone.
     let bytes = count.saturating_mul(size);
-    if next::of(Hook::Reallocarray).is_none() {
+    let knows = |hook| next::of(hook).map(Next::knows_capacity);
+    let reallocarray = knows(Hook::Reallocarray);
+    if reallocarray.is_none() || (reallocarray == Some(false) && knows(Hook::Realloc) == Some(true))
+    {
         // SAFETY: the caller keeps to reallocarray's contract, which is realloc's.
         return unsafe { realloc_hook(chunk, bytes, call) };
     }

@@ -185,13 +185,22 @@ impl Region {
         }
     }
 
-    /// The beginning of the last large chunk that begins in the page of `address` or below it.
+    /// The beginning of the last large chunk that does not begin above `address`.
     pub(crate) fn large_below(&self, address: usize) -> Option<usize> {
         let last = (address >> PAGE_WORD) & (PAGE_WORDS - 1);
-        let (index, pages) = self.pages_below(last, up_to(address >> PAGE))?;
+        let pages = up_to(address >> PAGE);
+        // The one that begins in the page of `address` may begin above it, where the one before it ends.
+        [pages, pages >> 1]
+            .into_iter()
+            .filter_map(|pages| self.last_large(last, pages))
+            .find(|base| *base <= address)
+    }
+
+    /// The beginning of the last large chunk in the pages up to word `last`, with `mask` laid over that one.
+    fn last_large(&self, last: usize, mask: u64) -> Option<usize> {
+        let (index, pages) = self.pages_below(last, mask)?;
         let page = (index << 6) | highest(pages);
-        // No other chunk begins behind the large one in its page. At `address`'s own page this may be a chunk
-        // above `address`: then `address` is in none.
+        // No other chunk begins behind the large one in its page.
         let first = page.checked_mul(WORDS_IN_PAGE)?;
         let words = self.words.get(first..first.checked_add(WORDS_IN_PAGE)?)?;
         words
@@ -201,7 +210,6 @@ impl Region {
             .map(|(index, word)| (first.wrapping_add(index), word.load(Ordering::SeqCst)))
             .find(|(_, bits)| *bits != 0)
             .map(|(index, bits)| self.address(index, bits))
-            .filter(|base| *base <= address)
     }
 
     /// The last word of `pages` up to `last` that is not 0, with `mask` laid over that one.
