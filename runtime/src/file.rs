@@ -46,6 +46,11 @@ impl LoadedObject {
         self.headers.executable()
     }
 
+    /// Whether it is never unloaded.
+    pub(crate) fn stays(&self) -> bool {
+        self.headers.stays()
+    }
+
     /// The table by which .eh_frame is searched, and its size.
     pub(crate) fn unwind_table(&self) -> Option<(Mapped, usize)> {
         self.headers.unwind_table()

@@ -115,6 +115,11 @@ impl Headers {
         Some((segment.begin, segment.end(), segment.offset))
     }
 
+    /// Whether they stay where they are.
+    pub(crate) fn stays(self) -> bool {
+        self.access == Access::Direct
+    }
+
     /// The table by which .eh_frame is searched, and its size.
     pub(crate) fn unwind_table(self) -> Option<(Mapped, usize)> {
         let header = self.all().find(|header| header.kind == PT_GNU_EH_FRAME)?;
