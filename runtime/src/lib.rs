@@ -31,6 +31,8 @@
     )
 )]
 
+#[allow(dead_code, reason = "the queries will ask")]
+mod arena;
 mod auxv;
 #[cfg(not(test))]
 mod builtins;
