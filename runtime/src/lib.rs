@@ -43,6 +43,8 @@ mod hook;
 pub mod hooks;
 mod init;
 mod linkmap;
+#[allow(dead_code, reason = "the queries will ask")]
+pub mod mapping;
 mod memory;
 mod next;
 mod object;
