@@ -172,3 +172,9 @@ pub(crate) fn kept() -> impl Iterator<Item = (Site, &'static AtSite)> {
 fn shards() -> impl Iterator<Item = &'static Shard> {
     OWN.iter().chain([&SHARED])
 }
+
+/// Thread pointers of the threads that have called a hook. Some may have ended.
+pub(crate) fn thread_pointers() -> impl Iterator<Item = usize> {
+    let owners = OWN.iter().map(|shard| shard.owner.load(Relaxed));
+    owners.filter(|owner| *owner != 0)
+}

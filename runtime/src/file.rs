@@ -9,12 +9,12 @@ mod tables;
 
 use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
-use crate::file::headers::Headers;
+use crate::file::headers::{Header, Headers};
 use crate::file::tables::Tables;
 use crate::linkmap::{Entry, LinkMap};
 use crate::memory::Mapped;
 use crate::object::Object;
-use crate::sys::{self, File};
+use crate::sys::{self, File, PAGE};
 
 /// One loaded object.
 #[derive(Clone, Copy)]
@@ -108,11 +108,10 @@ impl LoadedObject {
         (self.begin..self.end).contains(&address) && self.segment(address).is_some()
     }
 
-    /// The index of the program header of the segment that contains `address`.
-    fn segment(&self, address: usize) -> Option<usize> {
+    /// The segment that contains `address`.
+    fn segment(&self, address: usize) -> Option<&Header> {
         let mut segments = self.headers.segments();
-        let segment = segments.find(|segment| segment.contains(address))?;
-        Some(segment.index)
+        segments.find(|segment| segment.contains(address))
     }
 }
 
@@ -156,7 +155,7 @@ pub(crate) fn of(address: usize) -> Option<FileInfo> {
     Some(FileInfo {
         place: object.place(address),
         build_id: object.build_id(),
-        segment: object.segment(address)?,
+        segment: object.segment(address)?.index,
         section: Tables::of(&object).and_then(|tables| tables.section(in_file)),
     })
 }
@@ -204,16 +203,56 @@ fn entries() -> impl Iterator<Item = Entry> {
 
 /// The object that contains `address`.
 pub(crate) fn object_of(address: usize) -> Option<LoadedObject> {
+    object_that(address, |object| object.contains(address))
+}
+
+/// The object around `address` that `fits`.
+fn object_that(address: usize, fits: impl Fn(&LoadedObject) -> bool) -> Option<LoadedObject> {
     // Only a non-PIE executable has no base; it may be above or below of everything.
     let executable = entries().next().and_then(|first| LoadedObject::of(&first));
-    if let Some(executable) = executable.filter(|executable| executable.contains(address)) {
+    if let Some(executable) = executable.filter(&fits) {
         return Some(executable);
     }
     // The others lie in ranges that the kernel chose, which do not overlap and begin at their base.
     let nearest = entries()
         .filter(|entry| entry.object.base <= address)
         .max_by_key(|entry| entry.object.base)?;
-    LoadedObject::of(&nearest).filter(|object| object.contains(address))
+    LoadedObject::of(&nearest).filter(fits)
+}
+
+/// Whether `address` lies in the pages of an object, be it between its segments.
+pub(crate) fn is_in_object(address: usize) -> bool {
+    let surrounds =
+        |object: &LoadedObject| (page_of(object.begin)..page_behind(object.end)).contains(&address);
+    object_that(address, surrounds).is_some()
+}
+
+/// The pages of a segment.
+#[derive(Clone, Copy)]
+pub(crate) struct Pages {
+    pub(crate) base: usize,
+    pub(crate) limit: usize,
+    /// PROT_READ and so on, as the program header says.
+    pub(crate) protection: u32,
+}
+
+/// The pages of the segment that contains `address`.
+pub(crate) fn pages(address: usize) -> Option<Pages> {
+    let object = object_of(address)?;
+    let segment = object.segment(address)?;
+    Some(Pages {
+        base: page_of(segment.begin),
+        limit: page_behind(segment.end()),
+        protection: segment.protection(),
+    })
+}
+
+fn page_of(address: usize) -> usize {
+    address & !(PAGE - 1)
+}
+
+fn page_behind(end: usize) -> usize {
+    page_of(end.wrapping_add(PAGE - 1))
 }
 
 #[cfg(test)]

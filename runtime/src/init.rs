@@ -20,6 +20,7 @@ use core::arch::{global_asm, naked_asm};
 use crate::auxv::InitialStack;
 use crate::counters;
 use crate::linkmap::LinkMap;
+use crate::mapping;
 use crate::next;
 use crate::report;
 use crate::site;
@@ -31,6 +32,8 @@ fn enter(state: State) {
     if !state::reached() {
         state.begin();
         next::look_up();
+        mapping::hooks::look_up();
+        mapping::note_main();
         if let Some(map) = LinkMap::find() {
             map.note(state != State::Running);
         }

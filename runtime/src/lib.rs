@@ -48,6 +48,8 @@ pub mod hooks;
 mod index;
 mod init;
 mod linkmap;
+#[allow(dead_code, reason = "the queries will ask")]
+pub mod mapping;
 mod memory;
 mod nested;
 mod next;

@@ -12,6 +12,8 @@ const PT_DYNAMIC: u32 = 2;
 const PT_NOTE: u32 = 4;
 const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
 const PF_X: u32 = 1;
+const PF_W: u32 = 2;
+const PF_R: u32 = 4;
 const NT_GNU_BUILD_ID: usize = 3;
 /// "GNU\0".
 const GNU: usize = 0x0055_4e47;
@@ -66,6 +68,11 @@ impl Header {
     /// One past its last address.
     pub(crate) fn end(&self) -> usize {
         self.begin.wrapping_add(self.size)
+    }
+
+    /// PROT_READ and so on: the same bits as of its flags, in the other order.
+    pub(crate) fn protection(&self) -> u32 {
+        (self.flags & PF_R) >> 2 | self.flags & PF_W | (self.flags & PF_X) << 2
     }
 
     /// Whether it covers `address`.

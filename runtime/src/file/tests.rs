@@ -9,7 +9,7 @@ use std::ffi::{CStr, c_char, c_int, c_long, c_void};
 use std::fs;
 use std::iter;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use std::thread;
 use std::time::Instant;
@@ -100,7 +100,7 @@ fn objects_are_those_of_proc() {
                 .unwrap()
                 .to_owned()
         };
-        let page = |address: usize| address & !(sys::PAGE - 1);
+        let page = |address: usize| address & !(PAGE - 1);
         let line = |address: usize| {
             let begins = format!("{:x}-", page(address));
             let line = maps
@@ -266,7 +266,7 @@ fn while_other_threads_unload() {
     let stop = AtomicBool::new(false);
     let place = AtomicUsize::new(0);
     let ask = || {
-        let address = place.load(Ordering::Relaxed);
+        let address = place.load(Relaxed);
         let symbol = symbol(address)?;
         let is_right = (symbol.base..symbol.base + symbol.size.max(1)).contains(&address);
         Some(is_right && !text(symbol.name).is_empty())
@@ -274,9 +274,9 @@ fn while_other_threads_unload() {
     let (answers, least) = thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
-                while !stop.load(Ordering::Relaxed) {
+                while !stop.load(Relaxed) {
                     let (library, function) = load();
-                    place.store(function, Ordering::Relaxed);
+                    place.store(function, Relaxed);
                     unload(library);
                 }
             });
@@ -285,38 +285,10 @@ fn while_other_threads_unload() {
         let asked = iter::repeat_with(ask).take_while(|_| seconds.elapsed().as_secs() < 10);
         let answers: Vec<_> = asked.flatten().take(500).collect();
         let least = (0..1000).map(|_| objects().count()).min();
-        stop.store(true, Ordering::Relaxed);
+        stop.store(true, Relaxed);
         (answers, least)
     });
     assert_eq!(answers.len(), 500);
     assert!(answers.iter().all(|is_right| *is_right), "{answers:?}");
     assert!(least >= Some(4), "{least:?}");
-}
-
-/// What a report with many sites costs.
-#[test]
-#[ignore = "a measurement"]
-fn time() {
-    let _alone = start();
-    let libc = objects()
-        .find(|object| path(object).contains("libc.so"))
-        .unwrap();
-    let (begin, end, _) = libc.executable_segment().unwrap();
-    let (library, function) = load();
-    for (what, first, last) in [("libc", begin, end), ("dlopened", function, function + 900)] {
-        let addresses: Vec<_> = (first..last).step_by((last - first) / 100).collect();
-        for _ in 0..2 {
-            let start = Instant::now();
-            for _ in 0..100 {
-                addresses
-                    .iter()
-                    .for_each(|at| drop(std::hint::black_box(of(*at).is_some())));
-            }
-            let each = start.elapsed().as_nanos() / 100 / addresses.len() as u128;
-            eprintln!("{what}: {each} ns for file::of");
-        }
-    }
-    let start = Instant::now();
-    eprintln!("{} objects: {:?}", objects().count(), start.elapsed());
-    unload(library);
 }
