@@ -1,7 +1,7 @@
 //! The live chunks of the program's allocator: the index of their beginnings and the record that each has.
 
 use core::mem::MaybeUninit;
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::hook::Hook;
 use crate::index::readers::Reader;
@@ -128,6 +128,16 @@ pub(crate) fn at(address: usize) -> Option<Chunk> {
     let base = CHUNKS.at_or_below(address)?;
     let reader = Reader::new()?;
     live(&reader, base).filter(|chunk| address < chunk.limit())
+}
+
+/// Whether any chunk begins from `begin` on and before `end`.
+pub(crate) fn are_in(begin: usize, end: usize) -> bool {
+    CHUNKS.words(begin, end).any(|(first, word)| {
+        let bits = word.load(Relaxed);
+        (0..u64::BITS as usize)
+            .filter(|bit| bits >> bit & 1 == 1)
+            .any(|bit| (begin..end).contains(&first.wrapping_add(bit * GRAIN)))
+    })
 }
 
 /// The live chunk that begins at `base`, as long as `reader` holds its word of marks.

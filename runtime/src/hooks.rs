@@ -10,126 +10,59 @@
     reason = "the contract is that of the libc function of that name"
 )]
 
-use core::arch::naked_asm;
 use core::ffi::{c_int, c_void};
 use core::ptr;
 
+use crate::call::{Call, called};
 use crate::chunks;
 use crate::counters;
 use crate::hook::Hook;
 use crate::index::Mark;
-use crate::memory::Mapped;
 use crate::next::{self, Next};
 use crate::record::{RECORD, Record, padded};
-use crate::site::{self, Site};
+use crate::site::Site;
 
 type Chunk = *mut c_void;
 
 /// ENOMEM, which posix_memalign returns instead of setting `errno`.
 const ENOMEM: c_int = 12;
 
-/// Where a hook was called from.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct Call {
-    /// rbp, which the caller may reach its frame by.
-    rbp: usize,
-    /// The stack pointer that the caller has when the hook has returned.
-    stack: usize,
-}
-
-impl Call {
-    /// The return address.
-    fn caller(self) -> usize {
-        // SAFETY: the call has not returned: its return address lies below what it leaves.
-        unsafe { Mapped::new(self.stack.wrapping_sub(size_of::<usize>())) }.word()
-    }
-
-    /// The site of a chunk at `address`.
-    #[inline(always)]
-    fn site(self, address: usize) -> Site {
-        if address & SAMPLED == 0 {
-            // SAFETY: the stubs have read the registers at the call.
-            unsafe { site::sample(self.caller(), self.stack, self.rbp) };
-        }
-        // SAFETY: as above.
-        unsafe { Site::of(self.caller(), self.stack, self.rbp) }
-    }
-
-    /// Enters a chunk of glibc's, if that needs no more than a few instructions.
-    #[inline(always)]
-    fn enter_small(self, address: usize, size: usize) -> bool {
-        address & SAMPLED != 0
-            && Site::at_hand(self.caller())
-                .is_some_and(|site| chunks::enter_small(address, size, site))
-    }
-
-    /// Enters any chunk, and gives it back.
-    #[cold]
-    #[inline(never)]
-    fn enter(self, chunk: Chunk, size: usize) -> Chunk {
-        let address = chunk.expose_provenance();
-        if let Some(next) = next::of(Hook::Malloc) {
-            chunks::enter(next, address, size, self.site(address));
-        }
-        chunk
-    }
-}
-
 /// Chunks whose addresses have none of these bits are samples: one in 64.
 const SAMPLED: usize = 63 << 4;
 
-/// Exports `$name` as a stub in front of `$body`, which takes the same arguments and a [`Call`]; `$rbp` and
-/// `$stack` are the registers of the two arguments that follow (psABI, "Parameter Passing").
-macro_rules! hook {
-    ($(#[$doc:meta])* $name:ident($($type:ty),*) $(-> $result:ty)?, $rbp:literal, $stack:literal => $body:ident) => {
-        $(#[$doc])*
-        #[unsafe(naked)]
-        #[cfg_attr(not(test), unsafe(no_mangle))]
-        pub unsafe extern "C" fn $name($(_: $type),*) $(-> $result)? {
-            naked_asm!(
-                concat!("mov ", $rbp, ", rbp"),
-                concat!("lea ", $stack, ", [rsp + 8]"),
-                "jmp {}",
-                sym $body,
-            )
-        }
-    };
-}
-
-hook!(
+called!(
     /// malloc(3).
     malloc(usize) -> Chunk, "rsi", "rdx" => malloc_hook
 );
-hook!(
+called!(
     /// calloc(3).
     calloc(usize, usize) -> Chunk, "rdx", "rcx" => calloc_hook
 );
-hook!(
+called!(
     /// memalign(3).
     memalign(usize, usize) -> Chunk, "rdx", "rcx" => memalign_hook
 );
-hook!(
+called!(
     /// aligned_alloc(3).
     aligned_alloc(usize, usize) -> Chunk, "rdx", "rcx" => aligned_alloc_hook
 );
-hook!(
+called!(
     /// valloc(3).
     valloc(usize) -> Chunk, "rsi", "rdx" => valloc_hook
 );
-hook!(
+called!(
     /// pvalloc(3).
     pvalloc(usize) -> Chunk, "rsi", "rdx" => pvalloc_hook
 );
-hook!(
+called!(
     /// posix_memalign(3).
     posix_memalign(*mut Chunk, usize, usize) -> c_int, "rcx", "r8" => posix_memalign_hook
 );
-hook!(
+called!(
     /// realloc(3).
     realloc(Chunk, usize) -> Chunk, "rdx", "rcx" => realloc_hook
 );
-hook!(
+called!(
     /// reallocarray(3).
     reallocarray(Chunk, usize, usize) -> Chunk, "rcx", "r8" => reallocarray_hook
 );
@@ -322,10 +255,37 @@ fn allocate<F: Copy>(
     let function = unsafe { next.function() };
     let chunk = ask(function, size.saturating_add(RECORD));
     let address = chunk.expose_provenance();
-    if address != 0 && !call.enter_small(address, size) {
-        return call.enter(chunk, size);
+    if address != 0 && !enter_small(address, size, call) {
+        return enter(chunk, size, call);
     }
     chunk
+}
+
+/// Enters a chunk of glibc's, if that needs no more than a few instructions.
+#[inline(always)]
+fn enter_small(address: usize, size: usize, call: Call) -> bool {
+    let is_entered = |site| chunks::enter_small(address, size, site);
+    address & SAMPLED != 0 && call.site_at_hand().is_some_and(is_entered)
+}
+
+/// Enters any chunk, and gives it back.
+#[cold]
+#[inline(never)]
+fn enter(chunk: Chunk, size: usize, call: Call) -> Chunk {
+    let address = chunk.expose_provenance();
+    if let Some(next) = next::of(Hook::Malloc) {
+        chunks::enter(next, address, size, site_of(address, call));
+    }
+    chunk
+}
+
+/// The site of a chunk at `address`.
+#[inline(always)]
+fn site_of(address: usize, call: Call) -> Site {
+    if address & SAMPLED == 0 {
+        call.sample();
+    }
+    call.site()
 }
 
 /// The same where something is counted, or the allocator is not known so well.
@@ -370,7 +330,7 @@ fn make<F: Copy>(
     if address == 0 {
         return (chunk, None);
     }
-    let site = call.site(address);
+    let site = site_of(address, call);
     let entered = chunks::enter(next, address, size, site);
     (chunk, entered.then_some(site))
 }

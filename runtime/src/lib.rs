@@ -32,23 +32,23 @@
 )]
 
 mod allocator;
-#[allow(dead_code, reason = "the queries will ask")]
+#[cfg(not(test))]
+mod api;
 mod arena;
 mod auxv;
 #[cfg(not(test))]
 mod builtins;
+mod call;
 #[allow(dead_code, reason = "the report will show it")]
 mod census;
 mod chunks;
 mod counters;
-#[allow(dead_code, reason = "the queries will ask")]
 mod file;
 mod hook;
 pub mod hooks;
 mod index;
 mod init;
 mod linkmap;
-#[allow(dead_code, reason = "the queries will ask")]
 pub mod mapping;
 mod memory;
 mod nested;

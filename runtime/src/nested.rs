@@ -2,12 +2,15 @@
 //! pools, slabs and obstacks. They have marks as chunks have, but their memory has no room for a record, so there
 //! is one for each mark, in memory that is resident only where something was announced.
 
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use crate::index::Index;
 use crate::site::Site;
 
 static NESTED: Index = Index::with_records();
+
+/// Whether anything was ever announced.
+static ANY: AtomicBool = AtomicBool::new(false);
 
 /// Bits of the parts of a record.
 const SIZE: u32 = 30;
@@ -60,6 +63,7 @@ pub(crate) fn announce(nested: Nested) -> bool {
     if nested.size >> SIZE != 0 {
         return false;
     }
+    ANY.store(true, Relaxed);
     let marks = NESTED.mark(nested.base);
     let Some(mark) = marks.or_else(|| NESTED.make_mark(nested.base)) else {
         return false;
@@ -84,6 +88,11 @@ pub(crate) fn retract(allocator: usize, base: usize) -> bool {
         mark.clear();
     }
     true
+}
+
+/// Whether there may be any.
+pub(crate) fn are_there() -> bool {
+    ANY.load(Relaxed)
 }
 
 /// The allocation that contains `address`.

@@ -1,217 +1,175 @@
-//! The questions of `allocs.h`, as the program asks them. What each function and member means is said there.
-#![allow(
-    clippy::missing_safety_doc,
-    reason = "the contract is that of allocs.h"
-)]
-#![allow(
-    unreachable_pub,
-    reason = "exported to C, whatever the module's own visibility"
-)]
-
-use core::ffi::{c_char, c_int, c_uchar, c_void};
-use core::ptr;
+//! What is this pointer? The answers, from the innermost allocation that contains an address up to the mapping.
+//!
+//! ```text
+//!  nested   announced by the program          ──┐
+//!  chunk    of the program's malloc             ├─▶ Allocation
+//!  static   an object's function or variable    │
+//!  mmap     mapped by a call that was seen      │
+//!  stack    a thread's, as a whole            ──┘
+//!  mapping  as the kernel says
+//! ```
 
 use crate::allocator::Allocator;
-use crate::chunks::{self, Chunk};
+use crate::chunks;
+use crate::file::{self, FileInfo};
+use crate::mapping::{self, Kind, MappingInfo};
+use crate::nested::{self, Nested};
+use crate::site::Site;
 
-/// `enum alloc_error`.
+/// Why an address is in no allocation; `enum alloc_error`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(C)]
-pub enum Error {
-    Ok = 0,
-    Unmapped = 2,
-    Free = 3,
-    Unknown = 4,
-    Invalid = 5,
+pub(crate) enum NoAllocation {
+    Unmapped,
+    Free,
+    Unknown,
 }
 
-/// `struct alloc_place`.
-#[repr(C)]
-pub struct Place {
-    file: *const c_char,
-    load_base: usize,
-    symbol: *const c_char,
-    symbol_base: usize,
-    symbol_size: usize,
+/// What an address is allocated as.
+#[derive(Clone, Copy)]
+pub(crate) struct Allocation {
+    pub(crate) allocator: &'static Allocator,
+    pub(crate) base: usize,
+    pub(crate) size: usize,
+    pub(crate) usable_size: usize,
+    pub(crate) made: Made,
 }
 
-/// `struct alloc_info`.
-#[repr(C)]
-pub struct Info {
-    allocator: *const Allocator,
-    base: *const c_void,
-    size: usize,
-    usable_size: usize,
-    site: *const c_void,
-    site_place: Place,
-    chunk_base: *const c_void,
-    chunk_size: usize,
-    arena_base: *const c_void,
-    arena_limit: *const c_void,
-    file: Place,
-    build_id: *const c_uchar,
-    build_id_size: usize,
-    segment: c_int,
-    section: *const c_char,
-    mapping_kind: c_int,
-    mapping_base: *const c_void,
-    mapping_limit: *const c_void,
-    mapping_protection: c_int,
-    mapping_site: *const c_void,
+/// Where an allocation was made.
+#[derive(Clone, Copy)]
+pub(crate) enum Made {
+    At(Site),
+    /// By a call that returns to this address; 0 if that was not seen.
+    ByCaller(usize),
 }
 
-/// `struct alloc_chunk`.
-#[repr(C)]
-pub struct WalkedChunk {
-    base: *const c_void,
-    size: usize,
-    usable_size: usize,
-    site: *const c_void,
-    allocator: *const Allocator,
-}
-
-/// `struct alloc_range`.
-#[repr(C)]
-pub struct Range {
-    begin: *const c_void,
-    end: *const c_void,
-    allocator: *const Allocator,
-}
-
-const NOWHERE: Place = Place {
-    file: ptr::null(),
-    load_base: 0,
-    symbol: ptr::null(),
-    symbol_base: 0,
-    symbol_size: 0,
-};
-
-fn pointer(address: usize) -> *const c_void {
-    ptr::with_exposed_provenance(address)
-}
-
-/// The live chunk that contains an address.
-fn chunk_at(address: *const c_void) -> Option<Chunk> {
-    chunks::at(address.expose_provenance())
-}
-
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn alloc_get_info(address: *const c_void, info: *mut Info) -> Error {
-    if info.is_null() {
-        return Error::Invalid;
-    }
-    let chunk = chunk_at(address);
-    let known = |member: fn(&Chunk) -> usize| chunk.as_ref().map_or(0, member);
-    let base = pointer(known(|chunk| chunk.base));
-    let size = known(|chunk| chunk.record.size);
-    let answer = Info {
-        allocator: chunk.map_or(ptr::null(), |_| Allocator::malloc()),
-        base,
-        size,
-        usable_size: known(|chunk| chunk.record.usable_size),
-        site: pointer(known(|chunk| chunk.record.site.address())),
-        site_place: NOWHERE,
-        chunk_base: base,
-        chunk_size: size,
-        arena_base: ptr::null(),
-        arena_limit: ptr::null(),
-        file: NOWHERE,
-        build_id: ptr::null(),
-        build_id_size: 0,
-        segment: -1,
-        section: ptr::null(),
-        mapping_kind: 0,
-        mapping_base: ptr::null(),
-        mapping_limit: ptr::null(),
-        mapping_protection: 0,
-        mapping_site: ptr::null(),
-    };
-    // SAFETY: the caller gives a structure to fill in.
-    unsafe { info.write(answer) };
-    if chunk.is_some() {
-        Error::Ok
-    } else {
-        Error::Unknown
+impl Made {
+    /// The return address; 0 if it is not known.
+    pub(crate) fn address(self) -> usize {
+        match self {
+            Self::At(site) => site.address(),
+            Self::ByCaller(address) => address,
+        }
     }
 }
 
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn alloc_get_base(address: *const c_void) -> *const c_void {
-    pointer(chunk_at(address).map_or(0, |chunk| chunk.base))
+/// Everything about an address.
+pub(crate) struct Info {
+    pub(crate) allocation: Result<Allocation, NoAllocation>,
+    /// The chunk of the program's malloc.
+    pub(crate) chunk: Option<Allocation>,
+    pub(crate) file: Option<FileInfo>,
+    pub(crate) mapping: Option<MappingInfo>,
 }
 
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn alloc_get_limit(address: *const c_void) -> *const c_void {
-    let limit = |chunk: Chunk| chunk.base.wrapping_add(chunk.record.size);
-    pointer(chunk_at(address).map_or(0, limit))
-}
-
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn alloc_get_size(address: *const c_void) -> usize {
-    chunk_at(address).map_or(0, |chunk| chunk.record.size)
-}
-
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn alloc_get_site(address: *const c_void) -> *const c_void {
-    pointer(chunk_at(address).map_or(0, |chunk| chunk.record.site.address()))
-}
-
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn alloc_get_allocator(address: *const c_void) -> *const Allocator {
-    chunk_at(address).map_or(ptr::null(), |_| Allocator::malloc())
-}
-
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn alloc_get_stack(
-    address: *const c_void,
-    frames: *mut *const c_void,
-    most: usize,
-) -> usize {
-    let Some(chunk) = chunk_at(address).filter(|_| !frames.is_null()) else {
-        return 0;
+/// Everything that is known about `address`.
+pub(crate) fn info(address: usize) -> Info {
+    let (inner, chunk) = in_heap(address);
+    let mapping = mapping::of(address).map(|mapping| marked_as_heap(mapping, address));
+    let file = mapping
+        .filter(|mapping| mapping.kind == Kind::Object)
+        .and_then(|_| file::of(address));
+    let allocation = match inner.or(chunk) {
+        Some(allocation) => Ok(allocation),
+        None => outside_heap(address, mapping, file.as_ref()),
     };
-    let mut count = 0;
-    for frame in chunk.record.site.frames().take(most) {
-        // SAFETY: the caller has room for `most` of them.
-        unsafe { frames.add(count).write(pointer(frame)) };
-        count = count.wrapping_add(1);
+    Info {
+        allocation,
+        chunk,
+        file,
+        mapping,
     }
-    count
 }
 
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn alloc_walk(
-    range: *const Range,
-    callback: Option<extern "C" fn(*const WalkedChunk, *mut c_void) -> c_int>,
-    argument: *mut c_void,
-) -> c_int {
-    let Some(callback) = callback else {
-        return 0;
-    };
-    // SAFETY: null, or a structure that the caller has filled in.
-    let (begin, end, allocator) = match unsafe { range.as_ref() } {
-        Some(range) => (
-            range.begin.expose_provenance(),
-            range.end.expose_provenance(),
-            range.allocator,
-        ),
-        None => (0, 0, ptr::null()),
-    };
-    if !allocator.is_null() && !ptr::eq(allocator, Allocator::malloc()) {
-        return 0;
+/// The innermost allocation that contains `address`. What is in the heap is found without a look at what is mapped.
+pub(crate) fn allocation(address: usize) -> Option<Allocation> {
+    let (inner, chunk) = in_heap(address);
+    inner.or(chunk).or_else(|| info(address).allocation.ok())
+}
+
+/// The nested allocation and the chunk that contain `address`.
+#[inline]
+fn in_heap(address: usize) -> (Option<Allocation>, Option<Allocation>) {
+    let chunk = chunks::at(address).map(Allocation::from);
+    if !nested::are_there() {
+        return (None, chunk);
     }
-    let end = if end == 0 { usize::MAX } else { end };
-    let mut result = 0;
-    chunks::walk(begin, end, |chunk| {
-        let walked = WalkedChunk {
-            base: pointer(chunk.base),
+    let inner = nested::at(address).and_then(Allocation::of_nested);
+    // One that its chunk no longer has room for was not taken back when that was.
+    let fits = |inner: &Allocation| {
+        chunk.is_none_or(|chunk| inner.base >= chunk.base && inner.limit() <= chunk.limit())
+    };
+    (inner.filter(fits), chunk)
+}
+
+/// What an address is that is in no chunk.
+fn outside_heap(
+    address: usize,
+    mapping: Option<MappingInfo>,
+    file: Option<&FileInfo>,
+) -> Result<Allocation, NoAllocation> {
+    let mapping = mapping.ok_or(NoAllocation::Unmapped)?;
+    let all = |allocator| Allocation {
+        allocator,
+        base: mapping.base,
+        size: mapping.limit.wrapping_sub(mapping.base),
+        usable_size: mapping.limit.wrapping_sub(mapping.base),
+        made: Made::ByCaller(mapping.site),
+    };
+    match mapping.kind {
+        Kind::Heap => Err(NoAllocation::Free),
+        Kind::MainStack | Kind::ThreadStack => Ok(all(Allocator::stack())),
+        Kind::Object => file
+            .and_then(|file| Allocation::of_symbol(address, file))
+            .ok_or(NoAllocation::Unknown),
+        Kind::Other if mapping.site != 0 => Ok(all(Allocator::mmap())),
+        Kind::Other | Kind::Kernel => Err(NoAllocation::Unknown),
+    }
+}
+
+/// `mapping`, which contains `address`, as one of the heap if the program's allocator has chunks in it.
+fn marked_as_heap(mapping: MappingInfo, address: usize) -> MappingInfo {
+    let is_heap = mapping.kind == Kind::Other
+        && mapping.site == 0
+        && (chunks::at(address).is_some() || chunks::are_in(mapping.base, mapping.limit));
+    let kind = if is_heap { Kind::Heap } else { mapping.kind };
+    MappingInfo { kind, ..mapping }
+}
+
+impl Allocation {
+    pub(crate) fn limit(&self) -> usize {
+        self.base.wrapping_add(self.size)
+    }
+
+    pub(crate) fn of_nested(nested: Nested) -> Option<Self> {
+        Some(Self {
+            allocator: Allocator::registered(nested.allocator)?,
+            base: nested.base,
+            size: nested.size,
+            usable_size: nested.size,
+            made: Made::At(nested.site),
+        })
+    }
+
+    fn of_symbol(address: usize, file: &FileInfo) -> Option<Self> {
+        let symbol = file.place.symbol?;
+        (address.wrapping_sub(symbol.base) < symbol.size).then_some(Self {
+            allocator: Allocator::statics(),
+            base: symbol.base,
+            size: symbol.size,
+            usable_size: symbol.size,
+            made: Made::ByCaller(0),
+        })
+    }
+}
+
+impl From<chunks::Chunk> for Allocation {
+    fn from(chunk: chunks::Chunk) -> Self {
+        Self {
+            allocator: Allocator::malloc(),
+            base: chunk.base,
             size: chunk.record.size,
             usable_size: chunk.record.usable_size,
-            site: pointer(chunk.record.site.address()),
-            allocator: Allocator::malloc(),
-        };
-        result = callback(&raw const walked, argument);
-        result == 0
-    });
-    result
+            made: Made::At(chunk.record.site),
+        }
+    }
 }
