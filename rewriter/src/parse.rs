@@ -207,6 +207,11 @@ impl Image {
         FileOffset(self.segments_at.0 + count * Segment::SIZE)
     }
 
+    /// Size of the section header table, in bytes.
+    pub(crate) fn section_headers_size(&self) -> u64 {
+        self.sections.len() as u64 * Section::SIZE
+    }
+
     /// The section that holds the section names.
     pub(crate) fn section_names(&self) -> Option<&Section> {
         let index = self.header.section_name_index(self.sections.first());
