@@ -235,11 +235,12 @@ fn choose_runtime(
     image: &Image,
     directory: &Path,
 ) -> Result<(String, String, Phase)> {
+    let no_origin = runtime::no_origin(source, image)?;
     let needed = match &options.runtime {
         Some(needed) => needed.clone(),
-        None => runtime::own_needed(image.musl, directory)?,
+        None => runtime::own_needed(no_origin.is_none(), directory)?,
     };
-    runtime::check_needed(&needed, image.musl)?;
+    runtime::check_needed(&needed, no_origin)?;
     // Which symbol it is depends on the phase, and the other way round, unless both are given.
     let usual = phase::choose(source, image.musl, options.phase, None)?;
     let init = options.init.as_deref().unwrap_or(usual.init_symbol());
