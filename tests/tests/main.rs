@@ -20,6 +20,7 @@ mod explain_systems;
 mod hooks;
 mod hostile;
 mod in_place;
+mod languages;
 mod layouts;
 mod loader_model;
 mod order;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         samples::trials(),
         order::trials(),
         layouts::trials(),
+        languages::trials(),
         phases::trials(),
         rivals::trials(),
         explain::trials(),
