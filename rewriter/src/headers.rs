@@ -279,7 +279,8 @@ fn is_padding(source: &Source, image: &Image, from: FileOffset, to: FileOffset) 
         .iter()
         .any(|section| claimed(section.offset, section.file_size()));
     let by_section_headers = claimed(image.sections_at, image.section_headers_size());
-    if size > PAGE || by_segment || by_section || by_section_headers {
+    let beyond = to.0 > source.len(); // the table is the last thing in the file
+    if beyond || size > PAGE || by_segment || by_section || by_section_headers {
         return Ok(false);
     }
     let bytes = source.bytes(from, size, "the padding behind the program headers")?;
