@@ -150,6 +150,11 @@ pub enum ErrorKind {
         /// The contradiction.
         what: String,
     },
+    /// PROG has DT_REL, or PLT relocations of that kind.
+    #[error(
+        "has relocations without addends (DT_REL), which glibc does not apply on x86-64; link it with -z rela"
+    )]
+    NoAddends,
     /// The change needs room that cannot be made.
     #[error("{what}; {advice}")]
     NoRoom {

@@ -138,6 +138,7 @@ impl Image {
             segments: &segments,
             dynamic: &dynamic,
         };
+        tables.refuse_rel()?;
         let strtab = tables.sized(DT_STRTAB, DT_STRSZ, "the dynamic string table")?;
         let strtab = strtab.ok_or_else(|| source.malformed("it has no DT_STRTAB"))?;
         if strtab.size > u64::from(u32::MAX / 2) {

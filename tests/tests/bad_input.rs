@@ -30,6 +30,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         static_programs,
         packed,
         static_go,
+        relocations_without_addends,
         not_readable,
         out_directory_missing,
         out_directory_not_writable,
@@ -256,6 +257,21 @@ fn static_go() {
     let prog = dir.join("lf");
     fs::copy(needs("/usr/bin/lf"), &prog).expect("a copy");
     Rewrite::new(&prog, out(&dir)).refuse(&dir.path(), &prog, &["static", "no loader runs"]);
+}
+
+/// DT_REL is none of the x86-64 ABI; lld makes it where it is told to, and glibc does not apply it.
+fn relocations_without_addends() {
+    let dir = Dir::new("rel");
+    let source = dir.write("main.c", "int main(void) { return 0; }\n");
+    let prog = dir.join("main");
+    needs("ld.lld");
+    Command::new(needs("clang"))
+        .args(["-fuse-ld=lld", "-Wl,-z,rel"])
+        .arg(source)
+        .arg("-o")
+        .arg(&prog)
+        .succeed();
+    Rewrite::new(&prog, out(&dir)).refuse(&dir.path(), &prog, &["DT_REL", "-z rela"]);
 }
 
 /// A copy of the binary where every user can run it; the build's own may be below /root.
