@@ -82,6 +82,18 @@ const LAYOUTS: &[Layout] = &[
     ),
     ("executable-stack", "gcc", &["-Wl,-z,execstack"], nothing),
     ("large-bss", "gcc", &["-DLARGE_BSS=0x40000000"], nothing),
+    (
+        "huge-bss",
+        "gcc",
+        &["-mcmodel=medium", "-DLARGE_BSS=0x80000000"],
+        nothing,
+    ),
+    (
+        "text-relocations",
+        "gcc",
+        &["-fno-pie", "-mcmodel=large", "-Wl,-z,notext"],
+        nothing,
+    ),
     ("export-dynamic", "gcc", &["-rdynamic"], nothing),
     ("debug-info", "gcc", &["-g3"], nothing),
     ("debug-info-zlib", "gcc", &["-g3", "-gz=zlib"], nothing),

@@ -23,6 +23,7 @@ mod in_place;
 mod languages;
 mod layouts;
 mod loader_model;
+mod odd_layouts;
 mod order;
 mod phases;
 mod readme;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         order::trials(),
         layouts::trials(),
         languages::trials(),
+        odd_layouts::trials(),
         phases::trials(),
         rivals::trials(),
         explain::trials(),
