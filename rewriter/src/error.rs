@@ -279,6 +279,9 @@ pub enum ErrorKind {
     /// PROG changed while it was read.
     #[error("changed while it was being copied; try again when nothing writes to it")]
     Changed,
+    /// The caller ended the run.
+    #[error("was not written: the run was stopped")]
+    Stopped,
     /// `--require-first`, and the runtime would not be first.
     #[error("was not written: {verdict}; {remedy}")]
     NotFirst {
@@ -305,6 +308,7 @@ fn hint(source: &io::Error) -> &'static str {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             "; free some space, or choose another place"
         }
+        io::ErrorKind::FileTooLarge => "; raise the limit (ulimit -f), or choose another place",
         io::ErrorKind::ReadOnlyFilesystem => "; choose a place that can be written",
         io::ErrorKind::NotADirectory => "; a part of the path is not a directory",
         _ => "",
