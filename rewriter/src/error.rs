@@ -279,6 +279,9 @@ pub enum ErrorKind {
     /// PROG changed while it was read.
     #[error("changed while it was being copied; try again when nothing writes to it")]
     Changed,
+    /// PROG was to be replaced, and was by somebody else.
+    #[error("was replaced by another file meanwhile, which stays; try again")]
+    Replaced,
     /// The caller ended the run.
     #[error("was not written: the run was stopped")]
     Stopped,

@@ -120,7 +120,8 @@ pub type Progress<'a> = dyn FnMut(u64, u64) -> ControlFlow<()> + 'a;
 pub fn rewrite(options: &Options, progress: &mut Progress<'_>) -> Result<Report> {
     let input = input::open_to_change(&options.input)?;
     let itself = Spans::copy(input.source.len());
-    rewrite_original(options, &input, &input.source, &itself, progress)
+    let report = rewrite_original(options, &input, &input.source, &itself, progress);
+    report.map_err(|error| input.cause(error))
 }
 
 /// Rewrites a rewritten executable again: the result is what [`rewrite`] makes of its original.
@@ -133,7 +134,8 @@ pub fn refresh(options: &Options, progress: &mut Progress<'_>) -> Result<Report>
     let (found, original) = undo::original(&input.source)?;
     let options = keep(options, &found);
     let source = input.source.through(&original)?;
-    rewrite_original(&options, &input, &source, &original, progress)
+    let report = rewrite_original(&options, &input, &source, &original, progress);
+    report.map_err(|error| input.cause(error))
 }
 
 /// Gives back the executable that a rewritten one was made from, byte for byte; one that was

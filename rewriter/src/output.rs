@@ -174,7 +174,8 @@ impl Pending {
         }
     }
 
-    /// Takes the last step, if the input is still what was read.
+    /// Takes the last step, if the input is still what was read, and no other file is in the place that
+    /// the result is to have.
     pub(crate) fn finish(
         self,
         input: &Input,
@@ -184,6 +185,9 @@ impl Pending {
         let len = input.source.len();
         go_on(&target.path, progress(len, len))?;
         input.check_unchanged()?;
+        if target.replaces_input {
+            input.check_in_place(&target.path)?;
+        }
         match self {
             Self::Whole(output) => {
                 output.set_attributes(input, target)?;
