@@ -12,11 +12,13 @@
 mod bad_input;
 mod bad_runtime;
 mod bounds;
+mod changes;
 mod combinations;
 mod copy;
 mod explain;
 mod explain_bad;
 mod explain_systems;
+mod faults;
 mod hooks;
 mod hostile;
 mod in_place;
@@ -65,6 +67,8 @@ fn main() -> ExitCode {
         combinations::trials(),
         undo::trials(),
         in_place::trials(),
+        changes::trials(),
+        faults::trials(),
         system::trials(),
         loader_model::trials(),
     ];
