@@ -34,7 +34,6 @@ pub(crate) fn trials() -> Vec<Trial> {
         not_readable,
         out_directory_missing,
         out_directory_not_writable,
-        disk_full,
         out_is_no_file,
         already_rewritten,
         same_file_by_another_name,
@@ -326,55 +325,6 @@ fn out_directory_not_writable() {
         &dir.join("out"),
         &["Permission denied"],
     );
-}
-
-/// On a file system with room for neither the program nor the runtime; in a mount namespace, so
-/// that nothing stays mounted. The listing afterwards is made inside, too.
-fn disk_full() {
-    let dir = Dir::new("disk-full");
-    let prog = program(&dir);
-    let small = dir.make("small");
-    // Room for some pages, to fail in the middle, and for none, to fail at once.
-    for pages in [1, 2, 4, 5] {
-        let script = format!(
-            "mount -t tmpfs -o size={}k tmpfs {small} || exit 99
-             {binary} {prog} -o {small}/out
-             status=$?
-             ls -A {small}
-             exit $status",
-            pages * 4,
-            small = small.display(),
-            binary = tool::binary().display(),
-            prog = prog.display(),
-        );
-        let outcome = Command::new(needs("unshare"))
-            .args(["--map-root-user", "--mount", "sh", "-c", &script])
-            .run();
-        assert_ne!(
-            outcome.code(),
-            Some(99),
-            "{outcome}cannot mount a tmpfs: run the tests as root"
-        );
-        assert_eq!(outcome.code(), Some(1), "{outcome}");
-        assert_eq!(outcome.stdout(), "", "{outcome}something was left behind");
-        let stderr = outcome.stderr();
-        assert_eq!(
-            stderr.lines().count(),
-            1,
-            "{outcome}one message is expected"
-        );
-        for word in [
-            "allocs-rewrite: ",
-            "small/",
-            "No space left",
-            "free some space",
-        ] {
-            assert!(
-                stderr.contains(word),
-                "{outcome}the message should say `{word}`"
-            );
-        }
-    }
 }
 
 fn out_is_no_file() {

@@ -298,7 +298,8 @@ fn disk_full_at_every_size() {
                      echo whole
                  else
                      [ $status = 1 ] && [ \"$before\" = \"$after\" ] || exit 3
-                     grep -q 'No space left.*free some space' $small/../stderr || exit 4
+                     [ $(wc -l < $small/../stderr) = 1 ] || exit 4
+                     grep -q '^allocs-rewrite: .*small/.*No space left.*free some space' $small/../stderr || exit 5
                      echo full
                  fi
                  umount $small

@@ -2,12 +2,13 @@
 //! accepted by kernel and loader, so a rewrite has to leave it as good as it was.
 
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
 use allocs_tests::elf::Elf;
+use allocs_tests::needs::{self, needs};
 use allocs_tests::report::Report;
-use allocs_tests::{Command, Dir, Rewrite, both_ways, needs, tool, trial};
+use allocs_tests::{Command, Dir, Rewrite, both_ways, tool, trial};
 use libtest_mimic::Trial;
 use object::elf;
 
@@ -32,6 +33,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     let mut all = vec![
         trial("odd_layouts::large-data", large_data),
         trial("odd_layouts::large-debug-information", large_debug),
+        trial("odd_layouts::wild", wild),
     ];
     for layout in LAYOUTS {
         for pie in [true, false] {
@@ -156,6 +158,23 @@ fn swap_segments(program: &Path) {
             patch.put(at, other);
             patch.put(at + 56, one);
         }
+    }
+}
+
+/// The section headers follow the program headers, and only they can make way.
+fn wild() {
+    for pie in [true, false] {
+        let dir = Dir::new("wild");
+        let linkers = dir.make("linkers");
+        symlink(needs::wild(), linkers.join("ld")).expect("a link");
+        let search = format!("-B{}", linkers.display());
+        let program = build(&dir, pie, &[&search, "-fno-use-linker-plugin"]);
+        let comment = Command::new(needs("readelf"))
+            .args(["-p", ".comment"])
+            .arg(&program)
+            .succeed();
+        assert!(comment.stdout().contains("Wild"), "{comment}");
+        both_ways::check(&dir, &program);
     }
 }
 
