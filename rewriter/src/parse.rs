@@ -16,7 +16,7 @@ use object::elf::{
 };
 
 pub(crate) use self::identify::read_header;
-use self::identify::{interpreter, refuse_shared_object};
+use self::identify::{interpreter, refuse_overlap, refuse_shared_object};
 pub(crate) use self::tables::{Tables, longs, without_plt, words};
 use crate::elf::{Dyn, Entry, FileOffset, Header, PAGE, Rela, Section, Segment, Vaddr};
 use crate::error::Result;
@@ -129,6 +129,7 @@ impl Image {
     pub(crate) fn parse(source: &Source) -> Result<Self> {
         let header = read_header(source)?;
         let (segments_at, segments) = read_segments(source, &header)?;
+        refuse_overlap(source, &segments)?;
         let musl = ldso::is_musl(&interpreter(source, &header, &segments)?);
         let (sections_at, sections) = read_sections(source, &header)?;
         let dynamic = read_dynamic(source, &segments)?;

@@ -6,6 +6,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use allocs_tests::dir::copy_program;
+use allocs_tests::elf::{Elf, Segment};
 use allocs_tests::sample::{Sample, Variant};
 use allocs_tests::tool::{self, RUNTIME};
 use allocs_tests::{Command, Dir, Rewrite, needs, trials};
@@ -31,6 +32,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         packed,
         static_go,
         relocations_without_addends,
+        overlapping_segments,
         not_readable,
         out_directory_missing,
         out_directory_not_writable,
@@ -271,6 +273,26 @@ fn relocations_without_addends() {
         .arg(&prog)
         .succeed();
     Rewrite::new(&prog, out(&dir)).refuse(&dir.path(), &prog, &["DT_REL", "-z rela"]);
+}
+
+/// The kernel maps the later one over the other, and a PIE runs.
+fn overlapping_segments() {
+    let dir = Dir::new("overlapping");
+    let prog = program(&dir);
+    let elf = Elf::read(&prog);
+    let is_load = |s: &&Segment| s.kind == object::elf::PT_LOAD.0;
+    let loads: Vec<_> = elf.segments.iter().filter(is_load).collect();
+    let [.., before, last] = &*loads else {
+        panic!("{loads:x?}");
+    };
+    let number = elf.segments.iter().position(|s| s == *before);
+    let at = 64 + 56 * number.expect("a segment") + 32; // p_filesz, p_memsz
+    let size = (last.memory.start + 16 - before.memory.start).to_le_bytes();
+    let mut bytes = elf.bytes().to_vec();
+    bytes[at..at + 16].copy_from_slice(&[size, size].concat());
+    fs::write(&prog, bytes).expect("the program, mode kept");
+    Command::new(&prog).succeed();
+    Rewrite::new(&prog, out(&dir)).refuse(&dir.path(), &prog, &["segments overlap"]);
 }
 
 /// A copy of the binary where every user can run it; the build's own may be below /root.
