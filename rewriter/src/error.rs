@@ -150,6 +150,11 @@ pub enum ErrorKind {
         /// The contradiction.
         what: String,
     },
+    /// PROG has DT_REL, or PLT relocations of that kind.
+    #[error(
+        "has relocations without addends (DT_REL), which glibc does not apply on x86-64; link it with -z rela"
+    )]
+    NoAddends,
     /// The change needs room that cannot be made.
     #[error("{what}; {advice}")]
     NoRoom {
@@ -274,6 +279,12 @@ pub enum ErrorKind {
     /// PROG changed while it was read.
     #[error("changed while it was being copied; try again when nothing writes to it")]
     Changed,
+    /// PROG was to be replaced, and was by somebody else.
+    #[error("was replaced by another file meanwhile, which stays; try again")]
+    Replaced,
+    /// The caller ended the run.
+    #[error("was not written: the run was stopped")]
+    Stopped,
     /// `--require-first`, and the runtime would not be first.
     #[error("was not written: {verdict}; {remedy}")]
     NotFirst {
@@ -300,6 +311,7 @@ fn hint(source: &io::Error) -> &'static str {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             "; free some space, or choose another place"
         }
+        io::ErrorKind::FileTooLarge => "; raise the limit (ulimit -f), or choose another place",
         io::ErrorKind::ReadOnlyFilesystem => "; choose a place that can be written",
         io::ErrorKind::NotADirectory => "; a part of the path is not a directory",
         _ => "",

@@ -51,6 +51,8 @@ pub(crate) struct Headers {
     pub(crate) slides: Vec<Move>,
     /// True if .dynamic stands in the way, too (behind the table is where patchelf puts it).
     pub(crate) dynamic_makes_way: bool,
+    /// True if the section headers do (Go's linker and wild put them there).
+    pub(crate) sections_make_way: bool,
     /// True if there is an executable segment, too.
     pub(crate) code: bool,
     /// True if there is a writable segment, too.
@@ -102,6 +104,7 @@ fn make_way(
 ) -> Result<Option<Headers>> {
     let mut slides = Vec::new();
     let mut dynamic_makes_way = false;
+    let mut sections_make_way = false;
     let mut free_end = image.segments_end();
     // What makes way for the others' headers needs a read-only segment to go to.
     let mut needed = Segment::SIZE * (1 + u64::from(growing.code) + u64::from(growing.apart));
@@ -135,6 +138,8 @@ fn make_way(
             slides.push(block.clone());
         } else if block.name == DYNAMIC {
             dynamic_makes_way = true; // to where it can be written: see `room`
+        } else if block.name == SECTIONS {
+            sections_make_way = true; // they need not be mapped
         } else if block.name != LEFT
             && !moves
                 .iter()
@@ -147,6 +152,7 @@ fn make_way(
         moves,
         slides,
         dynamic_makes_way,
+        sections_make_way,
         code: growing.code,
         apart: growing.apart,
         table_moves: false,
@@ -189,8 +195,9 @@ const BUILD_ID: &str = ".note.gnu.build-id";
 const PACKAGE: &str = ".note.package";
 const DYNAMIC: &str = ".dynamic";
 const LEFT: &str = ".preinit_array";
+const SECTIONS: &str = "the section headers";
 
-/// Everything that segments and dynamic entries let find again after a move.
+/// Everything that the ELF header, segments and dynamic entries let find again after a move.
 fn movable_blocks(source: &Source, image: &Image) -> Result<Vec<Move>> {
     let mut blocks = Vec::new();
     for segment in &image.segments {
@@ -213,7 +220,13 @@ fn movable_blocks(source: &Source, image: &Image) -> Result<Vec<Move>> {
             });
         }
     }
+    let section_headers = Table {
+        vaddr: Vaddr(0),
+        at: image.sections_at,
+        size: image.section_headers_size(),
+    };
     let tables = [
+        (SECTIONS, Some(section_headers), 8),
         (DYNAMIC, Some(image.dynamic.table), 8),
         (".gnu.hash", image.gnu_hash, 8),
         (".hash", image.sysv_hash, 8),
@@ -268,7 +281,9 @@ fn is_padding(source: &Source, image: &Image, from: FileOffset, to: FileOffset) 
         .sections
         .iter()
         .any(|section| claimed(section.offset, section.file_size()));
-    if size > PAGE || by_segment || by_section {
+    let by_section_headers = claimed(image.sections_at, image.section_headers_size());
+    let beyond = to.0 > source.len(); // the table is the last thing in the file
+    if beyond || size > PAGE || by_segment || by_section || by_section_headers {
         return Ok(false);
     }
     let bytes = source.bytes(from, size, "the padding behind the program headers")?;

@@ -114,6 +114,27 @@ fn privileges(file: &File, metadata: &Metadata) -> io::Result<Privileges> {
 }
 
 impl Input {
+    /// Fails if another file has the input's place by now: a result would undo that.
+    pub(crate) fn check_in_place(&self, path: &Path) -> Result<()> {
+        let now = path.metadata();
+        let now = now.map_err(|source| Error::io(path, "read", source))?;
+        let which = |metadata: &Metadata| (metadata.dev(), metadata.ino());
+        match which(&now) == which(&self.metadata) {
+            true => Ok(()),
+            false => Err(self.source.error(ErrorKind::Replaced)),
+        }
+    }
+
+    /// What went wrong with the input: if somebody wrote to it, that, and not what this made of it.
+    pub(crate) fn cause(&self, error: Error) -> Error {
+        match error.kind() {
+            ErrorKind::Malformed { .. }
+            | ErrorKind::Truncated { .. }
+            | ErrorKind::Verify { .. } => self.check_unchanged().err().unwrap_or(error),
+            _ => error,
+        }
+    }
+
     /// Fails if somebody wrote to the input since it was opened.
     pub(crate) fn check_unchanged(&self) -> Result<()> {
         let path = self.source.path();

@@ -57,6 +57,7 @@ impl Layout {
         builder.place_read_only_segment()?;
         builder.place_code_segment()?;
         builder.place_segment_apart()?;
+        builder.place_section_headers()?;
         builder.slide_notes()?;
         builder.cover_headers();
         let journal = builder.place_journal(journal)?;
@@ -212,9 +213,9 @@ impl<'a> Builder<'a> {
         }
         for section in &mut self.sections {
             let in_memory = section.is_loaded() && section.vaddr < old.end();
-            // mold gives a section without bytes an offset of 0.
+            // mold gives a section without bytes an offset of 0, Go's linker one as if it had some.
             let in_file =
-                section.offset >= old.offset && section.offset.0 - old.offset.0 <= old.filesz;
+                section.offset >= old.offset && section.offset.0 - old.offset.0 <= old.memsz;
             if in_memory && in_file && section.vaddr >= old.vaddr {
                 section.offset = FileOffset(section.offset.0.wrapping_add(shift));
             }
@@ -384,12 +385,20 @@ impl<'a> Builder<'a> {
                 info: 0,
                 ..text.clone()
             });
-            let at = align_up(self.end, 8).ok_or_else(|| self.overflow())?;
-            let size = self.sections.len() as u64 * Section::SIZE;
-            self.sections_at = FileOffset(at);
-            self.insert(FileOffset(at), size, Content::Zero)?;
         }
         Ok(())
+    }
+
+    /// Moves the section header table to the insertion, if it grows or is in the way.
+    fn place_section_headers(&mut self) -> Result<()> {
+        let grows = self.sections.len() > self.image.sections.len();
+        if !grows && !self.plan.headers.sections_make_way {
+            return Ok(());
+        }
+        let at = align_up(self.end, 8).ok_or_else(|| self.overflow())?;
+        let size = self.sections.len() as u64 * Section::SIZE;
+        self.sections_at = FileOffset(at);
+        self.insert(FileOffset(at), size, Content::Zero)
     }
 
     /// Maps room that is in no other segment.

@@ -51,6 +51,7 @@ mod verify;
 mod versions;
 mod write;
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 pub use error::{Error, ErrorKind, Result};
@@ -109,14 +110,18 @@ impl Options {
     }
 }
 
-/// Rewrites an executable as `options` say. `progress` hears of bytes copied, and of how many.
+/// Hears of bytes copied, and of how many; where it breaks off, the run ends as if it had failed.
+pub type Progress<'a> = dyn FnMut(u64, u64) -> ControlFlow<()> + 'a;
+
+/// Rewrites an executable as `options` say.
 ///
 /// # Errors
 /// Any [`ErrorKind`]. No output is left behind then, and what was there before is untouched.
-pub fn rewrite(options: &Options, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
+pub fn rewrite(options: &Options, progress: &mut Progress<'_>) -> Result<Report> {
     let input = input::open_to_change(&options.input)?;
     let itself = Spans::copy(input.source.len());
-    rewrite_original(options, &input, &input.source, &itself, progress)
+    let report = rewrite_original(options, &input, &input.source, &itself, progress);
+    report.map_err(|error| input.cause(error))
 }
 
 /// Rewrites a rewritten executable again: the result is what [`rewrite`] makes of its original.
@@ -124,29 +129,26 @@ pub fn rewrite(options: &Options, progress: &mut dyn FnMut(u64, u64)) -> Result<
 ///
 /// # Errors
 /// As [`rewrite`], and [`ErrorKind::NotRewritten`] or [`ErrorKind::NoUndo`].
-pub fn refresh(options: &Options, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
+pub fn refresh(options: &Options, progress: &mut Progress<'_>) -> Result<Report> {
     let input = input::open_to_change(&options.input)?;
     let (found, original) = undo::original(&input.source)?;
     let options = keep(options, &found);
     let source = input.source.through(&original)?;
-    rewrite_original(&options, &input, &source, &original, progress)
+    let report = rewrite_original(&options, &input, &source, &original, progress);
+    report.map_err(|error| input.cause(error))
 }
 
 /// Gives back the executable that a rewritten one was made from, byte for byte; one that was
-/// stripped afterwards, as it would be stripped without the rewrite. `progress` as in [`rewrite`].
+/// stripped afterwards, as it would be stripped without the rewrite.
 ///
 /// # Errors
 /// [`ErrorKind::NotRewritten`], [`ErrorKind::NoUndo`], and those of reading and writing.
-pub fn undo(
-    file: &Path,
-    output: &Destination,
-    progress: &mut dyn FnMut(u64, u64),
-) -> Result<Undone> {
+pub fn undo(file: &Path, output: &Destination, progress: &mut Progress<'_>) -> Result<Undone> {
     let input = input::open_to_change(file)?;
     let target = output::resolve(output, &input)?;
     let (found, original) = undo::original(&input.source)?;
     let (pending, replaced) = Pending::make(&input, &target, &original, progress)?;
-    let written = pending.finish(&input, &target)?;
+    let written = pending.finish(&input, &target, progress)?;
     Ok(Undone {
         input: file.to_owned(),
         output: output.path(file).to_owned(),
@@ -178,7 +180,7 @@ fn rewrite_original(
     input: &Input,
     original: &Source,
     made: &Spans,
-    progress: &mut dyn FnMut(u64, u64),
+    progress: &mut Progress<'_>,
 ) -> Result<Report> {
     let image = Image::parse(original)?;
     let findings = recycle::find(original, &image)?;
@@ -204,7 +206,7 @@ fn rewrite_original(
         Some(_) => None,
     };
     let warning = first::check(options, input, &result, &target, phase)?;
-    let written = pending.finish(input, &target)?;
+    let written = pending.finish(input, &target, progress)?;
     let mut notes = report::notes(&image, &plan, &layout);
     notes.extend(report::place_notes(input, replaced));
     Ok(Report {
@@ -235,11 +237,12 @@ fn choose_runtime(
     image: &Image,
     directory: &Path,
 ) -> Result<(String, String, Phase)> {
+    let no_origin = runtime::no_origin(source, image)?;
     let needed = match &options.runtime {
         Some(needed) => needed.clone(),
-        None => runtime::own_needed(image.musl, directory)?,
+        None => runtime::own_needed(no_origin.is_none(), directory)?,
     };
-    runtime::check_needed(&needed, image.musl)?;
+    runtime::check_needed(&needed, no_origin)?;
     // Which symbol it is depends on the phase, and the other way round, unless both are given.
     let usual = phase::choose(source, image.musl, options.phase, None)?;
     let init = options.init.as_deref().unwrap_or(usual.init_symbol());

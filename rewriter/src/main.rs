@@ -3,17 +3,19 @@
 #![forbid(unsafe_code)]
 
 mod cli;
+mod signals;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use allocs_rewrite::{ErrorKind, Explanation, Options, Report};
+use allocs_rewrite::{ErrorKind, Explanation, Options, Progress, Report};
 use anstream::{AutoStream, ColorChoice};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use crate::cli::{Command, Explain, Printing, Rewrite, Undo};
+use crate::signals::Signals;
 
 /// A copy that takes longer than this gets a progress bar.
 const NOTICEABLE: Duration = Duration::from_millis(300);
@@ -30,7 +32,7 @@ fn main() -> ExitCode {
 }
 
 /// What a rewrite or a refresh is.
-type Rewriting = fn(&Options, &mut dyn FnMut(u64, u64)) -> allocs_rewrite::Result<Report>;
+type Rewriting = fn(&Options, &mut Progress<'_>) -> allocs_rewrite::Result<Report>;
 
 fn run_rewrite(arguments: &Rewrite, rewrite: Rewriting) -> ExitCode {
     match with_progress(|progress| rewrite(&arguments.options(), progress)) {
@@ -50,7 +52,7 @@ fn run_rewrite(arguments: &Rewrite, rewrite: Rewriting) -> ExitCode {
 
 fn run_undo(arguments: &Undo) -> ExitCode {
     let destination = arguments.destination();
-    let undo = |progress: &mut dyn FnMut(u64, u64)| {
+    let undo = |progress: &mut Progress<'_>| {
         allocs_rewrite::undo(&arguments.program, &destination, progress)
     };
     match with_progress(undo) {
@@ -63,8 +65,10 @@ fn run_undo(arguments: &Undo) -> ExitCode {
     }
 }
 
-/// Does something that tells how far it is; a bar shows that if it takes long.
-fn with_progress<T>(action: impl FnOnce(&mut dyn FnMut(u64, u64)) -> T) -> T {
+/// Does something that tells how far it is, and can be ended by a signal; a bar shows how far if it takes
+/// long.
+fn with_progress<T>(action: impl FnOnce(&mut Progress<'_>) -> T) -> T {
+    let signals = Signals::watch();
     let started = Instant::now();
     let mut bar = None;
     let outcome = action(&mut |done, total| {
@@ -73,10 +77,12 @@ fn with_progress<T>(action: impl FnOnce(&mut dyn FnMut(u64, u64)) -> T) -> T {
             bar.set_length(total);
             bar.set_position(done);
         }
+        signals.go_on()
     });
     if let Some(bar) = bar {
         bar.finish_and_clear();
     }
+    signals.obey();
     outcome
 }
 

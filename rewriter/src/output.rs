@@ -2,6 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::io;
+use std::ops::ControlFlow;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -9,6 +10,7 @@ use rustix::fs::{Gid, Uid, fchown};
 use serde::Serialize;
 use xattr::FileExt;
 
+use crate::Progress;
 use crate::direct::Direct;
 use crate::error::{Error, ErrorKind, Result};
 use crate::input::{CAPABILITIES, Input};
@@ -146,7 +148,7 @@ impl Pending {
         input: &Input,
         target: &Target,
         spans: &Spans,
-        progress: &mut dyn FnMut(u64, u64),
+        progress: &mut Progress<'_>,
     ) -> Result<(Self, Option<&'static str>)> {
         let mut why = None;
         if target.direct {
@@ -159,7 +161,7 @@ impl Pending {
         let mut copied = 0;
         output.fill(&input.source, spans, |bytes| {
             copied += bytes;
-            progress(copied, spans.len());
+            go_on(&target.path, progress(copied, spans.len()))
         })?;
         Ok((Self::Whole(output), why))
     }
@@ -172,9 +174,20 @@ impl Pending {
         }
     }
 
-    /// Takes the last step, if the input is still what was read.
-    pub(crate) fn finish(self, input: &Input, target: &Target) -> Result<Written> {
+    /// Takes the last step, if the input is still what was read, and no other file is in the place that
+    /// the result is to have.
+    pub(crate) fn finish(
+        self,
+        input: &Input,
+        target: &Target,
+        progress: &mut Progress<'_>,
+    ) -> Result<Written> {
+        let len = input.source.len();
+        go_on(&target.path, progress(len, len))?;
         input.check_unchanged()?;
+        if target.replaces_input {
+            input.check_in_place(&target.path)?;
+        }
         match self {
             Self::Whole(output) => {
                 output.set_attributes(input, target)?;
@@ -186,6 +199,14 @@ impl Pending {
                 Ok(Written::Direct)
             }
         }
+    }
+}
+
+/// Fails if the run is to end before its result has a name.
+fn go_on(output: &Path, progress: ControlFlow<()>) -> Result<()> {
+    match progress {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(Error::new(output, ErrorKind::Stopped)),
     }
 }
 

@@ -16,7 +16,7 @@ use object::elf::{
 };
 
 pub(crate) use self::identify::read_header;
-use self::identify::{interpreter, refuse_shared_object};
+use self::identify::{interpreter, refuse_overlap, refuse_shared_object};
 pub(crate) use self::tables::{Tables, longs, without_plt, words};
 use crate::elf::{Dyn, Entry, FileOffset, Header, PAGE, Rela, Section, Segment, Vaddr};
 use crate::error::Result;
@@ -129,6 +129,7 @@ impl Image {
     pub(crate) fn parse(source: &Source) -> Result<Self> {
         let header = read_header(source)?;
         let (segments_at, segments) = read_segments(source, &header)?;
+        refuse_overlap(source, &segments)?;
         let musl = ldso::is_musl(&interpreter(source, &header, &segments)?);
         let (sections_at, sections) = read_sections(source, &header)?;
         let dynamic = read_dynamic(source, &segments)?;
@@ -138,6 +139,7 @@ impl Image {
             segments: &segments,
             dynamic: &dynamic,
         };
+        tables.refuse_rel()?;
         let strtab = tables.sized(DT_STRTAB, DT_STRSZ, "the dynamic string table")?;
         let strtab = strtab.ok_or_else(|| source.malformed("it has no DT_STRTAB"))?;
         if strtab.size > u64::from(u32::MAX / 2) {
@@ -205,6 +207,11 @@ impl Image {
     pub(crate) fn segments_end(&self) -> FileOffset {
         let count = self.segments.len() as u64;
         FileOffset(self.segments_at.0 + count * Segment::SIZE)
+    }
+
+    /// Size of the section header table, in bytes.
+    pub(crate) fn section_headers_size(&self) -> u64 {
+        self.sections.len() as u64 * Section::SIZE
     }
 
     /// The section that holds the section names.

@@ -10,7 +10,9 @@ use goblin::elf::header::{EM_X86_64, ET_DYN};
 use goblin::elf::sym::STT_GNU_IFUNC;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::parse::Image;
 use crate::phase::Phase;
+use crate::source::Source;
 
 /// The project's own runtime, as built with this program.
 const EMBEDDED: &[u8] = include_bytes!(env!("ALLOCS_RUNTIME"));
@@ -47,10 +49,32 @@ pub(crate) enum Kind {
     Function,
 }
 
-/// The own runtime's DT_NEEDED string: found beside the executable, wherever that is moved to. musl
-/// replaces $ORIGIN in search paths only, so that there it is the path in `directory`.
-pub(crate) fn own_needed(musl: bool, directory: &Path) -> Result<String> {
-    if !musl {
+/// Libraries that have D's runtime, of gdc, dmd and ldc.
+const D_RUNTIMES: [&str; 5] = [
+    "libgphobos.so",
+    "libgdruntime.so",
+    "libphobos2.so",
+    "libphobos2-ldc-shared.so",
+    "libdruntime-ldc-shared.so",
+];
+
+/// Why $ORIGIN does not do in DT_NEEDED of a program, if it does not: musl replaces it in search paths
+/// only, and D's runtime, where that is a shared object, passes each DT_NEEDED of the program to
+/// dlopen(3), which takes $ORIGIN for the directory of its caller (libdruntime gcc/sections/elf.d,
+/// `getDependencies`).
+pub(crate) fn no_origin(source: &Source, image: &Image) -> Result<Option<&'static str>> {
+    if image.musl {
+        return Ok(Some("musl does not replace $ORIGIN there"));
+    }
+    let is_d = |name: &Vec<u8>| D_RUNTIMES.iter().any(|d| name.starts_with(d.as_bytes()));
+    let needs_d = image.needed(source)?.iter().any(is_d);
+    Ok(needs_d.then_some("the D runtime would look for $ORIGIN in its own directory, and abort"))
+}
+
+/// The own runtime's DT_NEEDED string: found beside the executable, wherever that is moved to; or if
+/// $ORIGIN does not do there, the path in `directory`.
+pub(crate) fn own_needed(origin: bool, directory: &Path) -> Result<String> {
+    if origin {
         return Ok(format!("$ORIGIN/{SONAME}"));
     }
     let path = directory.canonicalize().map(|path| path.join(SONAME));
@@ -62,7 +86,7 @@ pub(crate) fn own_needed(musl: bool, directory: &Path) -> Result<String> {
     })
 }
 
-/// True if `needed` is what [`own_needed`] gives under glibc, wherever the program is.
+/// True if `needed` is what [`own_needed`] gives, wherever the program is.
 pub(crate) fn is_own(needed: &str) -> bool {
     needed.strip_prefix("$ORIGIN/") == Some(SONAME)
 }
@@ -81,14 +105,14 @@ pub(crate) fn check_own(init: &str, directory: &Path) -> Result<(Kind, PathBuf)>
     }
 }
 
-/// Refuses what the loader would look up in an unexpected place.
-pub(crate) fn check_needed(needed: &str, musl: bool) -> Result<()> {
+/// Refuses what the loader would look up in an unexpected place; `no_origin` says why $ORIGIN is that.
+pub(crate) fn check_needed(needed: &str, no_origin: Option<&'static str>) -> Result<()> {
     let what = if needed.is_empty() {
         "it is empty"
     } else if needed.contains('\0') {
         "it contains a NUL"
-    } else if musl && needed.starts_with('$') {
-        "musl does not replace $ORIGIN there"
+    } else if let Some(reason) = no_origin.filter(|_| needed.starts_with('$')) {
+        reason
     } else if needed.contains('/')
         && !needed.starts_with('/')
         && !needed.starts_with("$ORIGIN/")

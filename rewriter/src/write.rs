@@ -59,12 +59,12 @@ impl Output {
         &self.path
     }
 
-    /// Fills the file; `copied` hears of every run of bytes copied from the input.
+    /// Fills the file; `copied` hears of every run of bytes copied from the input, and may end it.
     pub(crate) fn fill(
         &self,
         source: &Source,
         spans: &Spans,
-        mut copied: impl FnMut(u64),
+        mut copied: impl FnMut(u64) -> Result<()>,
     ) -> Result<()> {
         let shared = self.share(source, spans);
         let file = self.file();
@@ -103,7 +103,7 @@ impl Output {
         span: &Span,
         from: FileOffset,
         sparse: bool,
-        copied: &mut impl FnMut(u64),
+        copied: &mut impl FnMut(u64) -> Result<()>,
     ) -> Result<()> {
         let end = from.0 + span.len;
         let mut at = from.0;
@@ -120,7 +120,7 @@ impl Output {
                 };
                 let len = step.min(data_end - position);
                 self.copy_piece(source, position, span.at.0 + (position - from.0), len)?;
-                copied(len);
+                copied(len)?;
                 position += len;
             }
             at = data_end;

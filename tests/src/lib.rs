@@ -9,6 +9,7 @@
 //! | [`command`] | run with a time limit, compare, report |
 //! | [`mod@needs`] | programs that must be installed, and the packages that have them |
 //! | [`behaviour`] | whether a program does what it did before |
+//! | [`both_ways`] | a program rewritten with and without growing |
 //! | [`tool`] | `allocs-rewrite`: where it is, its JSON |
 //! | [`mirror`] | a tree where system programs can be replaced |
 //! | [`sample`] | `samples/`: directives, compilers, variants |
@@ -28,6 +29,7 @@
 )]
 
 pub mod behaviour;
+pub mod both_ways;
 pub mod command;
 pub mod dir;
 pub mod elf;

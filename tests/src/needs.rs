@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::tool;
+
 const PACKAGES: &str = include_str!("../packages.txt");
 
 /// Where `program` is (a name, or an absolute path of any file). Fails with the name of the Debian
@@ -13,6 +15,17 @@ pub fn needs(program: &str) -> PathBuf {
     find(program).unwrap_or_else(|| {
         panic!("{program} is missing: apt-get install {package}, or run tests/run, which installs all that the tests need")
     })
+}
+
+/// Where the linker `wild` is, which `tests/run` builds: Debian has none.
+pub fn wild() -> PathBuf {
+    let wild = tool::binary().with_file_name("../tools/bin/wild");
+    assert!(
+        wild.exists(),
+        "{} is missing: run tests/run, which builds it",
+        wild.display()
+    );
+    wild
 }
 
 fn package_of(program: &str) -> Option<&'static str> {

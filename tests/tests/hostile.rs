@@ -5,7 +5,7 @@
 //! that differs in a random byte may do anything.
 
 use std::fs;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::panic::catch_unwind;
 use std::path::PathBuf;
 use std::sync::mpsc;
@@ -100,7 +100,8 @@ impl Target {
         // In a thread of its own, which is left behind if it hangs.
         let (send, receive) = mpsc::channel();
         thread::spawn(move || {
-            let rewrite = || allocs_rewrite::rewrite(&options, &mut |_, _| ());
+            let rewrite =
+                || allocs_rewrite::rewrite(&options, &mut |_, _| ControlFlow::Continue(()));
             drop(send.send(catch_unwind(rewrite))); // fails if the limit has passed
         });
         let dir = self.dir.path();
@@ -115,7 +116,9 @@ impl Target {
                 assert!(self.output.is_file(), "{}: no output (in {dir})", what());
                 // Its own data behind an ELF part that did not grow leaves no room for a journal.
                 let in_place = Destination::InPlace;
-                match allocs_rewrite::undo(&self.output, &in_place, &mut |_, _| ()) {
+                match allocs_rewrite::undo(&self.output, &in_place, &mut |_, _| {
+                    ControlFlow::Continue(())
+                }) {
                     Ok(_) => assert!(
                         fs::read(&self.output).expect("a file")
                             == fs::read(&self.input).expect("a file"),

@@ -9,7 +9,7 @@ use allocs_tests::elf::Elf;
 use allocs_tests::report::Report;
 use allocs_tests::sample::{Sample, Variant};
 use allocs_tests::tool::{self, RUNTIME};
-use allocs_tests::{Command, Dir, Rewrite, needs, structure, trial};
+use allocs_tests::{Command, Dir, Rewrite, both_ways, needs, structure, trial};
 use libtest_mimic::Trial;
 
 /// What is done to a program after it was linked.
@@ -82,6 +82,18 @@ const LAYOUTS: &[Layout] = &[
     ),
     ("executable-stack", "gcc", &["-Wl,-z,execstack"], nothing),
     ("large-bss", "gcc", &["-DLARGE_BSS=0x40000000"], nothing),
+    (
+        "huge-bss",
+        "gcc",
+        &["-mcmodel=medium", "-DLARGE_BSS=0x80000000"],
+        nothing,
+    ),
+    (
+        "text-relocations",
+        "gcc",
+        &["-fno-pie", "-mcmodel=large", "-Wl,-z,notext"],
+        nothing,
+    ),
     ("export-dynamic", "gcc", &["-rdynamic"], nothing),
     ("debug-info", "gcc", &["-g3"], nothing),
     ("debug-info-zlib", "gcc", &["-g3", "-gz=zlib"], nothing),
@@ -196,33 +208,10 @@ fn runs_the_same((name, compiler, flags, change): &Layout, pie: bool, long: bool
     let dir = Dir::new(name);
     let program = build(&dir, compiler, pie, flags, PROGRAM);
     change(&program);
-    let original = Command::new(&program).run();
-    assert_eq!(
-        original.code(),
-        Some(5),
-        "{original}the original itself fails"
-    );
-
-    let out = dir.make("rewritten").join("program");
-    let rewrite = Rewrite::new(&program, &out);
-    let (result, needed) = if long {
-        let runtime = long_name(&dir);
-        let needed = runtime.display().to_string();
-        (rewrite.arg("--runtime").arg(&runtime).succeed(), needed)
-    } else {
-        (rewrite.succeed(), format!("$ORIGIN/{RUNTIME}"))
-    };
-    structure::check(&result, &needed);
-    structure::check_sections(&result);
-    result.command().run().assert_same_as(&original);
-
-    let (outcome, report) = Report::of(&result.command(), &dir.join("report.json"));
-    assert_eq!(report.phase(), "relocation", "{outcome}");
-    assert_eq!(report.before_init(), 0, "{outcome}");
-    assert!(report.bytes("malloc") >= 12345, "{outcome}{report:?}");
-
+    let result = both_ways::check_one(&dir, &program, long);
     if program_has_sections(&program) {
         let stripped = structure::stripped(&result);
+        let original = Command::new(&program).run();
         Command::new(stripped).run().assert_same_as(&original);
     }
 }
@@ -230,14 +219,6 @@ fn runs_the_same((name, compiler, flags, change): &Layout, pie: bool, long: bool
 /// Without sections, `strip` has nothing to do and says so.
 fn program_has_sections(program: &Path) -> bool {
     fs::read(program).expect("the program")[40..48] != [0; 8]
-}
-
-/// The runtime under a name that cannot be recycled, so that tables have to grow.
-fn long_name(dir: &Dir) -> std::path::PathBuf {
-    let long = dir.make("a-directory-whose-name-is-longer-than-any-name-that-can-be-recycled");
-    let runtime = long.join(RUNTIME);
-    fs::copy(tool::runtime(), &runtime).expect("the runtime copied");
-    runtime
 }
 
 fn nothing(_: &Path) {}
@@ -384,7 +365,7 @@ fn program_headers_move() {
         fs::write(&program, &bytes).expect("the program, mode kept");
         let original = Command::new(&program).run();
         assert_eq!(original.code(), Some(5), "{original}");
-        let runtime = long_name(&dir);
+        let runtime = both_ways::long_name(&dir);
         let result = Rewrite::new(&program, dir.join("rewritten"))
             .arg("--runtime")
             .arg(&runtime)

@@ -12,17 +12,21 @@
 mod bad_input;
 mod bad_runtime;
 mod bounds;
+mod changes;
 mod combinations;
 mod copy;
 mod debugging;
 mod explain;
 mod explain_bad;
 mod explain_systems;
+mod faults;
 mod hooks;
 mod hostile;
 mod in_place;
+mod languages;
 mod layouts;
 mod loader_model;
+mod odd_layouts;
 mod order;
 mod phases;
 mod readme;
@@ -48,6 +52,8 @@ fn main() -> ExitCode {
         samples::trials(),
         order::trials(),
         layouts::trials(),
+        languages::trials(),
+        odd_layouts::trials(),
         phases::trials(),
         rivals::trials(),
         explain::trials(),
@@ -65,6 +71,8 @@ fn main() -> ExitCode {
         combinations::trials(),
         undo::trials(),
         in_place::trials(),
+        changes::trials(),
+        faults::trials(),
         system::trials(),
         loader_model::trials(),
     ];

@@ -164,3 +164,15 @@ pub(super) fn refuse_shared_object(
     }
     Ok(())
 }
+
+/// Refuses segments that overlap: which bytes the program then sees depends on the order in which the
+/// kernel maps them, and a non-PIE does not start.
+pub(super) fn refuse_overlap(source: &Source, segments: &[Segment]) -> Result<()> {
+    let mut loads: Vec<&Segment> = segments.iter().collect();
+    loads.retain(|segment| segment.kind == PT_LOAD && segment.memsz > 0);
+    loads.sort_by_key(|load| load.vaddr);
+    match loads.windows(2).any(|pair| pair[0].end() > pair[1].vaddr) {
+        true => Err(source.malformed("two of its segments overlap in memory")),
+        false => Ok(()),
+    }
+}

@@ -1,10 +1,10 @@
 //! The tables that .dynamic names: where each is, and how long.
 
-use object::elf::{DT_GNU_HASH, DT_HASH, DT_SYMTAB, DynamicTag};
+use object::elf::{DT_GNU_HASH, DT_HASH, DT_PLTREL, DT_REL, DT_SYMTAB, DynamicTag};
 
 use super::{Dynamic, Table, locate};
 use crate::elf::{Entry, FileOffset, PAGE, Rela, Section, Segment, Vaddr};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::source::Source;
 
 /// Finds the tables that .dynamic names.
@@ -25,6 +25,15 @@ impl Tables<'_> {
             at,
             size,
         })
+    }
+
+    /// Refuses relocations that are not of the kind that the x86-64 psABI has ("Relocation Types").
+    pub(crate) fn refuse_rel(&self) -> Result<()> {
+        let plt = self.dynamic.get(DT_PLTREL);
+        match self.dynamic.get(DT_REL).is_some() || plt == Some(DT_REL.0.cast_unsigned()) {
+            true => Err(self.source.error(ErrorKind::NoAddends)),
+            false => Ok(()),
+        }
     }
 
     /// The table at the address in `tag`, whose size in bytes is in `size_tag`.

@@ -4,6 +4,7 @@ mod edits;
 mod journal;
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use allocs_rewrite::{Destination, ErrorKind, Options};
@@ -57,7 +58,7 @@ impl Place {
             runtime: Some(runtime.to_owned()),
             ..Options::new(&input, Destination::File(output.clone()))
         };
-        match allocs_rewrite::rewrite(&options, &mut |_, _| ()) {
+        match allocs_rewrite::rewrite(&options, &mut |_, _| ControlFlow::Continue(())) {
             Ok(_) => {
                 self.undo_gives(&output, bytes);
                 fs::remove_file(&output).expect("an output");
@@ -70,7 +71,7 @@ impl Place {
     }
 
     fn undo_gives(&self, file: &Path, bytes: &[u8]) {
-        match allocs_rewrite::undo(file, &Destination::InPlace, &mut |_, _| ()) {
+        match allocs_rewrite::undo(file, &Destination::InPlace, &mut |_, _| ControlFlow::Continue(())) {
             Ok(_) => assert!(
                 fs::read(file).expect("a file") == bytes,
                 "undo gives another file"
@@ -85,7 +86,7 @@ impl Place {
         let input = self.write("input", bytes);
         let output = self.join("output");
         let destination = Destination::File(output.clone());
-        match allocs_rewrite::undo(&input, &destination, &mut |_, _| ()) {
+        match allocs_rewrite::undo(&input, &destination, &mut |_, _| ControlFlow::Continue(())) {
             Ok(_) => fs::remove_file(&output).expect("an output"),
             Err(error) => {
                 check_error(&error);
@@ -111,7 +112,7 @@ pub fn rewritten_seeds(place: &Place) -> Vec<Vec<u8>> {
                 runtime: Some(runtime.to_owned()),
                 ..Options::new(&input, Destination::File(output.clone()))
             };
-            allocs_rewrite::rewrite(&options, &mut |_, _| ()).expect("a good seed");
+            allocs_rewrite::rewrite(&options, &mut |_, _| ControlFlow::Continue(())).expect("a good seed");
             all.push(fs::read(&output).expect("an output"));
             fs::remove_file(&output).expect("an output");
         }
