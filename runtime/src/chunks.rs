@@ -5,7 +5,7 @@ use core::sync::atomic::AtomicU64;
 
 use crate::hook::Hook;
 use crate::index::readers::Reader;
-use crate::index::{Index, Mark};
+use crate::index::{Index, LARGE, Mark};
 use crate::next::{self, Next};
 use crate::record::{self, RECORD, Record};
 use crate::site::Site;
@@ -16,18 +16,11 @@ static CHUNKS: Index = Index::new();
 const GRAIN: usize = 16;
 
 /// Enters `chunk`, which the allocator has just made and for which the program asked for `size` bytes. It stays
-/// unknown if the allocator does not say how large it is, and where the index has no memory.
-#[inline(always)]
+/// unknown if there is no memory for its mark, or if the allocator does not say how large it is.
+#[inline]
 pub(crate) fn enter(next: Next, chunk: usize, size: usize, site: Site) -> bool {
-    if !next.knows_capacity() {
+    let Some(mark) = mark(chunk).or_else(|| first_in_region(chunk)) else {
         return false;
-    }
-    let mark = match mark(chunk) {
-        Some(mark) => mark,
-        None => match first_in_region(chunk) {
-            Some(mark) => mark,
-            None => return false,
-        },
     };
     let capacity = next.capacity(chunk);
     // SAFETY: the chunk is the caller's, of that capacity, and asked for with room.
@@ -37,6 +30,21 @@ pub(crate) fn enter(next: Next, chunk: usize, size: usize, site: Site) -> bool {
     CHUNKS.note_large(chunk, chunk.wrapping_add(capacity));
     mark.set();
     true
+}
+
+/// The same for one of glibc's that is small, has its mark at hand, and comes from glibc's heap. False if it is
+/// another one.
+#[inline(always)]
+pub(crate) fn enter_small(chunk: usize, size: usize, site: Site) -> bool {
+    let (Some(mark), Some(capacity)) = (CHUNKS.mark_at_hand(chunk), small_capacity(chunk)) else {
+        return false;
+    };
+    // SAFETY: the chunk is the caller's, of that capacity, and asked for with room.
+    let is_written = unsafe { record::write(chunk, capacity, size, site) };
+    if is_written {
+        mark.set();
+    }
+    is_written
 }
 
 /// The mark for the beginning of `chunk`. Not for an address that shares it with a chunk's beginning: the program
@@ -63,15 +71,34 @@ fn first_in_region(chunk: usize) -> Option<Mark> {
 
 /// Takes `chunk` out, which is about to be given back, and says what was known of it. `None` if it is no chunk
 /// that was entered, or no longer one.
-#[inline(always)]
+#[inline]
 pub(crate) fn leave(next: Next, chunk: usize) -> Option<Record> {
     let mark = mark(chunk).filter(|mark| mark.is_set())?;
     let capacity = next.capacity(chunk);
     // SAFETY: the chunk is marked, so it is alive and has a record.
     let record = unsafe { record::read(chunk, capacity) };
     CHUNKS.forget_large(chunk, chunk.wrapping_add(capacity));
-    mark.clear();
+    if !mark.clear() {
+        mark.wait();
+    }
     record
+}
+
+/// The mark of `chunk`, if it is one of glibc's that was entered and is small: there is nothing else to take out.
+#[inline(always)]
+pub(crate) fn small(chunk: usize) -> Option<Mark> {
+    if !chunk.is_multiple_of(GRAIN) {
+        return None;
+    }
+    let mark = CHUNKS.mark_at_hand(chunk).filter(|mark| mark.is_set())?;
+    small_capacity(chunk)?;
+    Some(mark)
+}
+
+/// How large a chunk of glibc's heap is, if it is small.
+#[inline(always)]
+fn small_capacity(chunk: usize) -> Option<usize> {
+    next::header_capacity(chunk).filter(|capacity| *capacity < LARGE)
 }
 
 /// How much of `chunk` the program may use, for which the allocator says `capacity`.

@@ -44,13 +44,15 @@ pub(crate) fn stop() {
     STOPPED.store(true, Relaxed);
 }
 
+/// Whether anything is counted.
+pub(crate) fn are_running() -> bool {
+    !STOPPED.load(Relaxed)
+}
+
 /// Begins a call of a hook. `None` if nothing is counted, or if the thread is inside a hook already.
 #[inline(always)]
 pub(crate) fn enter() -> Option<Entry> {
-    if STOPPED.load(Relaxed) {
-        return None;
-    }
-    enter_thread()
+    if are_running() { enter_thread() } else { None }
 }
 
 #[inline(never)]

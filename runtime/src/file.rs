@@ -1,15 +1,20 @@
-//! Loaded objects: the executable and its libraries, from the loader's list as it is at the moment of the
-//! question (`linkmap`). Nothing is hooked for that: dlopen and dlclose change the list.
+//! Loaded objects and what is in them, for any address in code or data. Which objects there are is read from the
+//! loader's list at the moment of the question (`linkmap`): dlopen and dlclose need no hook. What lies in the
+//! objects comes from their program headers in memory (`headers`) and from their files (`tables`).
 
+mod dynamic;
 mod headers;
+mod symbols;
+mod tables;
 
 use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 use crate::file::headers::Headers;
+use crate::file::tables::Tables;
 use crate::linkmap::{Entry, LinkMap};
 use crate::memory::Mapped;
 use crate::object::Object;
-use crate::sys;
+use crate::sys::{self, File};
 
 /// One loaded object.
 #[derive(Clone, Copy)]
@@ -46,9 +51,56 @@ impl LoadedObject {
         self.headers.executable()
     }
 
+    /// Whether it is never unloaded.
+    pub(crate) fn stays(&self) -> bool {
+        self.headers.stays()
+    }
+
     /// The table by which .eh_frame is searched, and its size.
     pub(crate) fn unwind_table(&self) -> Option<(Mapped, usize)> {
         self.headers.unwind_table()
+    }
+
+    /// Its path; the executable's, too.
+    fn path(&self) -> Option<Mapped> {
+        self.path.or_else(executable_path)
+    }
+
+    /// What `read` makes of its file, which is open meanwhile; the next one that it could be if that is nothing.
+    fn with_file<T>(&self, read: impl Fn(&File) -> Option<T>) -> Option<T> {
+        let attempt = |file: File| {
+            let result = read(&file);
+            file.close();
+            result
+        };
+        match self.path {
+            Some(path) => File::open_string(path).and_then(attempt),
+            // Right even if the program's file was moved or removed; wrong if the loader was executed.
+            None => File::open(c"/proc/self/exe").and_then(attempt).or_else(|| {
+                let path = LinkMap::find()?.executed()?;
+                File::open_string(path).and_then(attempt)
+            }),
+        }
+    }
+
+    /// The symbol that contains `address`.
+    fn symbol(&self, address: usize) -> Option<Symbol> {
+        let in_file = address.wrapping_sub(self.object.base);
+        let (symbol, name) = Tables::of(self)?.symbol(in_file)?;
+        Some(Symbol {
+            name,
+            base: symbol.value.wrapping_add(self.object.base),
+            size: symbol.size,
+        })
+    }
+
+    /// What is at `address`.
+    fn place(&self, address: usize) -> Place {
+        Place {
+            file: self.path(),
+            load_base: self.object.base,
+            symbol: self.symbol(address),
+        }
     }
 
     /// Whether one of its segments contains `address`.
@@ -62,6 +114,61 @@ impl LoadedObject {
         let segment = segments.find(|segment| segment.contains(address))?;
         Some(segment.index)
     }
+}
+
+/// A function or variable.
+#[derive(Clone, Copy)]
+pub(crate) struct Symbol {
+    /// Its name, a string.
+    pub(crate) name: Mapped,
+    /// Where it begins.
+    pub(crate) base: usize,
+    /// Its size; 0 if the file does not say.
+    pub(crate) size: usize,
+}
+
+/// What an address in code or data belongs to.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    /// Path of the object, a string.
+    pub(crate) file: Option<Mapped>,
+    /// What is added to the addresses in the file.
+    pub(crate) load_base: usize,
+    pub(crate) symbol: Option<Symbol>,
+}
+
+/// The same, and where in the object that is.
+#[derive(Clone, Copy)]
+pub(crate) struct FileInfo {
+    pub(crate) place: Place,
+    /// Where the build-id is and its size.
+    pub(crate) build_id: Option<(Mapped, usize)>,
+    /// The index of the segment's program header.
+    pub(crate) segment: usize,
+    /// Name of the section, a string.
+    pub(crate) section: Option<Mapped>,
+}
+
+/// What is known about `address` if an object's segment contains it.
+pub(crate) fn of(address: usize) -> Option<FileInfo> {
+    let object = object_of(address)?;
+    let in_file = address.wrapping_sub(object.object.base);
+    Some(FileInfo {
+        place: object.place(address),
+        build_id: object.build_id(),
+        segment: object.segment(address)?,
+        section: Tables::of(&object).and_then(|tables| tables.section(in_file)),
+    })
+}
+
+/// The object and symbol that contain `address`.
+pub(crate) fn place(address: usize) -> Option<Place> {
+    Some(object_of(address)?.place(address))
+}
+
+/// The symbol that contains `address`.
+pub(crate) fn symbol(address: usize) -> Option<Symbol> {
+    object_of(address)?.symbol(address)
 }
 
 /// All loaded objects in load order, the executable first, then those of dlmopen. One that is being unloaded

@@ -17,10 +17,11 @@ use core::ptr;
 use crate::chunks;
 use crate::counters;
 use crate::hook::Hook;
+use crate::index::Mark;
 use crate::memory::Mapped;
 use crate::next::{self, Next};
-use crate::record::{Record, padded};
-use crate::site::Site;
+use crate::record::{RECORD, Record, padded};
+use crate::site::{self, Site};
 
 type Chunk = *mut c_void;
 
@@ -44,11 +45,39 @@ impl Call {
         unsafe { Mapped::new(self.stack.wrapping_sub(size_of::<usize>())) }.word()
     }
 
-    fn site(self) -> Site {
-        // SAFETY: the stubs have read the registers at the call.
+    /// The site of a chunk at `address`.
+    #[inline(always)]
+    fn site(self, address: usize) -> Site {
+        if address & SAMPLED == 0 {
+            // SAFETY: the stubs have read the registers at the call.
+            unsafe { site::sample(self.caller(), self.stack, self.rbp) };
+        }
+        // SAFETY: as above.
         unsafe { Site::of(self.caller(), self.stack, self.rbp) }
     }
+
+    /// Enters a chunk of glibc's, if that needs no more than a few instructions.
+    #[inline(always)]
+    fn enter_small(self, address: usize, size: usize) -> bool {
+        address & SAMPLED != 0
+            && Site::at_hand(self.caller())
+                .is_some_and(|site| chunks::enter_small(address, size, site))
+    }
+
+    /// Enters any chunk, and gives it back.
+    #[cold]
+    #[inline(never)]
+    fn enter(self, chunk: Chunk, size: usize) -> Chunk {
+        let address = chunk.expose_provenance();
+        if let Some(next) = next::of(Hook::Malloc) {
+            chunks::enter(next, address, size, self.site(address));
+        }
+        chunk
+    }
 }
+
+/// Chunks whose addresses have none of these bits are samples: one in 64.
+const SAMPLED: usize = 63 << 4;
 
 /// Exports `$name` as a stub in front of `$body`, which takes the same arguments and a [`Call`]; `$rbp` and
 /// `$stack` are the registers of the two arguments that follow (psABI, "Parameter Passing").
@@ -286,21 +315,43 @@ fn allocate<F: Copy>(
     call: Call,
     ask: impl FnOnce(F, usize) -> Chunk,
 ) -> Chunk {
-    let Some(next) = next::of(hook) else {
-        return ptr::null_mut();
+    let Some(next) = next::direct(hook) else {
+        return allocate_and_count(hook, size, call, ask);
     };
-    let Some(entry) = counters::enter() else {
-        return make(next, size, call, ask).0;
-    };
-    let (chunk, born) = make(next, size, call, ask);
-    entry.called(hook, if chunk.is_null() { 0 } else { size });
-    if let Some(site) = born {
-        entry.born(site, size);
+    // SAFETY: each hook names the function's type next to its own.
+    let function = unsafe { next.function() };
+    let chunk = ask(function, size.saturating_add(RECORD));
+    let address = chunk.expose_provenance();
+    if address != 0 && !call.enter_small(address, size) {
+        return call.enter(chunk, size);
     }
     chunk
 }
 
-/// Has the chunk made, and entered. Gives its site, if it will be known when the chunk is given back.
+/// The same where something is counted, or the allocator is not known so well.
+#[inline(never)]
+fn allocate_and_count<F: Copy>(
+    hook: Hook,
+    size: usize,
+    call: Call,
+    ask: impl FnOnce(F, usize) -> Chunk,
+) -> Chunk {
+    let Some(next) = next::of(hook) else {
+        return ptr::null_mut();
+    };
+    let entry = counters::enter();
+    let (chunk, born) = make(next, size, call, ask);
+    if let Some(entry) = entry {
+        entry.called(hook, if chunk.is_null() { 0 } else { size });
+        if let Some(site) = born {
+            entry.born(site, size);
+        }
+    }
+    chunk
+}
+
+/// Has a chunk made, and entered if its allocator says how large it is. Gives its site, if what was made will be
+/// known when it is given back.
 #[inline(always)]
 fn make<F: Copy>(
     next: Next,
@@ -315,11 +366,12 @@ fn make<F: Copy>(
         return (chunk, (!chunk.is_null()).then_some(Site::UNKNOWN));
     }
     let chunk = ask(function, padded(size));
-    if chunk.is_null() {
+    let address = chunk.expose_provenance();
+    if address == 0 {
         return (chunk, None);
     }
-    let site = call.site();
-    let entered = chunks::enter(next, chunk.expose_provenance(), size, site);
+    let site = call.site(address);
+    let entered = chunks::enter(next, address, size, site);
     (chunk, entered.then_some(site))
 }
 
@@ -327,20 +379,43 @@ fn make<F: Copy>(
 /// is free, another thread may get the chunk and enter it.
 #[inline(always)]
 fn release<F: Copy>(hook: Hook, chunk: Chunk, pass_on: impl FnOnce(F)) {
+    if let Some(next) = next::direct(hook)
+        && let Some(mark) = chunks::small(chunk.expose_provenance())
+    {
+        // SAFETY: each hook names the function's type next to its own.
+        let function = unsafe { next.function() };
+        if mark.clear() {
+            return pass_on(function);
+        }
+        return pass_on_later(mark, function, pass_on);
+    }
+    release_and_count(hook, chunk, pass_on);
+}
+
+/// The same where somebody may be reading.
+#[cold]
+#[inline(never)]
+fn pass_on_later<F: Copy>(mark: Mark, function: F, pass_on: impl FnOnce(F)) {
+    mark.wait();
+    pass_on(function);
+}
+
+/// The same where something is counted, or the allocator or the chunk is not known so well.
+#[inline(never)]
+fn release_and_count<F: Copy>(hook: Hook, chunk: Chunk, pass_on: impl FnOnce(F)) {
     let Some(next) = next::of(hook) else {
         return;
     };
-    // SAFETY: each hook names the function's type next to its own.
-    let function = unsafe { next.function() };
-    let Some(entry) = counters::enter() else {
-        chunks::leave(next, chunk.expose_provenance());
-        return pass_on(function);
-    };
-    entry.called(hook, 0);
-    if let Some(record) = take_out(next, chunk) {
-        entry.died(record.site, record.size);
+    let entry = counters::enter();
+    let record = take_out(next, chunk);
+    if let Some(entry) = &entry {
+        entry.called(hook, 0);
+        if let Some(record) = record {
+            entry.died(record.site, record.size);
+        }
     }
-    pass_on(function);
+    // SAFETY: each hook names the function's type next to its own.
+    pass_on(unsafe { next.function() });
 }
 
 /// Takes a chunk out that is about to be given back. What was counted when it came to life.

@@ -23,7 +23,7 @@ use crate::threads;
 
 /// Chunks from this size on are found by their page: the part of 64 words of marks, 1 KiB of heap each,
 /// that lies below any address in the first of them.
-const LARGE: usize = 63 << 10;
+pub(crate) const LARGE: usize = 63 << 10;
 /// How many words of marks a search looks at.
 const SEARCHED: usize = 64;
 /// How many regions there can be: a terabyte of heap, if it lies close together. A power of two.
@@ -66,6 +66,14 @@ impl Index {
     #[inline(always)]
     pub(crate) fn mark(&self, address: usize) -> Option<Mark> {
         self.region(address)?.mark(address)
+    }
+
+    /// The same, if that takes no search.
+    #[inline(always)]
+    pub(crate) fn mark_at_hand(&self, address: usize) -> Option<Mark> {
+        loaded(self.home(address)?)
+            .filter(|region| region.contains(address))?
+            .mark(address)
     }
 
     /// The same; makes the region if there is none yet. `None` if there is no memory for it, or no place.
@@ -164,12 +172,16 @@ impl Index {
 
     #[inline(always)]
     fn region(&self, address: usize) -> Option<&'static Region> {
-        let home = self.regions.get(region::number(address) & (REGIONS - 1))?;
-        match loaded(home) {
+        match loaded(self.home(address)?) {
             Some(region) if region.contains(address) => Some(region),
             Some(_) => self.region_elsewhere(address),
             None => None,
         }
+    }
+
+    #[inline(always)]
+    fn home(&self, address: usize) -> Option<&AtomicPtr<Region>> {
+        self.regions.get(region::number(address) & (REGIONS - 1))
     }
 
     #[cold]
@@ -205,10 +217,14 @@ impl Mark {
         self.word.load(Ordering::SeqCst) & self.bit != 0
     }
 
-    /// Clears it, and waits until no reader relies on it any more.
+    /// Clears it. False if somebody may rely on it: then there is a need to [`wait`](Self::wait).
     #[inline(always)]
-    pub(crate) fn clear(self) {
-        threads::clear(self.word, self.bit);
+    pub(crate) fn clear(self) -> bool {
+        threads::clear(self.word, self.bit) || !readers::are_there()
+    }
+
+    /// Waits until no reader relies on it, which is cleared.
+    pub(crate) fn wait(self) {
         readers::wait_for(self.word);
     }
 

@@ -40,6 +40,7 @@ fn enter(state: State) {
         }
         if !report::is_asked_for() {
             counters::stop();
+            next::settle();
         }
     }
     state.reach();

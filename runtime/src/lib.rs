@@ -32,6 +32,8 @@
 )]
 
 mod allocator;
+#[allow(dead_code, reason = "the queries will ask")]
+mod arena;
 mod auxv;
 #[cfg(not(test))]
 mod builtins;

@@ -20,6 +20,7 @@ use crate::auxv::{Auxv, InitialStack};
 use crate::memory::{Access, Mapped};
 use crate::object::{MANY, Object};
 use crate::symbol::Symbols;
+use crate::sys;
 
 const DT_DEBUG: usize = 21;
 
@@ -130,10 +131,15 @@ impl LinkMap {
     }
 
     /// Notes how much of the list stays: all of it if this is the start of the program, else (the
-    /// runtime may have come in by dlopen) nothing is sure to.
+    /// runtime may have come in by dlopen) nothing is sure to. `Access::Direct` begins to mean that
+    /// the object's ELF header can be read, too.
     pub(crate) fn note(self, is_start: bool) {
-        let count = if is_start { self.objects().count() } else { 0 };
-        AT_START.store(count, Relaxed);
+        let has_header = |entry: &Entry| {
+            let base = entry.object.base;
+            entry.headers.is_some() || sys::is_readable(base)
+        };
+        let stays = self.entries().take_while(has_header).count();
+        AT_START.store(if is_start { stays } else { 0 }, Relaxed);
     }
 
     /// The objects in load order, the executable first.

@@ -3,7 +3,8 @@
 
 use core::arch::asm;
 
-use crate::sys::{self, Copied};
+use crate::arena::{self, Plain};
+use crate::sys::{self, Copied, File};
 
 /// One load, as an instruction: this is memory that Rust knows nothing about, not aligned by its rules,
 /// on the initial stack even its own frames.
@@ -67,15 +68,6 @@ impl Mapped {
         load!("mov {}, qword ptr [{}]", self.0, usize)
     }
 
-    /// The words that begin here.
-    pub(crate) fn words<const WORDS: usize>(self) -> [usize; WORDS] {
-        let mut words = [0; WORDS];
-        for (word, index) in words.iter_mut().zip(0..) {
-            *word = self.nth(index, size_of::<usize>()).word();
-        }
-        words
-    }
-
     /// Whether the NUL-terminated string here is `text`.
     pub(crate) fn is(self, text: &[u8]) -> bool {
         self.starts_with(text) && self.add(text.len()).byte() == 0
@@ -89,41 +81,56 @@ impl Mapped {
     }
 }
 
-/// How memory is read that the loader made for an object.
+/// How an object is read: where the loader put it, or in its file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Access {
     /// As it is. The object is never unloaded.
     Direct,
     /// By the kernel, which says if there is nothing: another thread may unload the object at this moment.
     Guarded,
+    /// Addresses are offsets in the open file with that descriptor.
+    File(usize),
 }
 
 impl Access {
-    /// The words at `address`. `None` if they are not mapped; with `Direct` they always are.
+    /// The words at `address`. `None` if they are not there; with `Direct` they always are.
     pub(crate) fn words<const WORDS: usize>(self, address: usize) -> Option<[usize; WORDS]> {
         let mut words = [0; WORDS];
         self.fill(address, &mut words).then_some(words)
     }
 
+    /// The four bytes at `address`, a multiple of four.
+    pub(crate) fn u32(self, address: usize) -> Option<u32> {
+        // A word that is aligned lies in one page.
+        let [word] = self.words(address & !7)?;
+        let half = if address & 4 == 0 { word } else { word >> 32 };
+        u32::try_from(half & 0xffff_ffff).ok()
+    }
+
     /// Copies what is at `address` into `buffer`, and says whether it could.
-    pub(crate) fn fill(self, address: usize, buffer: &mut [usize]) -> bool {
-        let size = size_of_val(buffer);
-        if self == Self::Guarded {
-            match sys::copy_own_memory(address, buffer) {
+    pub(crate) fn fill<T: Plain>(self, address: usize, buffer: &mut [T]) -> bool {
+        match self {
+            Self::Direct => {}
+            Self::File(number) => return File::from_number(number).read_at(address, buffer),
+            Self::Guarded => match sys::copy_own_memory(address, buffer) {
                 Copied::All => return true,
                 Copied::Faulted => return false,
-                Copied::Refused => {}
-            }
-            // Between the question and the reads another thread could unmap it. Only a sandbox that forbids
-            // the system call leaves that gap.
-            if !is_mapped(address, size) {
-                return false;
-            }
+                // Between the question and the reads another thread could unmap it. Only a sandbox that
+                // forbids the system call leaves that gap.
+                Copied::Refused if is_mapped(address, size_of_val(buffer)) => {}
+                Copied::Refused => return false,
+            },
         }
-        for (word, index) in buffer.iter_mut().zip(0..) {
-            // SAFETY: the loader made this, and it was just found mapped or always is.
-            let here = unsafe { Mapped::new(address) };
-            *word = here.nth(index, size_of::<usize>()).word();
+        // SAFETY: the loader made this, and it was just found mapped or always is.
+        let mut here = unsafe { Mapped::new(address) };
+        let (words, bytes) = arena::bytes_of(buffer).as_chunks_mut();
+        for word in words {
+            *word = here.word().to_ne_bytes();
+            here = here.add(size_of::<usize>());
+        }
+        for byte in bytes {
+            *byte = here.byte();
+            here = here.add(1);
         }
         true
     }

@@ -6,6 +6,7 @@ use core::mem;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use crate::counters;
 use crate::hook::{HOOKS, Hook};
 use crate::linkmap::LinkMap;
 use crate::memory::Mapped;
@@ -21,6 +22,8 @@ const ABSENT: usize = 1;
 struct Found {
     function: AtomicUsize,
     usable_size: AtomicUsize,
+    /// The function once more, as long as it is glibc's, headers can be relied on, and nothing is counted.
+    direct: AtomicUsize,
 }
 
 /// Threads that get here at the same time find the same.
@@ -28,6 +31,7 @@ static FOUND: [Found; HOOKS] = [const {
     Found {
         function: AtomicUsize::new(0),
         usable_size: AtomicUsize::new(0),
+        direct: AtomicUsize::new(0),
     }
 }; HOOKS];
 
@@ -59,12 +63,10 @@ impl Next {
     /// How large `chunk`, a live one, is according to its allocator; 0 if that cannot say.
     #[inline(always)]
     pub(crate) fn capacity(self, chunk: usize) -> usize {
-        if HEADERS.load(Ordering::Relaxed) {
-            // SAFETY: the chunk is one of glibc's.
-            let header = unsafe { header(chunk) };
-            if header & MAPPED == 0 {
-                return (header & !FLAGS).wrapping_sub(size_of::<usize>());
-            }
+        if HEADERS.load(Ordering::Relaxed)
+            && let Some(capacity) = header_capacity(chunk)
+        {
+            return capacity;
         }
         self.asked_capacity(chunk)
     }
@@ -93,7 +95,7 @@ static GLIBC: AtomicBool = AtomicBool::new(false);
 /// much as all the rest.
 static HEADERS: AtomicBool = AtomicBool::new(false);
 const FLAGS: usize = 7;
-/// The chunk has a mapping of its own, and another header.
+/// The chunk has a mapping of its own.
 const MAPPED: usize = 2;
 /// Where old glibc's `__malloc_hook` is, by which debugging aids such as mcheck(3) put other pointers in
 /// place of the allocator's; 0 if there is none.
@@ -108,6 +110,14 @@ unsafe fn header(chunk: usize) -> usize {
     unsafe { ptr::with_exposed_provenance::<usize>(header).read() }
 }
 
+/// How large `chunk` is, a live one of glibc's. `None` if it has a mapping of its own, and another header.
+#[inline(always)]
+pub(crate) fn header_capacity(chunk: usize) -> Option<usize> {
+    // SAFETY: it has a header.
+    let header = unsafe { header(chunk) };
+    (header & MAPPED == 0).then_some((header & !FLAGS).wrapping_sub(size_of::<usize>()))
+}
+
 /// Sees whether the header of `chunk` says what the allocator says, which is `capacity`. If not, there is
 /// something in between, such as valgrind with an allocator of its own, and headers are never looked at again.
 #[cold]
@@ -119,6 +129,7 @@ fn compare_header(chunk: usize, capacity: usize) {
         let same = (header & !FLAGS).wrapping_sub(size_of::<usize>()) == capacity;
         GLIBC.store(same, Ordering::Relaxed);
         HEADERS.store(same, Ordering::Relaxed);
+        settle();
     }
 }
 
@@ -150,6 +161,27 @@ pub(crate) fn of(hook: Hook) -> Option<Next> {
         function,
         usable_size,
     })
+}
+
+/// The same on the shortest way: if it is glibc's, its headers can be relied on, and nothing is counted.
+#[inline(always)]
+pub(crate) fn direct(hook: Hook) -> Option<Next> {
+    let function = FOUND.get(hook as usize)?.direct.load(Ordering::Acquire);
+    (function != 0).then_some(Next {
+        function,
+        usable_size: 0,
+    })
+}
+
+/// Finds out which hooks can go the shortest way. To be called when something of that has changed.
+pub(crate) fn settle() {
+    let can = HEADERS.load(Ordering::Relaxed) && !counters::are_running();
+    for found in &FOUND {
+        let its = can && found.usable_size.load(Ordering::Relaxed) != 0;
+        let function = found.function.load(Ordering::Relaxed);
+        let direct = if its { function } else { 0 };
+        found.direct.store(direct, Ordering::Release);
+    }
 }
 
 /// Whether the program's allocator says how large its chunks are.

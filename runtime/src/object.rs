@@ -55,6 +55,18 @@ impl Object {
             .take_while(|(tag, _)| *tag != DT_NULL)
     }
 
+    /// The address of a table that an entry of the dynamic table has the value `value` for.
+    pub(crate) fn table(self, value: usize) -> usize {
+        // glibc adds the base to most of these values in place unless the dynamic table is read-only
+        // (elf/get-dynamic-info.h), musl to none. A value without the base is smaller than the base:
+        // it is an offset into one object.
+        if value < self.base {
+            value.wrapping_add(self.base)
+        } else {
+            value
+        }
+    }
+
     /// Whether it is this library itself.
     pub(crate) fn is_runtime(&self) -> bool {
         self.dynamic.address() == sys::own_dynamic()

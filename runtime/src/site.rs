@@ -29,6 +29,7 @@ mod frame;
 mod glob;
 mod names;
 mod numbers;
+mod objects;
 mod stack;
 mod step;
 mod symbols;
@@ -37,7 +38,6 @@ mod table;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::auxv::InitialStack;
-use crate::file;
 use crate::site::frame::Function;
 use crate::site::step::{Frame, Step};
 use crate::site::table::{Key, Table};
@@ -101,7 +101,14 @@ impl Site {
         if value < u64::from(FACADE) {
             return Self(value as u32);
         }
-        behind(Frame { caller, stack, rbp })
+        behind(value, Frame { caller, stack, rbp })
+    }
+
+    /// The same, if `caller` is in no facade and was seen before.
+    #[inline(always)]
+    pub(crate) fn at_hand(caller: usize) -> Option<Self> {
+        let value = CALLERS.at_hand(Key::of_address(caller));
+        (value < u64::from(FACADE)).then_some(Self(value as u32))
     }
 
     /// The site with that number, as a record holds it. Any number may be asked for.
@@ -135,8 +142,6 @@ pub(crate) fn all() -> impl Iterator<Item = Site> {
 /// # Safety
 /// As there.
 #[allow(dead_code, reason = "the hooks will call it")]
-#[cold]
-#[inline(never)]
 pub(crate) unsafe fn sample(caller: usize, stack: usize, rbp: usize) {
     found::sample(Frame { caller, stack, rbp });
 }
@@ -149,32 +154,31 @@ fn skip(caller: usize) {
     }
 }
 
-/// The site of a call that no site is at hand for.
+/// The site of a call that no site is at hand for, but `value`.
 #[inline(never)]
-fn behind(mut frame: Frame) -> Site {
-    let depth = DEPTH.load(Relaxed);
-    if depth > 1 {
-        return Site(stack::number(frame, depth).unwrap_or_default());
-    }
+fn behind(mut value: u64, mut frame: Frame) -> Site {
     for _ in 0..FACADES {
-        let key = Key::of_address(frame.caller);
-        let mut value = CALLERS.at_hand(key);
         if value >= u64::from(2 * FACADE) {
-            value = match CALLERS.find(key).or_else(|| enter(frame.caller)) {
-                Some(value) => u64::from(value),
+            let depth = DEPTH.load(Relaxed);
+            if depth > 1 {
+                return Site(stack::number(frame, depth).unwrap_or_default());
+            }
+            let known = CALLERS.find(Key::of_address(frame.caller));
+            match known.or_else(|| enter(frame.caller)) {
+                Some(known) => value = u64::from(known),
                 None => return Site::UNKNOWN,
-            };
+            }
         }
-        let value = value as u32;
-        if value < FACADE {
-            return Site(value);
-        }
+        let step = match value as u32 {
+            number if number < FACADE => return Site(number),
+            facade => Step::from_bits(facade - FACADE),
+        };
         // SAFETY: the frame is that of the hook's call, or was stepped to.
-        let next = unsafe { Step::from_bits(value - FACADE).take(frame) };
-        match next.filter(|next| next.caller != 0) {
+        match unsafe { step.take(frame) }.filter(|next| next.caller != 0) {
             Some(next) => frame = next,
             None => break,
         }
+        value = CALLERS.at_hand(Key::of_address(frame.caller));
     }
     // A facade all the same: its entry is about others.
     let key = Key::of_address(frame.caller).second();
@@ -187,15 +191,11 @@ fn behind(mut frame: Frame) -> Site {
 #[inline(never)]
 fn enter(caller: usize) -> Option<u32> {
     let key = Key::of_address(caller);
-    if let Some(Kind {
-        facade: true,
-        step: Some(step),
-        ..
-    }) = kind(caller)
-    {
-        return CALLERS.add(key, FACADE | step.bits());
+    let kind = names::are_sought().then(|| kind(caller)).flatten();
+    match kind.filter(|kind| kind.facade).and_then(|kind| kind.step) {
+        Some(step) => CALLERS.add(key, FACADE | step.bits()),
+        None => add_site(key, caller),
     }
-    add_site(key, caller)
 }
 
 fn add_site(key: Key, caller: usize) -> Option<u32> {
@@ -219,12 +219,14 @@ struct Kind {
 fn kind(caller: usize) -> Option<Kind> {
     // It may be behind the end of a function that ends with the call.
     let call = caller.wrapping_sub(1);
-    let object = file::object_of(call)?;
-    let (table, size) = object.unwind_table()?;
-    let function = Function::find(table, size, call)?;
+    let object = objects::find(call)?;
+    let function = Function::find(object.unwind_table, object.unwind_table_size, call)?;
     Some(Kind {
         function: (function.begin, function.size),
-        facade: names::is_facade(&object, function.begin),
+        facade: object.all_facades || names::is_facade(function.begin),
         step: function.row(call).and_then(Step::of),
     })
 }
+
+#[cfg(test)]
+mod tests;

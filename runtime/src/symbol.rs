@@ -64,16 +64,8 @@ impl Symbols {
     pub(crate) fn of(object: Object) -> Option<Self> {
         let table = |wanted: usize| {
             let (_, value) = object.entries().find(|(tag, _)| *tag == wanted)?;
-            // glibc adds the base to most of these values in place unless the dynamic table is
-            // read-only (elf/get-dynamic-info.h), musl to none. A value without the base is smaller
-            // than the base: it is an offset into one object.
-            let address = if value < object.base {
-                value.wrapping_add(object.base)
-            } else {
-                value
-            };
             // SAFETY: the dynamic table says where this table is.
-            Some(unsafe { Mapped::new(address) })
+            Some(unsafe { Mapped::new(object.table(value)) })
         };
         Some(Self {
             object,

@@ -6,6 +6,7 @@ use core::ffi::CStr;
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
 
+use crate::arena::Plain;
 use crate::memory::Mapped;
 
 const SYS_READ: usize = 0;
@@ -14,6 +15,7 @@ const SYS_CLOSE: usize = 3;
 const SYS_FSTAT: usize = 5;
 const SYS_MMAP: usize = 9;
 const SYS_MUNMAP: usize = 11;
+const SYS_PREAD64: usize = 17;
 const SYS_NANOSLEEP: usize = 35;
 const SYS_GETPID: usize = 39;
 const SYS_FCNTL: usize = 72;
@@ -121,12 +123,12 @@ pub(crate) enum Copied {
 
 /// Reads memory of the process's own at `address` into `buffer`. Never faults: the kernel does it, and says if
 /// there is nothing. So it may be asked about memory that another thread is just unmapping.
-pub(crate) fn copy_own_memory(address: usize, buffer: &mut [usize]) -> Copied {
+pub(crate) fn copy_own_memory<T: Plain>(address: usize, buffer: &mut [T]) -> Copied {
     let size = size_of_val(buffer);
     let to = [buffer.as_mut_ptr().expose_provenance(), size];
     let from = [address, size];
     let [to, from] = [&to, &from].map(|vector| vector.as_ptr().expose_provenance());
-    // SAFETY: the kernel writes into `buffer` alone, and every pattern of bits is a number.
+    // SAFETY: the kernel writes into `buffer` alone, whose type has no invalid values.
     let result = unsafe { syscall6(SYS_PROCESS_VM_READV, [process_id(), to, 1, from, 1, 0]) };
     match usize::try_from(result) {
         Ok(read) if read == size => Copied::All,
@@ -231,9 +233,18 @@ impl File {
     }
 
     /// Opens the file at `path` for reading.
-    fn open(path: &CStr) -> Option<Self> {
+    pub(crate) fn open(path: &CStr) -> Option<Self> {
         // SAFETY: a C string has an end.
         unsafe { Self::open_at(path.as_ptr().expose_provenance(), 0) }
+    }
+
+    /// The same with a string that the loader or the kernel keeps. Waits for nobody if that is a FIFO, and gets
+    /// no terminal.
+    pub(crate) fn open_string(path: Mapped) -> Option<Self> {
+        const O_NOCTTY: usize = 0o400;
+        const O_NONBLOCK: usize = 0o4000;
+        // SAFETY: such a string has an end, and the kernel reads it with its own guard against faults.
+        unsafe { Self::open_at(path.address(), O_NOCTTY | O_NONBLOCK) }
     }
 
     /// # Safety
@@ -256,17 +267,11 @@ impl File {
         usize::try_from(result).ok().map(Self)
     }
 
-    /// Opens the file at the path for reading, which a NUL ends.
-    pub(crate) fn open_at_path(path: Mapped) -> Option<Self> {
-        // SAFETY: whoever made the `Mapped` answers for the string.
-        unsafe { Self::open_at(path.address(), 0) }
-    }
-
     /// The file's contents in memory and their size, for reading. It is to be given back by [`unmap`].
     pub(crate) fn map(&self) -> Option<(Mapped, usize)> {
         const PROT_READ: usize = 1;
         const MAP_PRIVATE: usize = 2;
-        let [.., size] = self.status()?.first_chunk::<7>().copied()?;
+        let size = self.regular_size()?;
         let arguments = [0, size, PROT_READ, MAP_PRIVATE, self.0, 0];
         // SAFETY: the kernel chooses a place where nothing is.
         let result = unsafe { syscall6(SYS_MMAP, arguments) };
@@ -277,18 +282,62 @@ impl File {
 
     /// Device and inode of the open file.
     pub(crate) fn identity(&self) -> Option<(usize, usize)> {
-        let [device, inode, ..] = self.status()?;
+        // `struct stat` begins with st_dev and st_ino.
+        let [device, inode, ..] = self.stat()?;
         Some((device, inode))
     }
 
-    /// `struct stat`: begins with st_dev and st_ino, and st_size is the seventh word.
-    fn status(&self) -> Option<[usize; 18]> {
+    /// Its size, if it is a regular file.
+    pub(crate) fn regular_size(&self) -> Option<usize> {
+        const S_IFMT: usize = 0o170_000;
+        const S_IFREG: usize = 0o100_000;
+        // Then come st_nlink, st_mode and st_uid in one word, one with st_gid, st_rdev and st_size.
+        let [_, _, _, mode, _, _, size, ..] = self.stat()?;
+        (mode & S_IFMT == S_IFREG).then_some(size)
+    }
+
+    /// `struct stat`, which has 144 bytes.
+    fn stat(&self) -> Option<[usize; 18]> {
         let mut stat = MaybeUninit::<[usize; 18]>::uninit();
         let at = stat.as_mut_ptr().expose_provenance();
         // SAFETY: the kernel fills the structure in.
         let result = unsafe { syscall(SYS_FSTAT, [self.0, at, 0, 0, 0]) };
-        // SAFETY: it has, if it says so.
-        (result == 0).then(|| unsafe { stat.assume_init() })
+        if result != 0 {
+            return None;
+        }
+        // SAFETY: it has, since it says so.
+        Some(unsafe { stat.assume_init() })
+    }
+
+    /// Reads from `offset` on into `buffer`, and says whether that filled it.
+    pub(crate) fn read_at<T: Plain>(&self, offset: usize, buffer: &mut [T]) -> bool {
+        let size = size_of_val(buffer);
+        let at = buffer.as_mut_ptr().expose_provenance();
+        let mut done = 0_usize;
+        while done < size {
+            let (to, left) = (at.wrapping_add(done), size.wrapping_sub(done));
+            let from = offset.wrapping_add(done);
+            // SAFETY: the kernel writes into the rest of `buffer`, whose type has no invalid values.
+            let result = unsafe { syscall(SYS_PREAD64, [self.0, to, left, from, 0]) };
+            match usize::try_from(result) {
+                Ok(read) if read > 0 => done = done.wrapping_add(read),
+                Err(_) if result == -EINTR => {}
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    /// Reads what comes next into `buffer`; how many bytes that were, 0 at the end and after an error.
+    pub(crate) fn read(&self, buffer: &mut [u8]) -> usize {
+        let at = buffer.as_mut_ptr().expose_provenance();
+        loop {
+            // SAFETY: the kernel writes into `buffer`.
+            let result = unsafe { syscall(SYS_READ, [self.0, at, buffer.len(), 0, 0]) };
+            if result != -EINTR {
+                return usize::try_from(result).unwrap_or(0);
+            }
+        }
     }
 
     /// Writes all of `text`, or as much as the file takes.

@@ -8,28 +8,25 @@
 
 use core::arch::asm;
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering};
 
 /// Stands for a libc that does not say.
 static UNKNOWN: AtomicU8 = AtomicU8::new(0);
-/// Where libc says that there is one thread; null until the next functions are looked up.
-static SINGLE: AtomicPtr<AtomicU8> = AtomicPtr::new(ptr::null_mut());
+/// Where libc says that there is one thread.
+static SINGLE: AtomicPtr<AtomicU8> = AtomicPtr::new((&raw const UNKNOWN).cast_mut());
 
 /// Takes note of the address of `__libc_single_threaded`, if there is one.
 pub(crate) fn note_variable(address: Option<usize>) {
-    let unknown = (&raw const UNKNOWN).cast_mut();
-    SINGLE.store(
-        address.map_or(unknown, ptr::with_exposed_provenance_mut),
-        Ordering::Release,
-    );
+    if let Some(address) = address {
+        SINGLE.store(ptr::with_exposed_provenance_mut(address), Ordering::Relaxed);
+    }
 }
 
 /// Whether no other thread can run now.
 #[inline(always)]
 pub(crate) fn is_single() -> bool {
-    // SAFETY: null, a variable of libc's, or one of our own.
-    unsafe { SINGLE.load(Ordering::Relaxed).as_ref() }
-        .is_some_and(|single| single.load(Ordering::Relaxed) != 0)
+    // SAFETY: a variable of libc's, or one of our own; hooks look their next functions up first, and that relocates.
+    unsafe { &*SINGLE.load(Ordering::Relaxed) }.load(Ordering::Relaxed) != 0
 }
 
 /// One instruction that changes a word, without a lock.
@@ -57,25 +54,14 @@ pub(crate) fn set(word: &AtomicU64, bits: u64) {
     }
 }
 
-/// Clears `bits`; whatever another thread does afterwards it does after that.
+/// Clears `bits`; whatever another thread does afterwards it does after that. Whether there is no other thread.
 #[inline(always)]
-pub(crate) fn clear(word: &AtomicU64, bits: u64) {
-    if is_single() {
+pub(crate) fn clear(word: &AtomicU64, bits: u64) -> bool {
+    let is_single = is_single();
+    if is_single {
         change!("and", word, !bits);
     } else {
         word.fetch_and(!bits, Ordering::SeqCst);
     }
-}
-
-/// Adds `amount`, or takes away what it is the negative of; gives the sum.
-#[inline(always)]
-pub(crate) fn add(number: &AtomicUsize, amount: usize) -> usize {
-    if is_single() {
-        change!("add", number, amount);
-        number.load(Ordering::Relaxed)
-    } else {
-        number
-            .fetch_add(amount, Ordering::Relaxed)
-            .wrapping_add(amount)
-    }
+    is_single
 }

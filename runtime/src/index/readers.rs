@@ -90,16 +90,15 @@ impl Drop for Reader {
     }
 }
 
-/// Waits until no other thread holds `word`, in which a mark was just cleared.
+/// Whether anybody may be reading.
 #[inline(always)]
-pub(crate) fn wait_for(word: &'static AtomicU64) {
-    if USED.load(SeqCst) {
-        wait(ptr::from_ref(word).expose_provenance());
-    }
+pub(crate) fn are_there() -> bool {
+    USED.load(SeqCst)
 }
 
-#[inline(never)]
-fn wait(word: usize) {
+/// Waits until no other thread holds `word`, in which a mark was just cleared.
+pub(crate) fn wait_for(word: &'static AtomicU64) {
+    let word = ptr::from_ref(word).expose_provenance();
     for place in &PLACES_HELD {
         if place.word.load(SeqCst) == word {
             wait_at(place, word);

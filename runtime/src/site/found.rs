@@ -17,6 +17,9 @@ use crate::site::step::Frame;
 use crate::site::table::{Key, Table};
 use crate::site::{self, Site, kind, names, stack};
 
+/// After so many samples no more are taken. A program that has a chunk made at the same address again and
+/// again may make a sample of each.
+const ALL: usize = 1 << 13;
 const ENOUGH: usize = 16;
 /// The smallest part of the samples, one in so many.
 const SHARE: usize = 8;
@@ -58,7 +61,7 @@ static CALLS: Table = Table::new();
 
 /// Takes the call with `frame`, the direct caller's, for a sample.
 pub(crate) fn sample(frame: Frame) {
-    if !names::are_sought() {
+    if !names::are_sought() || SAMPLES.load(Relaxed) >= ALL {
         return;
     }
     let total = SAMPLES.fetch_add(1, Relaxed).wrapping_add(1);

@@ -8,7 +8,7 @@
 use core::ptr;
 use core::slice;
 use core::sync::atomic::{
-    AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+    AtomicBool, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
 };
 
 use crate::file::LoadedObject;
@@ -18,10 +18,12 @@ use crate::site::symbols::{self, Symbol};
 use crate::site::table::{Key, Table};
 use crate::sys;
 
-/// Names and patterns. Such with `.so` are libraries: all of their functions are meant.
-const NAMES: &[u8] = b"\
-libc.so.6 ld-linux-x86-64.so.2 libpthread.so.0 libdl.so.2 libc.musl-x86_64.so.1 ld-musl-x86_64.so.1 \
-libstdc++.so.6 libc++.so.1 libc++abi.so.1 \
+/// Libraries all of whose functions are facades.
+const LIBRARIES: &[u8] =
+    b"libc.so.6 ld-linux-x86-64.so.2 libpthread.so.0 libdl.so.2 libc.musl-x86_64.so.1 \
+ld-musl-x86_64.so.1 libstdc++.so.6 libc++.so.1 libc++abi.so.1";
+/// Names and patterns of functions.
+const FUNCTIONS: &[u8] = b"\
 _Znwm _Znam _ZnwmRKSt9nothrow_t _ZnamRKSt9nothrow_t _ZnwmSt11align_val_t _ZnamSt11align_val_t \
 _ZnwmSt11align_val_tRKSt9nothrow_t _ZnamSt11align_val_tRKSt9nothrow_t \
 _ZNSt* _ZNKSt* _ZNSs* _ZSt* _ZN9__gnu_cxx* \
@@ -46,28 +48,16 @@ const LONGEST: usize = 4096;
 static OWN: AtomicUsize = AtomicUsize::new(0);
 static OWN_LENGTH: AtomicUsize = AtomicUsize::new(0);
 
-/// Which of [`BEGINNINGS`] are those of names.
-static BEGINNING: [AtomicU64; BEGINNINGS / 64] = [const { AtomicU64::new(0) }; BEGINNINGS / 64];
-/// How many classes of beginnings there are.
-const BEGINNINGS: usize = 2048;
-/// How many characters a beginning has.
-const BEGINNING_LENGTH: usize = 4;
-/// What is known about the names.
-static READ: AtomicUsize = AtomicUsize::new(0);
-/// Values of [`READ`].
-const DONE: usize = 1;
-const OFF: usize = 2;
+/// Whether there are none.
+static OFF: AtomicBool = AtomicBool::new(false);
 
-/// Facades by their first address; objects that were read, by the second key of their dynamic table's.
+/// Facades by their first address.
 static FACADES: Table = Table::new();
-/// What an object can be.
-const READ_ONCE: u32 = 1;
-const ALL_FACADES: u32 = 2;
 
 /// Takes the user's own names over, separated by commas, colons or spaces; only `none` for no facades.
 pub(crate) fn configure(names: Mapped) {
     if names.is(NO_NAMES) {
-        READ.store(OFF, Relaxed);
+        OFF.store(true, Relaxed);
         return;
     }
     let Some(length) = (0..LONGEST).find(|at| names.add(*at).byte() == 0) else {
@@ -88,8 +78,8 @@ pub(crate) fn configure(names: Mapped) {
     OWN.store(copy, Release);
 }
 
-/// The names and patterns of the list, then the user's own.
-fn names() -> impl Iterator<Item = &'static [u8]> {
+/// The user's own names and patterns. Such with `.so` are libraries.
+fn own() -> impl Iterator<Item = &'static [u8]> {
     let own = OWN.load(Acquire);
     let own: &[u8] = if own == 0 {
         b""
@@ -98,57 +88,53 @@ fn names() -> impl Iterator<Item = &'static [u8]> {
         // SAFETY: `configure` has written them, and nobody writes there any more.
         unsafe { slice::from_raw_parts(at, OWN_LENGTH.load(Relaxed)) }
     };
-    let words = |list: &'static [u8]| list.split(|byte| *byte == b' ');
-    words(NAMES)
-        .chain(words(own))
+    words(own)
+}
+
+fn words(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    list.split(|byte| *byte == b' ')
         .filter(|word| !word.is_empty())
 }
 
 /// Whether there are facades at all.
 pub(crate) fn are_sought() -> bool {
-    READ.load(Relaxed) != OFF
+    !OFF.load(Relaxed)
 }
 
-/// Whether the function of `object` that begins at `function` is a facade.
-pub(crate) fn is_facade(object: &LoadedObject, function: usize) -> bool {
-    if !are_sought() {
-        return false;
-    }
-    let table = object.object.dynamic.address();
-    let known = Key::of_address(table).second();
-    let kind = FACADES.find(known).unwrap_or_else(|| {
-        let kind = read(object);
-        FACADES.add(known, kind).unwrap_or(kind)
-    });
-    kind == ALL_FACADES || FACADES.find(Key::of_address(function)).is_some()
+/// Whether the function that begins at `function` is a facade.
+pub(crate) fn is_facade(function: usize) -> bool {
+    FACADES.find(Key::of_address(function)).is_some()
 }
 
 /// Makes the function that begins at `function` one.
 pub(crate) fn add(function: usize) {
-    FACADES.add(Key::of_address(function), READ_ONCE);
+    FACADES.add(Key::of_address(function), 1);
 }
 
-/// Notes which functions of `object` are facades.
+/// Notes which functions of `object` are facades. Whether all are.
 #[cold]
 #[inline(never)]
-fn read(object: &LoadedObject) -> u32 {
-    if READ.load(Relaxed) == 0 {
-        prepare();
-        READ.store(DONE, Relaxed);
+pub(crate) fn are_all_facades(object: &LoadedObject) -> bool {
+    if !are_sought() {
+        return false;
     }
-    if symbols::soname(object.object).is_some_and(|name| is_name(name, true)) {
-        return ALL_FACADES;
+    let is_library = |name| {
+        words(LIBRARIES)
+            .chain(own())
+            .any(|word| glob::matches(word, name))
+    };
+    if symbols::soname(object.object).is_some_and(is_library) {
+        return true;
     }
     symbols::for_each(object, |symbol| {
-        let name = symbol.name;
-        if may_be_name(name) && is_name(name, false) || glob::is_of_rust_alloc(name) {
+        if is_function(symbol.name) {
             add(symbol.address);
             if let Some(target) = only_jump(symbol) {
                 add(target);
             }
         }
     });
-    READ_ONCE
+    false
 }
 
 /// `vasprintf` and its like end in a jump to the function that does it, which has no name.
@@ -165,49 +151,91 @@ fn only_jump(symbol: Symbol) -> Option<usize> {
     (jump.byte() == 0xe9).then(|| end.wrapping_add_signed(distance))
 }
 
-/// Whether `name` is one: of a library, or of a function.
-fn is_name(name: Mapped, library: bool) -> bool {
-    names().any(|word| is_library(word) == library && glob::matches(word, name))
-}
-
-fn is_library(word: &[u8]) -> bool {
-    word.windows(3).any(|part| part == b".so")
-}
-
-/// Notes how the names of functions begin: few of a program's do so.
-fn prepare() {
-    for word in names().filter(|word| !is_library(word)) {
-        match word.first_chunk::<BEGINNING_LENGTH>() {
-            Some(beginning) if !beginning.iter().any(|byte| b"*?".contains(byte)) => {
-                note_beginning(beginning_of(*beginning));
-            }
-            _ => (0..BEGINNINGS).for_each(note_beginning),
-        }
-    }
-}
-
-fn beginning_of(characters: [u8; BEGINNING_LENGTH]) -> usize {
-    let hash = u32::from_le_bytes(characters).wrapping_mul(0x9e37_79b1);
-    (hash >> (u32::BITS - BEGINNINGS.ilog2())) as usize
-}
-
-fn note_beginning(beginning: usize) {
-    if let Some(word) = BEGINNING.get(beginning / 64) {
-        word.fetch_or(1 << (beginning % 64), Relaxed);
-    }
-}
-
-fn may_be_name(name: Mapped) -> bool {
-    let mut beginning = [0; BEGINNING_LENGTH];
+fn is_function(name: Mapped) -> bool {
+    let mut beginning = [0; BEGINNING];
     for (at, character) in beginning.iter_mut().enumerate() {
         *character = name.add(at).byte();
         if *character == 0 {
-            return false;
+            break;
         }
     }
-    let class = beginning_of(beginning);
-    let noted = BEGINNING
+    let beginning = u32::from_le_bytes(beginning);
+    let class = class(beginning);
+    // Few names of a program begin like one of these.
+    let may_be = CLASSES
         .get(class / 64)
-        .map_or(0, |word| word.load(Relaxed));
-    noted >> (class % 64) & 1 == 1
+        .is_some_and(|classes| classes >> (class % 64) & 1 == 1);
+    let matches = |word: &Word| {
+        word.beginning == beginning
+            && FUNCTIONS
+                .get(word.begin..word.end)
+                .is_some_and(|pattern| glob::matches(pattern, name))
+    };
+    (may_be && WORDS.iter().any(matches))
+        || glob::is_of_rust_alloc(name)
+        || own().any(|pattern| glob::matches(pattern, name))
+}
+
+/// One name or pattern.
+#[derive(Clone, Copy)]
+struct Word {
+    /// Its first characters; they are the name's.
+    beginning: u32,
+    /// Where it is in [`FUNCTIONS`].
+    begin: usize,
+    end: usize,
+}
+
+/// How many characters a beginning has.
+const BEGINNING: usize = 4;
+/// How many classes of beginnings are told apart.
+const CLASSES_COUNT: usize = 2048;
+const WORD_COUNT: usize = {
+    let (mut count, mut at) = (1, 0);
+    while at < FUNCTIONS.len() {
+        count += (FUNCTIONS[at] == b' ') as usize;
+        at += 1;
+    }
+    count
+};
+
+static WORDS: [Word; WORD_COUNT] = {
+    let mut words = [Word {
+        beginning: 0,
+        begin: 0,
+        end: 0,
+    }; WORD_COUNT];
+    let (mut word, mut begin, mut at) = (0, 0, 0);
+    while at <= FUNCTIONS.len() {
+        if at == FUNCTIONS.len() || FUNCTIONS[at] == b' ' {
+            let (_, rest) = FUNCTIONS.split_at(begin);
+            let Some(beginning) = rest.first_chunk::<BEGINNING>() else {
+                panic!("a name is too short");
+            };
+            words[word] = Word {
+                beginning: u32::from_le_bytes(*beginning),
+                begin,
+                end: at,
+            };
+            (word, begin) = (word + 1, at + 1);
+        }
+        at += 1;
+    }
+    words
+};
+
+/// A bit for each class that a beginning is of.
+static CLASSES: [u64; CLASSES_COUNT / 64] = {
+    let mut classes = [0; CLASSES_COUNT / 64];
+    let mut word = 0;
+    while word < WORD_COUNT {
+        let class = class(WORDS[word].beginning);
+        classes[class / 64] |= 1 << (class % 64);
+        word += 1;
+    }
+    classes
+};
+
+const fn class(beginning: u32) -> usize {
+    (beginning.wrapping_mul(0x9e37_79b1) >> (u32::BITS - CLASSES_COUNT.ilog2())) as usize
 }

@@ -50,17 +50,22 @@ pub(crate) fn of_address(address: usize) -> Option<u32> {
     take(address)
 }
 
-/// A number for the `count` return addresses.
-pub(crate) fn of_list(count: usize, frames: impl Iterator<Item = usize>) -> Option<u32> {
-    let list = room(count.wrapping_add(1))?;
-    for (at, word) in iter::once(count)
-        .chain(frames)
-        .take(count.wrapping_add(1))
-        .enumerate()
-    {
-        nth(list, at).store(word, Relaxed);
+/// A number for the return addresses.
+pub(crate) fn of_list(frames: &[usize]) -> Option<u32> {
+    let list = room(frames.len().wrapping_add(1))?;
+    for (at, word) in iter::once(&frames.len()).chain(frames).enumerate() {
+        nth(list, at).store(*word, Relaxed);
     }
     take(list | LIST)
+}
+
+/// Whether `number` stands for these return addresses.
+pub(crate) fn is_list(number: u32, frames: &[usize]) -> bool {
+    let list = meaning(number);
+    let word = |at: usize| nth(list & !LIST, at).load(Relaxed);
+    list & LIST != 0
+        && word(0) == frames.len()
+        && frames.iter().zip(1..).all(|(frame, at)| word(at) == *frame)
 }
 
 /// Gives a number back that nobody has seen. If others have been taken since, it is lost.
@@ -145,4 +150,40 @@ fn nth(address: usize, index: usize) -> &'static AtomicUsize {
     let word = address.wrapping_add(index.wrapping_mul(WORD));
     // SAFETY: whoever calls got the address from there, aligned, and keeps within; it is never given back.
     unsafe { &*ptr::with_exposed_provenance::<AtomicUsize>(word) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_number_stands_for_what_it_was_taken_for() {
+        let lists: Vec<Vec<usize>> = (0..3000)
+            .map(|list| (1..list % 65).map(|at| at * list).collect())
+            .collect();
+        let take = |list: &Vec<usize>| of_list(list).unwrap();
+        let check = |(number, list): (&u32, &Vec<usize>)| {
+            assert_eq!(length(*number), list.len());
+            assert!(is_list(*number, list) && !is_list(*number, &[1]));
+            assert!((0..list.len()).all(|index| frame(*number, index) == list[index]));
+            assert_eq!(frame(*number, list.len()), 0);
+        };
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let numbers: Vec<_> = lists.iter().map(take).collect();
+                    numbers.iter().zip(&lists).for_each(check);
+                });
+            }
+        });
+        let address = of_address(4711).unwrap();
+        assert_eq!(
+            (length(address), frame(address, 0), frame(address, 1)),
+            (1, 4711, 0)
+        );
+        assert!(taken() >= address);
+        assert_eq!((length(0), length(u32::MAX), frame(u32::MAX, 0)), (0, 0, 0));
+    }
 }

@@ -1,11 +1,13 @@
 //! Sites that stand for several return addresses (ALLOCS_STACK).
 
 use core::iter;
+use core::mem::MaybeUninit;
+use core::slice;
 
 use crate::site::numbers;
 use crate::site::step::{Frame, Step};
 use crate::site::table::{Key, Table};
-use crate::site::{FACADE, FACADES, kind};
+use crate::site::{DEEPEST, FACADE, FACADES, kind};
 
 /// Return addresses with their step, or 0 if there is none; and [`FACADE`] for facades.
 static STEPS: Table = Table::new();
@@ -16,30 +18,34 @@ const COLLISIONS: u64 = 8;
 
 /// The number of the site of the call with `frame`: `depth` return addresses, or as many as there are.
 pub(crate) fn number(frame: Frame, depth: usize) -> Option<u32> {
-    let frames = || callers(frame).take(depth);
-    let hash = frames().fold(0, |hash: u64, caller| {
-        (hash ^ caller as u64)
-            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-            .rotate_left(29)
-    });
-    let hash = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let is_site = |number: u32| {
-        let kept = (0..numbers::length(number)).map(|index| numbers::frame(number, index));
-        frames().eq(kept)
-    };
+    // Only what is used is written to.
+    let mut places = [const { MaybeUninit::<usize>::uninit() }; DEEPEST];
+    let mut count = 0_usize;
+    let mut hash = 0_u64;
+    for (place, caller) in places.iter_mut().take(depth).zip(callers(frame)) {
+        place.write(caller);
+        hash = mixed(hash ^ caller as u64);
+        count = count.wrapping_add(1);
+    }
+    // SAFETY: the first `count` were written to.
+    let frames = unsafe { slice::from_raw_parts(places.as_ptr().cast::<usize>(), count) };
     let mut own = None;
     let site = (0..COLLISIONS).find_map(|collision| {
-        let key = Key::of_hash(hash.wrapping_add(collision << 32));
+        let key = Key::of_hash(mixed(hash.wrapping_add(collision)));
         let known = STACKS.find(key).or_else(|| {
-            own = own.or_else(|| numbers::of_list(frames().count(), frames()));
+            own = own.or_else(|| numbers::of_list(frames));
             STACKS.add(key, own?)
         })?;
-        is_site(known).then_some(known)
+        numbers::is_list(known, frames).then_some(known)
     });
     if let Some(own) = own.filter(|own| site != Some(*own)) {
         numbers::give_back(own);
     }
     site
+}
+
+fn mixed(hash: u64) -> u64 {
+    hash.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
 }
 
 /// The return addresses from the first one outside of facades on.
@@ -79,7 +85,10 @@ fn step(caller: usize) -> u32 {
         });
         STEPS.add(key, value)
     };
-    STEPS.find(key).or_else(enter).unwrap_or(0)
+    match STEPS.at_hand(key) {
+        step if step < u64::from(2 * FACADE) => step as u32,
+        _ => STEPS.find(key).or_else(enter).unwrap_or(0),
+    }
 }
 
 /// Makes `caller` one of a facade.

@@ -42,7 +42,7 @@ pub(crate) fn for_each(object: &LoadedObject, mut seen: impl FnMut(Symbol)) {
         functions(symbols, count, strings, base, usize::MAX).for_each(&mut seen);
     }
     let path = object.path.or_else(file::executable_path);
-    let Some(file) = path.and_then(File::open_at_path) else {
+    let Some(file) = path.and_then(File::open_string) else {
         return;
     };
     let mapped = file.map();

@@ -1,0 +1,239 @@
+//! The unit tests' own process is the data: gimli reads the same .eh_frame, libgcc walks the same stack.
+
+use std::arch::naked_asm;
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::fs;
+use std::hint::black_box;
+
+use gimli::{
+    BaseAddresses, CfaRule, CieOrFde, EhFrame, LittleEndian, Register, RegisterRule, UnwindContext,
+    UnwindSection, UnwindTableRow,
+};
+use object::read::elf::ElfFile64;
+use object::{Object, ObjectSection};
+
+use super::*;
+use crate::file::{LoadedObject, executable_path, objects};
+use crate::site::cfa::{Base, Row, Saved};
+
+unsafe extern "C" {
+    fn dlopen(path: *const c_char, flags: c_int) -> *mut c_void;
+    fn _Unwind_Backtrace(
+        each: extern "C" fn(*mut c_void, *mut Vec<usize>) -> c_int,
+        all: *mut Vec<usize>,
+    ) -> c_int;
+    fn _Unwind_GetIP(context: *mut c_void) -> usize;
+}
+
+fn path(object: &LoadedObject) -> String {
+    let path = object.path.or_else(executable_path).expect("a path");
+    let path = std::ptr::with_exposed_provenance::<c_char>(path.address());
+    // SAFETY: what the runtime gives out as strings are some.
+    unsafe { CStr::from_ptr(path) }
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// The row as this module has it, as far as it can tell.
+fn row_of(row: &UnwindTableRow<usize>) -> Row {
+    let saved = |register: u16| match row.register(Register(register)) {
+        Some(RegisterRule::Offset(offset)) => Saved::At(offset as isize),
+        Some(RegisterRule::SameValue) => Saved::Same,
+        // The callee-saved registers that no row speaks of are unchanged.
+        None if register == 6 => Saved::Same,
+        _ => Saved::Other,
+    };
+    let (base, offset) = match row.cfa() {
+        CfaRule::RegisterAndOffset {
+            register: Register(7),
+            offset,
+        } => (Base::Rsp, *offset),
+        CfaRule::RegisterAndOffset {
+            register: Register(6),
+            offset,
+        } => (Base::Rbp, *offset),
+        _ => (Base::Other, 0),
+    };
+    Row {
+        base,
+        offset: offset as usize,
+        rbp: saved(6),
+        return_address: saved(16),
+    }
+}
+
+/// Compares all rows of an object; how many there were.
+fn compare(object: &LoadedObject) -> usize {
+    let path = path(object);
+    let Ok(bytes) = fs::read(&path) else {
+        return 0;
+    };
+    let file: ElfFile64<'_> = ElfFile64::parse(&*bytes).expect(&path);
+    let Some(section) = file.section_by_name(".eh_frame") else {
+        return 0;
+    };
+    let base = object.object.base;
+    let bases = BaseAddresses::default().set_eh_frame(section.address());
+    let data = section.data().expect(&path);
+    let frames = EhFrame::new(data, LittleEndian);
+    let mut entries = frames.entries(&bases);
+    let mut context = UnwindContext::new();
+    let (table, size) = object.unwind_table().expect(&path);
+    let mut rows = 0;
+    while let Some(entry) = entries.next().expect(&path) {
+        let CieOrFde::Fde(fde) = entry else {
+            continue;
+        };
+        let fde = fde.parse(EhFrame::cie_from_offset).expect(&path);
+        let begin = base + fde.initial_address() as usize;
+        let mut table_rows = fde.rows(&frames, &bases, &mut context).expect(&path);
+        while let Some(row) = table_rows.next_row().expect(&path) {
+            let [first, end] =
+                [row.start_address(), row.end_address()].map(|at| base + at as usize);
+            for address in [first, end - 1] {
+                let function = Function::find(table, size, address);
+                if fde.cie().is_signal_trampoline() {
+                    assert!(function.is_none(), "{path} {:x}", address - base);
+                    continue;
+                }
+                let function = function.unwrap_or_else(|| panic!("{path} {:x}", address - base));
+                assert_eq!(
+                    (function.begin, function.size),
+                    (begin, fde.len() as usize),
+                    "{path}"
+                );
+                let mut own = function
+                    .row(address)
+                    .unwrap_or_else(|| panic!("{path} {:x}", address - base));
+                if own.base == Base::Other {
+                    own.offset = 0;
+                }
+                assert_eq!(own, row_of(row), "{path} {:x}", address - base);
+            }
+            rows += 1;
+        }
+    }
+    rows
+}
+
+#[test]
+fn rows_are_those_of_gimli() {
+    // SAFETY: it has no constructors that harm.
+    assert!(!unsafe { dlopen(c"libstdc++.so.6".as_ptr(), 2) }.is_null());
+    let compared: Vec<_> = objects()
+        .map(|object| (path(&object), compare(&object)))
+        .collect();
+    for name in [
+        "allocs_rt-",
+        "libc.so.6",
+        "libstdc++.so.6",
+        "ld-linux-x86-64.so.2",
+    ] {
+        let of_name = compared
+            .iter()
+            .find(|(path, _)| path.contains(name))
+            .expect(name);
+        assert!(of_name.1 > 1000, "{of_name:?}");
+    }
+}
+
+/// Calls `$body` with what hooks know of their callers.
+macro_rules! hook {
+    ($name:ident => $body:ident $(-> $result:ty)?) => {
+        #[unsafe(naked)]
+        extern "C" fn $name() $(-> $result)? {
+            naked_asm!("mov rdi, [rsp]", "lea rsi, [rsp + 8]", "mov rdx, rbp", "jmp {}", sym $body)
+        }
+    };
+}
+
+hook!(check_stack => compare_stacks -> usize);
+hook!(site_number => number_here -> u32);
+hook!(take_sample => sample_here);
+
+extern "C" fn compare_stacks(caller: usize, stack: usize, rbp: usize) -> usize {
+    extern "C" fn each(context: *mut c_void, all: *mut Vec<usize>) -> c_int {
+        // SAFETY: libgcc's context, and the vector that `compare_stacks` passes.
+        unsafe { (*all).push(_Unwind_GetIP(context)) };
+        0
+    }
+    let mut expected = Vec::new();
+    // SAFETY: as declared.
+    unsafe { _Unwind_Backtrace(each, &raw mut expected) };
+    let from = expected
+        .iter()
+        .position(|frame| *frame == caller)
+        .expect("the caller");
+    expected.retain(|frame| *frame != 0);
+    let own: Vec<_> = stack::callers(Frame { caller, stack, rbp }).collect();
+    assert_eq!(own, expected[from..], "{caller:x}");
+    own.len()
+}
+
+extern "C" fn number_here(caller: usize, stack: usize, rbp: usize) -> u32 {
+    // SAFETY: `hook` has read the registers.
+    unsafe { Site::of(caller, stack, rbp) }.number()
+}
+
+extern "C" fn sample_here(caller: usize, stack: usize, rbp: usize) {
+    // SAFETY: as above.
+    unsafe { sample(caller, stack, rbp) };
+}
+
+#[test]
+fn stacks_are_those_of_libgcc() {
+    assert!(check_stack() > 8);
+    let mut numbers = vec![3, 1, 2];
+    // From inside the standard library, which has frame pointers.
+    numbers.sort_by(|first: &i32, second| {
+        assert!(check_stack() > 9);
+        first.cmp(second)
+    });
+    assert!(
+        std::thread::spawn(|| check_stack())
+            .join()
+            .expect("no panic")
+            > 4
+    );
+}
+
+#[inline(never)]
+fn tiny() -> u32 {
+    black_box(take_sample());
+    black_box(site_number())
+}
+
+#[inline(never)]
+fn first_caller() -> u32 {
+    black_box(tiny())
+}
+
+#[inline(never)]
+fn second_caller() -> u32 {
+    black_box(tiny())
+}
+
+#[test]
+fn a_function_that_only_hands_on_is_found() {
+    let number = first_caller();
+    let site = Site::from_number(number);
+    assert_eq!(site.frames().collect::<Vec<_>>(), [site.address()]);
+    assert!(in_function(site, tiny as *const ()));
+    assert_eq!(second_caller(), number, "one call");
+    for _ in 0..20 {
+        first_caller();
+        second_caller();
+    }
+    let sites = [first_caller(), second_caller()].map(Site::from_number);
+    assert!(in_function(sites[0], first_caller as *const ()));
+    assert!(in_function(sites[1], second_caller as *const ()));
+    assert!(
+        in_function(site, tiny as *const ()),
+        "what was recorded stays"
+    );
+}
+
+fn in_function(site: Site, function: *const ()) -> bool {
+    let kind = kind(site.address()).expect("a function");
+    kind.function.0 == function.expose_provenance()
+}
