@@ -21,6 +21,7 @@ mod explain_systems;
 mod hooks;
 mod hostile;
 mod in_place;
+mod index;
 mod layouts;
 mod loader_model;
 mod order;
@@ -29,6 +30,7 @@ mod readme;
 mod rivals;
 mod runtime_exports;
 mod samples;
+mod stress;
 mod system;
 mod tools;
 mod undo;
@@ -43,6 +45,8 @@ fn main() -> ExitCode {
     allocs_tests::trial::remember_places();
     // The long ones first, so that no core is idle at the end.
     let trials = [
+        stress::trials(),
+        index::trials(),
         work::trials(),
         hostile::trials(),
         samples::trials(),
