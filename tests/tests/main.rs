@@ -23,6 +23,7 @@ mod faults;
 mod hooks;
 mod hostile;
 mod in_place;
+mod index;
 mod languages;
 mod layouts;
 mod loader_model;
@@ -33,6 +34,7 @@ mod readme;
 mod rivals;
 mod runtime_exports;
 mod samples;
+mod stress;
 mod system;
 mod tools;
 mod undo;
@@ -47,6 +49,8 @@ fn main() -> ExitCode {
     allocs_tests::trial::remember_places();
     // The long ones first, so that no core is idle at the end.
     let trials = [
+        stress::trials(),
+        index::trials(),
         work::trials(),
         hostile::trials(),
         samples::trials(),

@@ -354,7 +354,7 @@ const CASES: &[Case] = &[
 
 /// The compiler, with the oldest release's headers, start files and libc. It looks for these where it
 /// is installed itself before it looks in a sysroot, unless told.
-fn gcc(dir: &Dir, flags: &str) -> Command {
+pub(crate) fn gcc(dir: &Dir, flags: &str) -> Command {
     let sysroot = tree::all()[0].needed().root.display();
     let libraries = format!("{sysroot}/usr/lib/x86_64-linux-gnu");
     Command::new(needs("gcc"))
