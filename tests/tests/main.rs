@@ -30,6 +30,7 @@ mod loader_model;
 mod odd_layouts;
 mod order;
 mod phases;
+mod questions;
 mod readme;
 mod rivals;
 mod runtime_exports;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
     let trials = [
         stress::trials(),
         index::trials(),
+        questions::trials(),
         work::trials(),
         hostile::trials(),
         samples::trials(),
