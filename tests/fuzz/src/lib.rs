@@ -71,7 +71,9 @@ impl Place {
     }
 
     fn undo_gives(&self, file: &Path, bytes: &[u8]) {
-        match allocs_rewrite::undo(file, &Destination::InPlace, &mut |_, _| ControlFlow::Continue(())) {
+        match allocs_rewrite::undo(file, &Destination::InPlace, &mut |_, _| {
+            ControlFlow::Continue(())
+        }) {
             Ok(_) => assert!(
                 fs::read(file).expect("a file") == bytes,
                 "undo gives another file"
@@ -112,7 +114,8 @@ pub fn rewritten_seeds(place: &Place) -> Vec<Vec<u8>> {
                 runtime: Some(runtime.to_owned()),
                 ..Options::new(&input, Destination::File(output.clone()))
             };
-            allocs_rewrite::rewrite(&options, &mut |_, _| ControlFlow::Continue(())).expect("a good seed");
+            allocs_rewrite::rewrite(&options, &mut |_, _| ControlFlow::Continue(()))
+                .expect("a good seed");
             all.push(fs::read(&output).expect("an output"));
             fs::remove_file(&output).expect("an output");
         }
