@@ -31,9 +31,11 @@ mod odd_layouts;
 mod order;
 mod phases;
 mod readme;
+mod reports;
 mod rivals;
 mod runtime_exports;
 mod samples;
+mod snapshots;
 mod stress;
 mod system;
 mod tools;
@@ -70,6 +72,8 @@ fn main() -> ExitCode {
         debugging::trials(),
         tools::trials(),
         hooks::trials(),
+        reports::trials(),
+        snapshots::trials(),
         runtime_exports::trials(),
         readme::trials(),
         combinations::trials(),

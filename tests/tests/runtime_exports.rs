@@ -33,6 +33,7 @@ const EXPORTS: &[(&str, elf::SymbolType)] = &[
     ("alloc_get_site", elf::STT_FUNC),
     ("alloc_get_size", elf::STT_FUNC),
     ("alloc_get_stack", elf::STT_FUNC),
+    ("alloc_report", elf::STT_FUNC),
     ("alloc_walk", elf::STT_FUNC),
     ("allocs_entry", elf::STT_FUNC),
     ("allocs_init", elf::STT_FUNC),
