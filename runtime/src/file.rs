@@ -62,7 +62,7 @@ impl LoadedObject {
     }
 
     /// Its path; the executable's, too.
-    fn path(&self) -> Option<Mapped> {
+    pub(crate) fn path(&self) -> Option<Mapped> {
         self.path.or_else(executable_path)
     }
 
@@ -163,11 +163,6 @@ pub(crate) fn of(address: usize) -> Option<FileInfo> {
 /// The object and symbol that contain `address`.
 pub(crate) fn place(address: usize) -> Option<Place> {
     Some(object_of(address)?.place(address))
-}
-
-/// The symbol that contains `address`.
-pub(crate) fn symbol(address: usize) -> Option<Symbol> {
-    object_of(address)?.symbol(address)
 }
 
 /// All loaded objects in load order, the executable first, then those of dlmopen. One that is being unloaded

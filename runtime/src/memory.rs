@@ -68,6 +68,13 @@ impl Mapped {
         load!("mov {}, qword ptr [{}]", self.0, usize)
     }
 
+    /// The bytes of the NUL-terminated string here.
+    pub(crate) fn bytes(self) -> impl Iterator<Item = u8> {
+        (0..)
+            .map(move |at| self.add(at).byte())
+            .take_while(|byte| *byte != 0)
+    }
+
     /// Whether the NUL-terminated string here is `text`.
     pub(crate) fn is(self, text: &[u8]) -> bool {
         self.starts_with(text) && self.add(text.len()).byte() == 0

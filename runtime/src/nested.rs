@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use crate::index::Index;
 use crate::site::Site;
 
-static NESTED: Index = Index::with_records();
+static NESTED: Index<true> = Index::new();
 
 /// Whether anything was ever announced.
 static ANY: AtomicBool = AtomicBool::new(false);

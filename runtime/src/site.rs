@@ -65,17 +65,10 @@ pub(crate) fn configure(stack: &InitialStack) {
     if stack.auxv().secure {
         return;
     }
-    // Last first; the first of several is the one that getenv would give.
-    let value = |variable: &[u8]| {
-        let of_variable = stack
-            .environment()
-            .filter(|string| string.starts_with(variable));
-        of_variable.last().map(|string| string.add(variable.len()))
-    };
-    if let Some(facades) = value(FACADES_VARIABLE) {
+    if let Some(facades) = stack.variable(FACADES_VARIABLE) {
         names::configure(facades);
     }
-    if let Some(depth) = value(STACK_VARIABLE) {
+    if let Some(depth) = stack.variable(STACK_VARIABLE) {
         let digits = (0..3)
             .map(|at| depth.add(at).byte())
             .take_while(u8::is_ascii_digit);

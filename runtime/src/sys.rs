@@ -4,7 +4,10 @@
 use core::arch::asm;
 use core::ffi::CStr;
 use core::mem::MaybeUninit;
-use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU8, AtomicUsize};
+
+pub(crate) mod path;
+pub(crate) mod signal;
 
 use crate::arena::Plain;
 use crate::memory::Mapped;
@@ -13,6 +16,7 @@ const SYS_READ: usize = 0;
 const SYS_WRITE: usize = 1;
 const SYS_CLOSE: usize = 3;
 const SYS_FSTAT: usize = 5;
+const SYS_POLL: usize = 7;
 const SYS_MMAP: usize = 9;
 const SYS_MUNMAP: usize = 11;
 const SYS_PREAD64: usize = 17;
@@ -21,7 +25,9 @@ const SYS_GETPID: usize = 39;
 const SYS_FCNTL: usize = 72;
 const SYS_READLINK: usize = 89;
 const SYS_PRCTL: usize = 157;
+const SYS_GETTID: usize = 186;
 const SYS_FUTEX: usize = 202;
+const SYS_CLOCK_GETTIME: usize = 228;
 const SYS_OPENAT: usize = 257;
 const SYS_PROCESS_VM_READV: usize = 310;
 
@@ -191,6 +197,25 @@ pub(crate) fn process_id() -> usize {
     unsafe { syscall(SYS_GETPID, [0; 5]) }.unsigned_abs()
 }
 
+/// The calling thread's id: no other thread in the same namespace has it.
+pub(crate) fn thread_id() -> usize {
+    // SAFETY: has no arguments and cannot fail.
+    unsafe { syscall(SYS_GETTID, [0; 5]) }.unsigned_abs()
+}
+
+/// The time in nanoseconds since 1970; 0 if it cannot be had.
+pub(crate) fn time() -> usize {
+    const CLOCK_REALTIME: usize = 0;
+    let mut time = [0_usize; 2];
+    let at = (&raw mut time).expose_provenance();
+    // SAFETY: the kernel writes seconds and nanoseconds.
+    unsafe { syscall(SYS_CLOCK_GETTIME, [CLOCK_REALTIME, at, 0, 0, 0]) };
+    let [seconds, nanoseconds] = time;
+    seconds
+        .wrapping_mul(1_000_000_000)
+        .wrapping_add(nanoseconds)
+}
+
 /// Where the symbolic link at `path` leads to, as far as it fits into `text`.
 pub(crate) fn read_link(path: &CStr, text: &[AtomicU8]) {
     let path = path.as_ptr().expose_provenance();
@@ -215,21 +240,6 @@ impl File {
     /// Its number.
     pub(crate) const fn number(&self) -> usize {
         self.0
-    }
-
-    /// Creates or empties the file at `path`, which a NUL ends. Follows no symbolic link, waits
-    /// for no reader, gets no terminal, and no program that is executed meanwhile inherits it.
-    pub(crate) fn create(path: &[AtomicU8]) -> Option<Self> {
-        const O_WRONLY: usize = 0o1;
-        const O_CREAT: usize = 0o100;
-        const O_NOCTTY: usize = 0o400;
-        const O_TRUNC: usize = 0o1000;
-        const O_NONBLOCK: usize = 0o4000;
-        const O_NOFOLLOW: usize = 0o400_000;
-        path.iter().find(|byte| byte.load(Relaxed) == 0)?;
-        let flags = O_WRONLY | O_CREAT | O_NOCTTY | O_TRUNC | O_NONBLOCK | O_NOFOLLOW;
-        // SAFETY: the path has an end, as just seen.
-        unsafe { Self::open_at(path.as_ptr().expose_provenance(), flags) }
     }
 
     /// Opens the file at `path` for reading.
@@ -340,25 +350,39 @@ impl File {
         }
     }
 
-    /// Writes all of `text`, or as much as the file takes.
-    pub(crate) fn write(&self, text: &[AtomicU8]) {
-        let mut rest = text;
+    /// Writes all of `bytes`. Whether it could: not if the file takes no more, or none for a while.
+    pub(crate) fn write(&self, bytes: &[AtomicU8]) -> bool {
+        let mut rest = bytes;
         while !rest.is_empty() {
             let at = rest.as_ptr().expose_provenance();
             // SAFETY: the kernel reads `rest` and nothing else.
             let result = unsafe { syscall(SYS_WRITE, [self.0, at, rest.len(), 0, 0]) };
             match usize::try_from(result) {
-                Ok(0) => return,
+                Ok(0) => return false,
                 Ok(written) => rest = rest.get(written..).unwrap_or_default(),
                 Err(_) if result == -EINTR => {}
-                Err(_) => return,
+                Err(_) if result == -EAGAIN && self.takes_more() => {}
+                Err(_) => return false,
             }
         }
+        true
+    }
+
+    /// Waits until a descriptor that does not block takes more, at most a second.
+    fn takes_more(&self) -> bool {
+        const POLLOUT: usize = 4;
+        const MILLISECONDS: usize = 1000;
+        // `struct pollfd`: fd and, in the upper half, the events to wait for.
+        let mut descriptor = self.0 & 0xffff_ffff | POLLOUT << 32;
+        let at = (&raw mut descriptor).expose_provenance();
+        // SAFETY: the kernel reads the one structure and writes what it found into it.
+        let result = unsafe { syscall(SYS_POLL, [at, 1, MILLISECONDS, 0, 0]) };
+        result == 1 || result == -EINTR
     }
 
     /// Closes it.
     pub(crate) fn close(self) {
-        // SAFETY: `create` opened the descriptor and `self` is its only owner.
+        // SAFETY: whoever calls this opened the descriptor, and `self` is its only owner.
         unsafe { syscall(SYS_CLOSE, [self.0, 0, 0, 0, 0]) };
     }
 }

@@ -120,7 +120,7 @@ static void libraries(void) {
 }
 
 static void *on_a_stack(void *argument) {
-    char local[100];
+    char local[100] = {0};
     ASK(local + 50);
     CHECK(error == ALLOC_OK && is_allocator("stack") && info.mapping_kind == ALLOC_MAPPING_THREAD_STACK);
     return argument;
@@ -137,7 +137,7 @@ static void mappings(char **argv, char **environ_of_main) {
     munmap(mapped, 1 << 20);
     ASK(mapped + (1 << 19));
     CHECK(error == ALLOC_E_UNMAPPED);
-    int local;
+    int local = 0;
     ASK(&local);
     CHECK(error == ALLOC_OK && is_allocator("stack") && info.mapping_kind == ALLOC_MAPPING_MAIN_STACK);
     ASK(argv[0]);

@@ -32,9 +32,11 @@ mod order;
 mod phases;
 mod questions;
 mod readme;
+mod reports;
 mod rivals;
 mod runtime_exports;
 mod samples;
+mod snapshots;
 mod stress;
 mod system;
 mod tools;
@@ -72,6 +74,8 @@ fn main() -> ExitCode {
         debugging::trials(),
         tools::trials(),
         hooks::trials(),
+        reports::trials(),
+        snapshots::trials(),
         runtime_exports::trials(),
         readme::trials(),
         combinations::trials(),
