@@ -222,7 +222,7 @@ impl Entries {
         self.stay = self.stay.saturating_sub(1);
         let [base, path, dynamic, next, _] = self.read(access)?;
         (self.last_but_one, self.last, self.at) = (self.last, self.at, next);
-        let headers = mem::replace(&mut self.headers, (0, 0));
+        let headers = mem::take(&mut self.headers);
         // SAFETY: l_ld is the address of the object's dynamic table.
         let dynamic = unsafe { Mapped::new(dynamic) };
         Some(Entry {
