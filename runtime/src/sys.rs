@@ -4,12 +4,12 @@
 use core::arch::asm;
 use core::ffi::CStr;
 use core::mem::MaybeUninit;
+use core::slice;
 use core::sync::atomic::{AtomicU8, AtomicUsize};
 
 pub(crate) mod path;
 pub(crate) mod signal;
 
-use crate::arena::Plain;
 use crate::memory::Mapped;
 
 const SYS_READ: usize = 0;
@@ -127,14 +127,15 @@ pub(crate) enum Copied {
     Refused,
 }
 
-/// Reads memory of the process's own at `address` into `buffer`. Never faults: the kernel does it, and says if
-/// there is nothing. So it may be asked about memory that another thread is just unmapping.
-pub(crate) fn copy_own_memory<T: Plain>(address: usize, buffer: &mut [T]) -> Copied {
-    let size = size_of_val(buffer);
-    let to = [buffer.as_mut_ptr().expose_provenance(), size];
-    let from = [address, size];
-    let [to, from] = [&to, &from].map(|vector| vector.as_ptr().expose_provenance());
-    // SAFETY: the kernel writes into `buffer` alone, whose type has no invalid values.
+/// Reads `size` bytes of the process's own memory at `from`. Never faults: the kernel does it, and says if there
+/// is nothing. So it may be asked about memory that another thread is just unmapping.
+///
+/// # Safety
+/// The memory at `to` is overwritten.
+pub(crate) unsafe fn copy_own_memory(from: usize, to: usize, size: usize) -> Copied {
+    let [from, to] = [[from, size], [to, size]];
+    let [from, to] = [&from, &to].map(|vector| vector.as_ptr().expose_provenance());
+    // SAFETY: the kernel writes there alone.
     let result = unsafe { syscall6(SYS_PROCESS_VM_READV, [process_id(), to, 1, from, 1, 0]) };
     match usize::try_from(result) {
         Ok(read) if read == size => Copied::All,
@@ -293,8 +294,7 @@ impl File {
     /// Device and inode of the open file.
     pub(crate) fn identity(&self) -> Option<(usize, usize)> {
         // `struct stat` begins with st_dev and st_ino.
-        let [device, inode, ..] = self.stat()?;
-        Some((device, inode))
+        self.stat(|[device, inode, ..]| (*device, *inode))
     }
 
     /// Its size, if it is a regular file.
@@ -302,12 +302,12 @@ impl File {
         const S_IFMT: usize = 0o170_000;
         const S_IFREG: usize = 0o100_000;
         // Then come st_nlink, st_mode and st_uid in one word, one with st_gid, st_rdev and st_size.
-        let [_, _, _, mode, _, _, size, ..] = self.stat()?;
+        let (mode, size) = self.stat(|[_, _, _, mode, _, _, size, ..]| (*mode, *size))?;
         (mode & S_IFMT == S_IFREG).then_some(size)
     }
 
-    /// `struct stat`, which has 144 bytes.
-    fn stat(&self) -> Option<[usize; 18]> {
+    /// What `read` finds in `struct stat`, which has 144 bytes.
+    fn stat<T>(&self, read: impl FnOnce(&[usize; 18]) -> T) -> Option<T> {
         let mut stat = MaybeUninit::<[usize; 18]>::uninit();
         let at = stat.as_mut_ptr().expose_provenance();
         // SAFETY: the kernel fills the structure in.
@@ -316,19 +316,20 @@ impl File {
             return None;
         }
         // SAFETY: it has, since it says so.
-        Some(unsafe { stat.assume_init() })
+        Some(read(unsafe { stat.assume_init_ref() }))
     }
 
-    /// Reads from `offset` on into `buffer`, and says whether that filled it.
-    pub(crate) fn read_at<T: Plain>(&self, offset: usize, buffer: &mut [T]) -> bool {
-        let size = size_of_val(buffer);
-        let at = buffer.as_mut_ptr().expose_provenance();
+    /// Reads `size` bytes from `offset` on, and says whether there were so many.
+    ///
+    /// # Safety
+    /// The memory at `to` is overwritten.
+    pub(crate) unsafe fn read_at(&self, offset: usize, to: usize, size: usize) -> bool {
         let mut done = 0_usize;
         while done < size {
-            let (to, left) = (at.wrapping_add(done), size.wrapping_sub(done));
+            let (at, left) = (to.wrapping_add(done), size.wrapping_sub(done));
             let from = offset.wrapping_add(done);
-            // SAFETY: the kernel writes into the rest of `buffer`, whose type has no invalid values.
-            let result = unsafe { syscall(SYS_PREAD64, [self.0, to, left, from, 0]) };
+            // SAFETY: the kernel writes there alone.
+            let result = unsafe { syscall(SYS_PREAD64, [self.0, at, left, from, 0]) };
             match usize::try_from(result) {
                 Ok(read) if read > 0 => done = done.wrapping_add(read),
                 Err(_) if result == -EINTR => {}
@@ -338,14 +339,20 @@ impl File {
         true
     }
 
-    /// Reads what comes next into `buffer`; how many bytes that were, 0 at the end and after an error.
-    pub(crate) fn read(&self, buffer: &mut [u8]) -> usize {
-        let at = buffer.as_mut_ptr().expose_provenance();
+    /// Reads what comes next into `buffer`: nothing at the end, and after an error.
+    pub(crate) fn read<'a, const MOST: usize>(
+        &self,
+        buffer: &'a mut MaybeUninit<[u8; MOST]>,
+    ) -> &'a [u8] {
+        let at: *mut u8 = buffer.as_mut_ptr().cast();
+        let arguments = [self.0, at.expose_provenance(), MOST, 0, 0];
         loop {
             // SAFETY: the kernel writes into `buffer`.
-            let result = unsafe { syscall(SYS_READ, [self.0, at, buffer.len(), 0, 0]) };
+            let result = unsafe { syscall(SYS_READ, arguments) };
             if result != -EINTR {
-                return usize::try_from(result).unwrap_or(0);
+                let read = usize::try_from(result).unwrap_or(0);
+                // SAFETY: so many bytes have been written.
+                return unsafe { slice::from_raw_parts(at, read) };
             }
         }
     }
