@@ -19,6 +19,7 @@ mod debugging;
 mod explain;
 mod explain_bad;
 mod explain_systems;
+mod facades;
 mod faults;
 mod hooks;
 mod hostile;
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
         bad_input::trials(),
         bad_runtime::trials(),
         bounds::trials(),
+        facades::trials(),
         copy::trials(),
         debugging::trials(),
         tools::trials(),
