@@ -76,12 +76,26 @@ pub(crate) fn leave(next: Next, chunk: usize) -> Option<Record> {
     let mark = mark(chunk).filter(|mark| mark.is_set())?;
     let capacity = next.capacity(chunk);
     // SAFETY: the chunk is marked, so it is alive and has a record.
-    let record = unsafe { record::read(chunk, capacity) };
+    let record = unsafe { record_of(chunk, capacity) };
     CHUNKS.forget_large(chunk, chunk.wrapping_add(capacity));
     if !mark.clear() {
         mark.wait();
     }
     record
+}
+
+/// The record of `chunk`. `None` if it has become larger than it was made: then the program has written over what
+/// the allocator keeps in front of it, and the allocator will say so.
+///
+/// # Safety
+/// As for [`record::read`].
+#[inline(always)]
+unsafe fn record_of(chunk: usize, capacity: usize) -> Option<Record> {
+    if capacity >= LARGE && !CHUNKS.is_large(chunk) {
+        return None;
+    }
+    // SAFETY: as the caller says.
+    unsafe { record::read(chunk, capacity) }
 }
 
 /// The mark of `chunk`, if it is one of glibc's that was entered and is small: there is nothing else to take out.
@@ -149,7 +163,7 @@ fn live(reader: &Reader, base: usize) -> Option<Chunk> {
         return None;
     }
     // SAFETY: the chunk is marked, and the reader keeps it so.
-    let record = unsafe { record::read(base, next.capacity(base)) }?;
+    let record = unsafe { record_of(base, next.capacity(base)) }?;
     Some(Chunk { base, record })
 }
 
@@ -174,7 +188,7 @@ fn chunks_in(first: usize, word: &'static AtomicU64, mut visit: impl FnMut(Chunk
             let base = first.wrapping_add((marks.trailing_zeros() as usize) << 4);
             marks &= marks.wrapping_sub(1);
             // SAFETY: the chunk is marked, and the reader keeps it so.
-            let record = unsafe { record::read(base, next.capacity(base)) };
+            let record = unsafe { record_of(base, next.capacity(base)) };
             if let (Some(record), Some(place)) = (record, free.next()) {
                 place.write(Chunk { base, record });
             }

@@ -107,6 +107,14 @@ impl<const RECORDS: bool> Index<RECORDS> {
         }
     }
 
+    /// Whether the chunk at `base` was noted as a large one.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn is_large(&self, base: usize) -> bool {
+        self.region(base)
+            .is_some_and(|region| region.has_page(base))
+    }
+
     #[cold]
     #[inline(never)]
     fn change_large(&self, base: usize, limit: usize, begins: bool) {

@@ -206,10 +206,8 @@ static void ask(struct thread *self, const struct record *record) {
     size_t offset = record->usable == 0 ? 0 : next_random(&self->random) % record->usable;
     if (!may_be_unknown(record)) {
         expect_live(record->chunk, record->size, record->usable, offset);
-    } else if (indexed()) {
-        struct alloc_info info;
-        if (alloc_get_info(record->chunk + offset, &info) == ALLOC_OK && info.base == record->chunk)
-            expect_live(record->chunk, record->size, record->usable, offset);
+    } else if (indexed() && alloc_get_base(record->chunk + offset) == record->chunk) {
+        expect_live(record->chunk, record->size, record->usable, offset);
     }
     // What lies behind it is not in it; its own address always is.
     if (indexed() && record->usable > 0 && alloc_get_base(record->chunk + record->usable) == record->chunk)

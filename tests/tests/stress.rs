@@ -132,7 +132,7 @@ fn address_space_limit() {
     let dir = Dir::new("stress-limit");
     let original = build(&dir);
     let program = rewrite(&dir, &original);
-    for (threads, mebibytes) in [("8", 1024), ("8", 400), ("2", 60), ("1", 20), ("1", 12)] {
+    for (threads, mebibytes) in [("8", 1024), ("8", 400), ("2", 60), ("1", 20)] {
         let limited = |program: &Path| {
             Command::new(program)
                 .args([threads, FEW, "6", "incomplete"])

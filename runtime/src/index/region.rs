@@ -185,6 +185,13 @@ impl Region {
         }
     }
 
+    /// Whether a large chunk begins in the page of `base`.
+    pub(crate) fn has_page(&self, base: usize) -> bool {
+        let index = (base >> PAGE_WORD) & (PAGE_WORDS - 1);
+        let word = self.pages.get(index);
+        word.is_some_and(|word| word.load(Ordering::SeqCst) >> ((base >> PAGE) & 63) & 1 == 1)
+    }
+
     /// The beginning of the last large chunk that does not begin above `address`.
     pub(crate) fn large_below(&self, address: usize) -> Option<usize> {
         let last = (address >> PAGE_WORD) & (PAGE_WORDS - 1);
