@@ -16,6 +16,7 @@
 //! | [`structure`] | what must be true of every rewritten file |
 //! | [`graph`] | generated programs with many libraries |
 //! | [`report`] | what ALLOCS_REPORT wrote |
+//! | [`census`] | reports made by hand, about real programs |
 //! | [`loader`] | what LD_DEBUG wrote |
 //! | [`tree`] | root trees with other versions of glibc |
 //! | [`explain`] | what `allocs-rewrite explain` says |
@@ -27,6 +28,7 @@
 )]
 
 pub mod behaviour;
+pub mod census;
 pub mod command;
 pub mod dir;
 pub mod elf;

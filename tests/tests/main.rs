@@ -25,6 +25,8 @@ mod loader_model;
 mod order;
 mod phases;
 mod readme;
+mod report;
+mod report_bad;
 mod rivals;
 mod runtime_exports;
 mod samples;
@@ -58,6 +60,8 @@ fn main() -> ExitCode {
         hooks::trials(),
         runtime_exports::trials(),
         readme::trials(),
+        report::trials(),
+        report_bad::trials(),
         combinations::trials(),
         undo::trials(),
         in_place::trials(),
