@@ -97,16 +97,20 @@ pub(crate) fn sum(counts: impl Iterator<Item = Counts>) -> Result<Counts, String
     Ok(sum)
 }
 
-/// What was added from `before` to `after`. Counts are not negative, so that no difference is out of
-/// range.
-pub(crate) fn change(before: Option<Counts>, after: Option<Counts>) -> Counts {
-    // A site that a report does not have has nothing, at its peak as well.
+/// A site that a report does not have has nothing, at its peak as well if the other says that.
+pub(crate) fn both(before: Option<Counts>, after: Option<Counts>) -> (Counts, Counts) {
     let other = before.or(after).and_then(|counts| counts.peak_bytes);
     let nothing = Counts {
         peak_bytes: other.map(|_| 0),
         ..Counts::default()
     };
-    let (before, after) = (before.unwrap_or(nothing), after.unwrap_or(nothing));
+    (before.unwrap_or(nothing), after.unwrap_or(nothing))
+}
+
+/// What was added from `before` to `after`. Counts are not negative, so that no difference is out of
+/// range.
+pub(crate) fn change(before: Option<Counts>, after: Option<Counts>) -> Counts {
+    let (before, after) = both(before, after);
     Counts {
         live_bytes: after.live_bytes - before.live_bytes,
         live_chunks: after.live_chunks - before.live_chunks,

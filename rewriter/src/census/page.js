@@ -35,7 +35,9 @@ input.oninput = () => { search = input.value.toLowerCase(); draw(); list(); };
 const reset = make("button", nav, "reset zoom");
 reset.onclick = () => zoom(root);
 const share = make("span", nav);
-const flame = make("div", document.body);
+const view = make("div", document.body);
+view.id = "view";
+const flame = make("div", view);
 flame.id = "flame";
 const detail = make("p", document.body);
 detail.id = "detail";
@@ -46,31 +48,30 @@ function matches(frame) {
   return data.frames[frame].some((text) => text.toLowerCase().includes(search));
 }
 
+function hit(node) { return search !== "" && [...node.frames].some(matches); }
+
 function now(site) { return site.counts[measure] ?? 0; }
 function then(site) { return site.before ? site.before[measure] ?? 0 : now(site); }
 
-// Outermost functions first. A frame is as wide as the larger of its counts in both reports, so that
+// Outermost functions first; calls from several lines of a function are one frame. A frame is as wide as the larger of its counts in both reports, so that
 // what is gone can be seen, too.
 function build() {
-  root = { name: "all", frame: -1, depth: 0, parent: null, width: 0, now: 0, then: 0, below: new Map() };
+  const node = (name, parent) => ({
+    name, parent, depth: parent ? parent.depth + 1 : 0, frames: new Set(), width: 0, now: 0, then: 0, below: new Map(),
+  });
+  root = node("all", null);
   for (const site of data.sites) {
     const width = Math.max(now(site), then(site));
     if (width <= 0) continue;
-    let node = root;
-    const path = site.stack.length ? site.stack.slice().reverse() : [-2];
-    for (let at = -1; at < path.length; at++) {
-      if (at >= 0) {
-        let next = node.below.get(path[at]);
-        if (!next) {
-          const name = path[at] < 0 ? "unknown" : data.frames[path[at]][0];
-          next = { name, frame: path[at], depth: node.depth + 1, parent: node, width: 0, now: 0, then: 0, below: new Map() };
-          node.below.set(path[at], next);
-        }
-        node = next;
-      }
-      node.width += width;
-      node.now += now(site);
-      node.then += then(site);
+    const add = (node) => { node.width += width; node.now += now(site); node.then += then(site); };
+    let at = root;
+    add(at);
+    for (const frame of site.stack.length ? site.stack.slice().reverse() : [null]) {
+      const name = frame === null ? "unknown" : data.frames[frame][0];
+      if (!at.below.has(name)) at.below.set(name, node(name, at));
+      at = at.below.get(name);
+      if (frame !== null) at.frames.add(frame);
+      add(at);
     }
   }
   zoomed = root;
@@ -88,7 +89,8 @@ function colour(node) {
 }
 
 function described(node) {
-  const source = node.frame < 0 ? "" : data.frames[node.frame][1];
+  const sources = [...node.frames].map((frame) => data.frames[frame][1]);
+  const source = sources.length > 3 ? `${sources.length} places` : sources.join(", ");
   const counts = data.compares
     ? `${exact.format(node.then)} → ${exact.format(node.now)} (${signed.format(node.now - node.then)})`
     : `${exact.format(node.now)} (${(100 * node.now / (root.now || 1)).toFixed(1)}%)`;
@@ -109,21 +111,21 @@ function draw() {
     box.onclick = () => zoom(node);
     box.onkeydown = (event) => { if (event.key === "Enter") zoom(node); };
     box.onmouseenter = box.onfocus = () => { detail.textContent = described(node); };
-    if (search && node.frame >= 0 && matches(node.frame)) box.classList.add("found");
+    if (hit(node)) box.classList.add("found");
     deepest = Math.max(deepest, node.depth);
   };
   for (let node = zoomed.parent; node; node = node.parent) put(node, 0, 1, true);
   const todo = [[zoomed, 0, false]];
   while (todo.length) {
     const [node, left, counted] = todo.pop();
-    const hit = search && node.frame >= 0 && matches(node.frame);
-    if (hit && !counted) found += node.width;
+    const isHit = hit(node);
+    if (isHit && !counted) found += node.width;
     const width = node.width / (zoomed.width || 1);
     if (width >= SMALLEST) put(node, left, width, false);
     else if (!search) continue;
     let at = left;
     for (const next of [...node.below.values()].sort((a, b) => b.width - a.width)) {
-      todo.push([next, at, counted || hit]);
+      todo.push([next, at, counted || isHit]);
       at += next.width / (zoomed.width || 1);
     }
   }

@@ -7,13 +7,14 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::counts::{self, By, Counts};
 use super::text::COLUMNS;
-use super::{By, Census, Comparison, Counts, Frame, Stack};
+use super::{Census, Comparison, Stack};
 use crate::error::{Error, Result};
 
 /// What the script reads. Numbers are in the order of [`COLUMNS`].
 #[derive(Default, Serialize)]
-struct Data<'a> {
+struct Data {
     title: String,
     /// Lines above everything, notes among them.
     lines: Vec<String>,
@@ -25,7 +26,7 @@ struct Data<'a> {
     frames: Vec<(String, String)>,
     sites: Vec<SiteData>,
     #[serde(skip)]
-    numbers: HashMap<&'a Frame, usize>,
+    numbers: HashMap<(String, String), usize>,
 }
 
 #[derive(Serialize)]
@@ -69,11 +70,11 @@ impl Comparison {
         data.compares = true;
         for site in &self.sites {
             let stack = data.stack(&site.frames);
-            let nothing = Counts::default();
+            let (before, after) = counts::both(site.before, site.after);
             data.sites.push(SiteData {
                 stack,
-                counts: numbers(&site.after.unwrap_or(nothing)),
-                before: Some(numbers(&site.before.unwrap_or(nothing))),
+                counts: numbers(&after),
+                before: Some(numbers(&before)),
                 mark: site.mark(),
             });
         }
@@ -85,7 +86,7 @@ fn numbers(counts: &Counts) -> [Option<i64>; 5] {
     COLUMNS.map(|column| counts.get(column))
 }
 
-impl<'a> Data<'a> {
+impl Data {
     fn new(head: String, notes: &[String], by: By) -> Self {
         let mut lines: Vec<String> = head.lines().map(str::to_owned).collect();
         let title = lines.first().cloned().unwrap_or_default();
@@ -100,18 +101,20 @@ impl<'a> Data<'a> {
     }
 
     /// The indices of frames.
-    fn stack(&mut self, stack: &'a Stack) -> Vec<usize> {
-        let frames = &mut self.frames;
-        let numbers = &mut self.numbers;
-        let indices = stack.frames().map(|frame| {
-            *numbers.entry(frame).or_insert_with(|| {
-                let mut source = frame.source().or_else(|| frame.object.clone());
-                let source = source.get_or_insert_default();
-                if frame.inlined {
-                    source.push_str(" (inlined)");
-                }
-                frames.push((frame.name(), std::mem::take(source)));
-                frames.len() - 1
+    fn stack(&mut self, stack: &Stack) -> Vec<usize> {
+        let frames = stack.frames().map(|frame| {
+            let mut source = frame.source().or_else(|| frame.object.clone());
+            let source = source.get_or_insert_default();
+            if frame.inlined {
+                source.push_str(" (inlined)");
+            }
+            (frame.name(), std::mem::take(source))
+        });
+        let indices = frames.map(|frame| {
+            let next = self.frames.len();
+            *self.numbers.entry(frame.clone()).or_insert_with(|| {
+                self.frames.push(frame);
+                next
             })
         });
         indices.collect()
