@@ -143,7 +143,7 @@ pub struct Frame {
     /// The compiler put it into the next frame.
     pub inlined: bool,
     /// The path of the executable or library.
-    pub object: Option<String>,
+    pub object: Option<Arc<str>>,
     /// Of the return address in the object's file.
     pub offset: Option<u64>,
     /// The return address as the object's tables have it; as it was in memory if there is no object.

@@ -109,7 +109,7 @@ pub struct Mapping {
     /// In hexadecimal.
     pub build_id: Option<String>,
     /// Its executable segment: address in the file, size and file offset.
-    text: (u64, u64, u64),
+    pub text: (u64, u64, u64),
 }
 
 /// A report: objects, and sites with return addresses in memory.

@@ -18,6 +18,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         usage,
         gzip_bomb,
         deep_stacks,
+        long_names,
         page_cannot_be_written,
         closed_output,
         hostile_bytes,
@@ -130,6 +131,20 @@ fn deep_stacks() {
     report.site_in_memory(&vec![0x1000; 5000], [1; 5]);
     for name in ["report.json", "report.pb"] {
         refuse(&report.write(&dir, name), "5000 frames");
+    }
+}
+
+/// Many places of one object whose name is long: what a report is worth is in proportion to its size.
+fn long_names() {
+    let dir = Dir::new("report-long");
+    let mut report = report(&dir);
+    report.objects[0].path = format!("/{}", "long".repeat(500_000)).into();
+    report.objects[0].text = (0x1000, 1 << 20, 0x1000);
+    (0x1001..100_000).for_each(|address| report.site(&[address], [1; 5]));
+    for name in ["report.json", "report.pb"] {
+        let report = report.write(&dir, name);
+        let outcome = command([&report]).memory_limit(1 << 30).succeed();
+        assert!(outcome.stdout().contains("File name too long"), "no note");
     }
 }
 

@@ -103,7 +103,9 @@ impl Data {
     /// The indices of frames.
     fn stack(&mut self, stack: &Stack) -> Vec<usize> {
         let frames = stack.frames().map(|frame| {
-            let mut source = frame.source().or_else(|| frame.object.clone());
+            let mut source = frame
+                .source()
+                .or_else(|| frame.object.as_deref().map(str::to_owned));
             let source = source.get_or_insert_default();
             if frame.inlined {
                 source.push_str(" (inlined)");

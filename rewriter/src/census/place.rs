@@ -2,11 +2,12 @@
 //! objects at other addresses in each process, so that sites are the same when these are.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// A file that was mapped.
 #[derive(Debug)]
 pub(crate) struct Object {
-    pub(crate) path: String,
+    pub(crate) path: Arc<str>,
     /// In hexadecimal.
     pub(crate) build_id: Option<String>,
 }
@@ -54,6 +55,7 @@ impl Places {
         let objects = &mut self.objects;
         let number = self.object_numbers.entry((build_id.clone(), path_key));
         *number.or_insert_with(|| {
+            let path = Arc::from(path);
             objects.push(Object { path, build_id });
             objects.len() - 1
         })

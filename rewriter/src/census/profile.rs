@@ -8,7 +8,7 @@ use prost::Message;
 
 use super::counts::{self, Counts, Totals};
 use super::place::{Mapping, Places};
-use super::read::{Contents, Site};
+use super::read::{Contents, MOST_FRAMES, Site};
 use crate::loader::as_text;
 
 #[derive(Message)]
@@ -79,6 +79,9 @@ pub(crate) fn read(bytes: &[u8], places: &mut Places) -> Result<Contents, String
     for (column, kind) in columns.iter_mut().zip(kinds) {
         let found = profile.column(kind);
         *column = found.ok_or_else(|| format!("it has no samples of {kind}"))?;
+    }
+    if profile.locations.len() > MOST_FRAMES {
+        return Err(format!("it has {} locations", profile.locations.len()));
     }
     let mut mappings = Vec::new();
     for mapping in &profile.mappings {

@@ -11,11 +11,13 @@ use super::place::Places;
 use super::{json, profile};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Longest report in bytes, unpacked: some millions of sites.
-const LONGEST: u64 = 256 << 20;
+/// Longest report in bytes, unpacked.
+const LONGEST: u64 = 128 << 20;
 /// Longest stack, and most frames in all.
 const DEEPEST: usize = 4096;
-const MOST_FRAMES: usize = 1 << 24;
+pub(crate) const MOST_FRAMES: usize = 1 << 22;
+/// Most objects, of all reports.
+const MOST_OBJECTS: usize = 1 << 16;
 
 const GZIP: &[u8] = b"\x1f\x8b";
 /// How the runtime's text begins.
@@ -57,7 +59,11 @@ pub(crate) fn read(path: &Path, places: &mut Places) -> Result<Contents> {
         Some(_) if bytes.starts_with(TEXT) => Err("it is the form for people".to_owned()),
         Some(_) => profile::read(&bytes, places),
     };
-    contents.and_then(checked).map_err(unfit)
+    let contents = contents.and_then(checked).map_err(unfit)?;
+    match places.objects.len() {
+        0..=MOST_OBJECTS => Ok(contents),
+        more => Err(unfit(format!("it has {more} objects"))),
+    }
 }
 
 fn read_bounded(path: &Path) -> Result<Vec<u8>> {

@@ -28,7 +28,7 @@ pub(crate) struct Symbols {
     pub(crate) frames: Vec<Arc<[Frame]>>,
     pub(crate) notes: Vec<String>,
     /// Paths of objects without debug information.
-    without_lines: Vec<String>,
+    without_lines: Vec<Arc<str>>,
 }
 
 /// Finds them, in the files of `system`. `progress` hears of places that are done, and of how many.
@@ -101,7 +101,7 @@ impl Symbols {
         system: &System,
         progress: &mut dyn FnMut(u64),
     ) -> Result<(), String> {
-        let path = Path::new(&object.path);
+        let path = Path::new(&*object.path);
         if !path.is_absolute() {
             return Ok(()); // the kernel's: linux-vdso.so.1
         }
