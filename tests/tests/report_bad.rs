@@ -206,7 +206,7 @@ fn hostile_bytes() {
     let mut random = fastrand::Rng::with_seed(0x616c6c6f6373);
     for name in ["report.json", "report.pb"] {
         let good = std::fs::read(report.write(&dir, name)).expect("the report");
-        for round in 0..1500 {
+        for round in 0..400 {
             let mut bytes = good.clone();
             for _ in 0..=random.usize(..4) {
                 let at = random.usize(..bytes.len());
@@ -237,7 +237,7 @@ fn hostile_objects() {
     let report = report.write(&dir, "report.json");
     let good = std::fs::read(&path).expect("the program");
     let mut random = fastrand::Rng::with_seed(0x616c6c6f6373);
-    for round in 0..1500 {
+    for round in 0..400 {
         let mut bytes = good.clone();
         for _ in 0..=random.usize(..6) {
             let at = random.usize(..bytes.len());
