@@ -18,6 +18,7 @@
 //! | [`looked_at`] | a program for debuggers and the like, before and after |
 //! | [`graph`] | generated programs with many libraries |
 //! | [`report`] | what ALLOCS_REPORT wrote |
+//! | [`census`] | reports made by hand, about real programs |
 //! | [`loader`] | what LD_DEBUG wrote |
 //! | [`tree`] | root trees with other versions of glibc |
 //! | [`explain`] | what `allocs-rewrite explain` says |
@@ -30,6 +31,7 @@
 
 pub mod behaviour;
 pub mod both_ways;
+pub mod census;
 pub mod command;
 pub mod dir;
 pub mod elf;

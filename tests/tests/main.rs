@@ -33,6 +33,8 @@ mod order;
 mod phases;
 mod questions;
 mod readme;
+mod report;
+mod report_bad;
 mod reports;
 mod rivals;
 mod runtime_exports;
@@ -80,6 +82,8 @@ fn main() -> ExitCode {
         snapshots::trials(),
         runtime_exports::trials(),
         readme::trials(),
+        report::trials(),
+        report_bad::trials(),
         combinations::trials(),
         undo::trials(),
         in_place::trials(),

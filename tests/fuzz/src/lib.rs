@@ -7,7 +7,7 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use allocs_rewrite::{Destination, ErrorKind, Options};
+use allocs_rewrite::{By, Destination, ErrorKind, Options, Reading};
 
 pub use edits::Edits;
 pub use journal::correct_checksum;
@@ -94,6 +94,32 @@ impl Place {
                 check_error(&error);
                 assert!(!output.exists(), "refused and written: {error}");
             }
+        }
+    }
+
+    /// Reads `bytes` as a report, by itself and compared with itself: something to show, or an error of
+    /// one line. The system that it is about is this place, so that it does not lead to other files.
+    pub fn report(&self, bytes: &[u8]) {
+        let report = self.write("report", bytes);
+        let reading = Reading {
+            sysroot: Some(self.dir.clone()),
+            by: By::Peak,
+        };
+        let page = self.join("page");
+        let pair = [report.clone(), report.clone()];
+        match allocs_rewrite::census(&pair, &reading, &mut |_, _| ()) {
+            Ok(census) => {
+                std::hint::black_box(census.report(usize::MAX));
+                census.write_page(&page).expect("a page");
+            }
+            Err(error) => check_error(&error),
+        }
+        match allocs_rewrite::compare(&report, &report, &reading, &mut |_, _| ()) {
+            Ok(comparison) => {
+                std::hint::black_box(comparison.report(usize::MAX));
+                comparison.write_page(&page).expect("a page");
+            }
+            Err(error) => check_error(&error),
         }
     }
 }
