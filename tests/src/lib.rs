@@ -19,6 +19,7 @@
 //! | [`report`] | what ALLOCS_REPORT wrote |
 //! | [`loader`] | what LD_DEBUG wrote |
 //! | [`tree`] | root trees with other versions of glibc |
+//! | [`others`] | other rewriters |
 //! | [`explain`] | what `allocs-rewrite explain` says |
 #![allow(
     clippy::unwrap_used,
@@ -37,6 +38,7 @@ pub mod loader;
 pub mod looked_at;
 pub mod mirror;
 pub mod needs;
+pub mod others;
 pub mod report;
 pub mod sample;
 pub mod structure;
