@@ -20,6 +20,7 @@
 //! | [`loader`] | what LD_DEBUG wrote |
 //! | [`tree`] | root trees with other versions of glibc |
 //! | [`others`] | other rewriters |
+//! | [`xfs`] | a file system that shares blocks |
 //! | [`explain`] | what `allocs-rewrite explain` says |
 #![allow(
     clippy::unwrap_used,
@@ -45,6 +46,7 @@ pub mod structure;
 pub mod tool;
 pub mod tree;
 pub mod trial;
+pub mod xfs;
 
 pub use command::{Command, Outcome};
 pub use dir::Dir;

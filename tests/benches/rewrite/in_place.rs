@@ -8,6 +8,9 @@ use crate::Place;
 use crate::aims::Aims;
 use crate::measure::{self, Timed, cell, words};
 
+/// Takes a rewrite back, and reads the file, which may be a new one that is not in the cache.
+const RESTORE: &str = r#""$0" undo -q --in-place=direct "$1" && cat "$1""#;
+
 /// Times are those of whole processes: what of them is the start of one shows beside `true`, and what of it
 /// is the start of ours, beside its `--version`.
 pub(crate) fn compare(place: &Place, programs: &[PathBuf], aims: &mut Aims) {
@@ -22,7 +25,6 @@ pub(crate) fn compare(place: &Place, programs: &[PathBuf], aims: &mut Aims) {
         std::fs::copy(program, &file).expect("a copy");
         let written = how(&file);
         let ours = tool::binary();
-        let undo = ["undo", "-q", "--in-place=direct"];
         let rewrite = |how: &str| Timed {
             command: words(&[
                 ours.as_os_str(),
@@ -30,12 +32,13 @@ pub(crate) fn compare(place: &Place, programs: &[PathBuf], aims: &mut Aims) {
                 how.as_ref(),
                 file.as_os_str(),
             ]),
-            before: {
-                let mut all = words(&[ours]);
-                all.extend(words(&undo));
-                all.extend(words(&[&file]));
-                all
-            },
+            before: words(&[
+                "sh".as_ref(),
+                "-c".as_ref(),
+                RESTORE.as_ref(),
+                ours.as_os_str(),
+                file.as_os_str(),
+            ]),
         };
         let start = |command| Timed {
             command,

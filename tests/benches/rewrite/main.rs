@@ -17,16 +17,15 @@
 
 use std::path::{Path, PathBuf};
 
+use allocs_tests::xfs::Xfs;
 use allocs_tests::{Command, Dir, needs, others};
 
 mod aims;
 mod copies;
 mod in_place;
 mod measure;
-mod xfs;
 
 use aims::Aims;
-use xfs::Xfs;
 
 /// A small, a middle-sized, a large and a very large executable.
 const PROGRAMS: [&str; 4] = [

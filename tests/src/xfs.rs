@@ -4,16 +4,17 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// A mounted one. It is unmounted at the end.
-pub(crate) struct Xfs(PathBuf);
+#[derive(Debug)]
+pub struct Xfs(PathBuf);
 
 impl Xfs {
     /// Makes and mounts one in `dir`; the error is why that is not possible here.
-    pub(crate) fn mount(dir: &Path) -> Result<Self, String> {
+    pub fn mount(dir: &Path) -> Result<Self, String> {
         let (image, top) = (dir.join("xfs.image"), dir.join("xfs"));
         let file = std::fs::File::create(&image).expect("the image");
         file.set_len(2 << 30).expect("its size");
         std::fs::create_dir(&top).expect("the mount point");
-        let make = allocs_tests::needs("mkfs.xfs");
+        let make = crate::needs("mkfs.xfs");
         run(Command::new(make)
             .args(["-q", "-m", "reflink=1"])
             .arg(&image))?;
@@ -23,7 +24,8 @@ impl Xfs {
         Ok(Self(top))
     }
 
-    pub(crate) fn dir(&self) -> &Path {
+    /// Where it is mounted.
+    pub fn dir(&self) -> &Path {
         &self.0
     }
 }
