@@ -21,6 +21,8 @@
 //! | [`census`] | reports made by hand, about real programs |
 //! | [`loader`] | what LD_DEBUG wrote |
 //! | [`tree`] | root trees with other versions of glibc |
+//! | [`others`] | other rewriters |
+//! | [`xfs`] | a file system that shares blocks |
 //! | [`explain`] | what `allocs-rewrite explain` says |
 #![allow(
     clippy::unwrap_used,
@@ -41,12 +43,14 @@ pub mod loader;
 pub mod looked_at;
 pub mod mirror;
 pub mod needs;
+pub mod others;
 pub mod report;
 pub mod sample;
 pub mod structure;
 pub mod tool;
 pub mod tree;
 pub mod trial;
+pub mod xfs;
 
 pub use command::{Command, Outcome};
 pub use dir::Dir;
