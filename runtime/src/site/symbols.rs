@@ -38,9 +38,16 @@ pub(crate) fn soname(object: Object) -> Option<Mapped> {
     Some(unsafe { Mapped::new(strings.wrapping_add(value(DT_SONAME)?)) })
 }
 
-/// Calls `seen` for each function.
-pub(crate) fn for_each(object: &LoadedObject, mut seen: impl FnMut(Symbol)) {
+/// Calls `see` for each function.
+pub(crate) fn for_each(object: &LoadedObject, mut see: impl FnMut(Symbol)) {
     let base = object.object.base;
+    // A symbol may also be a number that is no address.
+    let mut seen = |symbol: Symbol| {
+        let inside = symbol.address.checked_add(symbol.size);
+        if symbol.address >= object.begin && inside.is_some_and(|end| end <= object.end) {
+            see(symbol);
+        }
+    };
     // The code that was called from is there, so all of the object is.
     if let Some(tables) = Dynamic::of(object.object, Access::Direct) {
         // SAFETY: this is where the object's tables are.
