@@ -2,7 +2,7 @@
 //! loader's list at the moment of the question (`linkmap`): dlopen and dlclose need no hook. What lies in the
 //! objects comes from their program headers in memory (`headers`) and from their files (`tables`).
 
-mod dynamic;
+pub(crate) mod dynamic;
 mod headers;
 mod symbols;
 mod tables;

@@ -95,6 +95,7 @@ static INSIDE void *aligned(void) {
 BY(malloc, malloc(100))
 BY(calloc, calloc(10, 10))
 BY(realloc, realloc(malloc(10), 1000))
+BY(reallocarray, reallocarray(NULL, 10, 10))
 BY(posix_memalign, aligned())
 BY(strdup, strdup("some text"))
 BY(asprintf, formatted())
@@ -112,6 +113,7 @@ int main(void) {
     SHOW(malloc);
     SHOW(calloc);
     SHOW(realloc);
+    SHOW(reallocarray);
     SHOW(posix_memalign);
     SHOW(strdup);
     SHOW(asprintf);

@@ -192,7 +192,14 @@ fn no_facades() {
     let program = build(&dir, &needs("gcc"), "facades.c", &["-O2"]);
     let sites = sites(preloaded(&program).env("ALLOCS_FACADES", "none"));
     for (how, site) in &sites {
-        let is_direct = ["malloc", "calloc", "realloc", "posix_memalign"].contains(&how.as_str());
+        let is_direct = [
+            "malloc",
+            "calloc",
+            "realloc",
+            "reallocarray",
+            "posix_memalign",
+        ]
+        .contains(&how.as_str());
         assert_eq!(
             *site == format!("by_{how}"),
             is_direct,

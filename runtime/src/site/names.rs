@@ -119,6 +119,10 @@ pub(crate) fn are_all_facades(object: &LoadedObject) -> bool {
     if !are_sought() {
         return false;
     }
+    // libc's reallocarray calls realloc, and is called by a hook.
+    if object.object.is_runtime() {
+        return true;
+    }
     let is_library = |name| {
         words(LIBRARIES)
             .chain(own())
@@ -161,11 +165,12 @@ fn is_function(name: Mapped) -> bool {
         }
     }
     let beginning = u32::from_le_bytes(beginning);
-    let class = class(beginning);
+    let is_marked = |class: usize| {
+        let classes = CLASSES.get(class / 64);
+        classes.is_some_and(|classes| classes >> (class % 64) & 1 == 1)
+    };
     // Few names of a program begin like one of these.
-    let may_be = CLASSES
-        .get(class / 64)
-        .is_some_and(|classes| classes >> (class % 64) & 1 == 1);
+    let may_be = classes(beginning).into_iter().all(is_marked);
     let matches = |word: &Word| {
         word.beginning == beginning
             && FUNCTIONS
@@ -227,16 +232,23 @@ static WORDS: [Word; WORD_COUNT] = {
 
 /// A bit for each class that a beginning is of.
 static CLASSES: [u64; CLASSES_COUNT / 64] = {
-    let mut classes = [0; CLASSES_COUNT / 64];
+    let mut marked = [0; CLASSES_COUNT / 64];
     let mut word = 0;
     while word < WORD_COUNT {
-        let class = class(WORDS[word].beginning);
-        classes[class / 64] |= 1 << (class % 64);
+        let [one, other] = classes(WORDS[word].beginning);
+        marked[one / 64] |= 1 << (one % 64);
+        marked[other / 64] |= 1 << (other % 64);
         word += 1;
     }
-    classes
+    marked
 };
 
-const fn class(beginning: u32) -> usize {
-    (beginning.wrapping_mul(0x9e37_79b1) >> (u32::BITS - CLASSES_COUNT.ilog2())) as usize
+/// The two classes of a beginning.
+const fn classes(beginning: u32) -> [usize; 2] {
+    let hash = beginning.wrapping_mul(0x9e37_79b1) as usize;
+    let bits = CLASSES_COUNT.ilog2();
+    [
+        hash >> (32 - bits),
+        hash >> (32 - 2 * bits) & (CLASSES_COUNT - 1),
+    ]
 }

@@ -154,6 +154,13 @@ fn nth(address: usize, index: usize) -> &'static AtomicUsize {
 
 #[cfg(test)]
 mod tests {
+    #![allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        reason = "a test says that something is wrong by panicking"
+    )]
+
     use std::thread;
 
     use super::*;

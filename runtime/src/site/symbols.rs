@@ -1,16 +1,14 @@
 //! All functions that an object names: those of its dynamic symbols, and those of the symbol table in its
 //! file if it was not stripped.
 
+use crate::file::dynamic::Dynamic;
 use crate::file::{self, LoadedObject};
-use crate::memory::Mapped;
+use crate::memory::{Access, Mapped};
 use crate::object::Object;
 use crate::sys::{self, File};
 
-const DT_HASH: usize = 4;
 const DT_STRTAB: usize = 5;
-const DT_SYMTAB: usize = 6;
 const DT_SONAME: usize = 14;
-const DT_GNU_HASH: usize = 0x6fff_fef5;
 const STT_FUNC: u8 = 2;
 const SHN_UNDEF: u16 = 0;
 const SHT_SYMTAB: u32 = 2;
@@ -31,15 +29,31 @@ pub(crate) struct Symbol {
 
 /// The name that other objects ask for the library by.
 pub(crate) fn soname(object: Object) -> Option<Mapped> {
-    let (_, name) = object.entries().find(|(tag, _)| *tag == DT_SONAME)?;
-    Some(table(object, DT_STRTAB)?.add(name))
+    let value = |wanted| {
+        let (_, value) = object.entries().find(|(tag, _)| *tag == wanted)?;
+        Some(value)
+    };
+    let strings = object.table(value(DT_STRTAB)?);
+    // SAFETY: a string among those of the dynamic table.
+    Some(unsafe { Mapped::new(strings.wrapping_add(value(DT_SONAME)?)) })
 }
 
-/// Calls `seen` for each function.
-pub(crate) fn for_each(object: &LoadedObject, mut seen: impl FnMut(Symbol)) {
+/// Calls `see` for each function.
+pub(crate) fn for_each(object: &LoadedObject, mut see: impl FnMut(Symbol)) {
     let base = object.object.base;
-    if let Some((symbols, count, strings)) = dynamic_symbols(object.object) {
-        functions(symbols, count, strings, base, usize::MAX).for_each(&mut seen);
+    // A symbol may also be a number that is no address.
+    let mut seen = |symbol: Symbol| {
+        let inside = symbol.address.checked_add(symbol.size);
+        if symbol.address >= object.begin && inside.is_some_and(|end| end <= object.end) {
+            see(symbol);
+        }
+    };
+    // The code that was called from is there, so all of the object is.
+    if let Some(tables) = Dynamic::of(object.object, Access::Direct) {
+        // SAFETY: this is where the object's tables are.
+        let [symbols, names] = [tables.symbols, tables.names].map(|at| unsafe { Mapped::new(at) });
+        let count = u32::try_from(tables.count).unwrap_or_default();
+        functions(symbols, count, names, base, tables.names_size).for_each(&mut seen);
     }
     let path = object.path.or_else(file::executable_path);
     let Some(file) = path.and_then(File::open_string) else {
@@ -61,48 +75,6 @@ pub(crate) fn for_each(object: &LoadedObject, mut seen: impl FnMut(Symbol)) {
     }
     // SAFETY: names were looked at, and not kept.
     unsafe { sys::unmap(contents.address(), size) };
-}
-
-fn table(object: Object, wanted: usize) -> Option<Mapped> {
-    let (_, value) = object.entries().find(|(tag, _)| *tag == wanted)?;
-    // Without the base in read-only tables and with musl; it is smaller than the base then.
-    let address = if value < object.base {
-        value.wrapping_add(object.base)
-    } else {
-        value
-    };
-    // SAFETY: the dynamic table says where this table is.
-    Some(unsafe { Mapped::new(address) })
-}
-
-/// The dynamic symbols, their number and their names.
-fn dynamic_symbols(object: Object) -> Option<(Mapped, u32, Mapped)> {
-    let symbols = table(object, DT_SYMTAB)?;
-    let count = match (table(object, DT_HASH), table(object, DT_GNU_HASH)) {
-        (Some(hash), _) => hash.add(4).u32(),
-        (None, Some(hash)) => count_of_gnu_hash(hash),
-        (None, None) => return None,
-    };
-    Some((symbols, count, table(object, DT_STRTAB)?))
-}
-
-/// One more than the largest index: the end of the chain that begins with the highest one.
-fn count_of_gnu_hash(table: Mapped) -> u32 {
-    let (buckets, first_hashed, filter_words) =
-        (table.u32(), table.add(4).u32(), table.add(8).u32());
-    let bucket = table.add(16).nth(filter_words, 8);
-    let chain = bucket.nth(buckets, 4);
-    let highest = (0..buckets)
-        .map(|index| bucket.nth(index, 4).u32())
-        .max()
-        .unwrap_or(0);
-    let Some(in_chain) = highest.checked_sub(first_hashed) else {
-        return first_hashed;
-    };
-    let last = (in_chain..).find(|index| chain.nth(*index, 4).u32() & 1 == 1);
-    last.unwrap_or(in_chain)
-        .wrapping_add(first_hashed)
-        .wrapping_add(1)
 }
 
 /// The functions among the symbols. Names lie in the `limit` bytes behind `strings`.

@@ -223,13 +223,20 @@ fn value(entry: u64, key: Key) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        reason = "a test says that something is wrong by panicking"
+    )]
+
     use std::thread;
 
     use super::*;
 
     /// Return addresses as programs have them: some thousand in a few objects.
     fn addresses(count: usize) -> impl Iterator<Item = usize> {
-        (0..count).map(|index| 0x7f12_3456_0000 + (index % 7 << 28) + index * 13)
+        (0..count).map(|index| 0x7f12_3456_0000 + ((index % 7) << 28) + index * 13)
     }
 
     #[test]
