@@ -29,12 +29,6 @@ impl Call {
         unsafe { Site::of(self.caller(), self.stack, self.rbp) }
     }
 
-    /// The same, if it is known without a look at the stack.
-    #[inline(always)]
-    pub(crate) fn site_at_hand(self) -> Option<Site> {
-        Site::at_hand(self.caller())
-    }
-
     /// Has it taken for a sample of the program's calls.
     #[cold]
     #[inline(never)]

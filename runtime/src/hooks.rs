@@ -12,6 +12,7 @@
 
 use core::ffi::{c_int, c_void};
 use core::ptr;
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use crate::call::{Call, called};
 use crate::chunks;
@@ -21,14 +22,12 @@ use crate::index::Mark;
 use crate::next::{self, Next};
 use crate::record::{RECORD, Record, padded};
 use crate::site::Site;
+use crate::threads;
 
 type Chunk = *mut c_void;
 
 /// ENOMEM, which posix_memalign returns instead of setting `errno`.
 const ENOMEM: c_int = 12;
-
-/// Chunks whose addresses have none of these bits are samples: one in 64.
-const SAMPLED: usize = 63 << 4;
 
 called!(
     /// malloc(3).
@@ -255,37 +254,38 @@ fn allocate<F: Copy>(
     let function = unsafe { next.function() };
     let chunk = ask(function, size.saturating_add(RECORD));
     let address = chunk.expose_provenance();
-    if address != 0 && !enter_small(address, size, call) {
-        return enter(chunk, size, call);
+    if address != 0 {
+        let site = call.site();
+        if !chunks::enter_small(address, size, site) || is_sample(address) {
+            return enter(chunk, size, site, call);
+        }
     }
     chunk
-}
-
-/// Enters a chunk of glibc's, if that needs no more than a few instructions.
-#[inline(always)]
-fn enter_small(address: usize, size: usize, call: Call) -> bool {
-    let is_entered = |site| chunks::enter_small(address, size, site);
-    address & SAMPLED != 0 && call.site_at_hand().is_some_and(is_entered)
 }
 
 /// Enters any chunk, and gives it back.
 #[cold]
 #[inline(never)]
-fn enter(chunk: Chunk, size: usize, call: Call) -> Chunk {
-    let address = chunk.expose_provenance();
+fn enter(chunk: Chunk, size: usize, site: Site, call: Call) -> Chunk {
+    call.sample();
     if let Some(next) = next::of(Hook::Malloc) {
-        chunks::enter(next, address, size, site_of(address, call));
+        chunks::enter(next, chunk.expose_provenance(), size, site);
     }
     chunk
 }
 
-/// The site of a chunk at `address`.
+/// Whether the call that made the chunk at `address` is looked at more closely: one in 64.
 #[inline(always)]
-fn site_of(address: usize, call: Call) -> Site {
-    if address & SAMPLED == 0 {
-        call.sample();
+fn is_sample(address: usize) -> bool {
+    const EVERY: u32 = 64;
+    static LEFT: AtomicU32 = AtomicU32::new(0);
+    // Threads would contend for a counter. Addresses say it as well, if not as well: they are used again.
+    if !threads::is_single() {
+        return (address >> 4).is_multiple_of(EVERY as usize);
     }
-    call.site()
+    let left = LEFT.load(Relaxed);
+    LEFT.store(left.checked_sub(1).unwrap_or(EVERY - 1), Relaxed);
+    left == 0
 }
 
 /// The same where something is counted, or the allocator is not known so well.
@@ -330,7 +330,10 @@ fn make<F: Copy>(
     if address == 0 {
         return (chunk, None);
     }
-    let site = site_of(address, call);
+    let site = call.site();
+    if is_sample(address) {
+        call.sample();
+    }
     let entered = chunks::enter(next, address, size, site);
     (chunk, entered.then_some(site))
 }
