@@ -1,10 +1,10 @@
 //! The command line: what can be typed, and what it means.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, FromArgMatches, Subcommand, ValueEnum};
 
-use allocs_rewrite::{Conditions, Destination, Options};
+use allocs_rewrite::{Conditions, Destination, Options, Reading};
 
 const ABOUT: &str = "Make an allocation runtime start before everything else in a program.";
 
@@ -28,6 +28,7 @@ pub(crate) enum Command {
     #[command(skip)]
     Rewrite(Rewrite),
     Explain(Explain),
+    Report(Report),
     Undo(Undo),
     /// Give a rewritten program another runtime, or a newer one
     ///
@@ -248,6 +249,89 @@ pub(crate) struct Explain {
     /// Print everything as JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Say where a process allocates, from the reports that the runtime wrote
+///
+/// Reads what ALLOCS_REPORT=FILE wrote, where FILE ends in .json, .pb or .pb.gz, and shows each place
+/// that allocates with its function and source line. Reports of several processes are added up.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit status: 0 done, 1 a report cannot be read, 2 usage.")]
+pub(crate) struct Report {
+    /// The reports
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) reports: Vec<PathBuf>,
+
+    /// Say what changed from the first of two reports to the second
+    #[arg(long)]
+    diff: bool,
+
+    /// Which sites come first; with --diff, those where it changed most
+    #[arg(long, value_enum, default_value = "live")]
+    by: By,
+
+    /// How many sites are printed
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub(crate) top: usize,
+
+    /// Write a page with a flame graph and a table of all sites, for a browser
+    #[arg(long, value_name = "FILE", conflicts_with = "json")]
+    pub(crate) html: Option<PathBuf>,
+
+    /// Print everything as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// The system that the processes ran in, unless it is this one
+    #[arg(long, value_name = "DIR")]
+    sysroot: Option<PathBuf>,
+}
+
+/// What sites are sorted by.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum By {
+    /// Bytes that are live
+    Live,
+    /// Allocations that are live
+    Chunks,
+    /// Bytes allocated since the start
+    Bytes,
+    /// Allocations since the start
+    Calls,
+    /// The most bytes that were live
+    Peak,
+}
+
+impl Report {
+    /// How the library is to read them.
+    pub(crate) fn reading(&self) -> Reading {
+        Reading {
+            sysroot: self.sysroot.clone(),
+            by: match self.by {
+                By::Live => allocs_rewrite::By::Live,
+                By::Chunks => allocs_rewrite::By::Chunks,
+                By::Bytes => allocs_rewrite::By::Bytes,
+                By::Calls => allocs_rewrite::By::Calls,
+                By::Peak => allocs_rewrite::By::Peak,
+            },
+        }
+    }
+
+    /// The two reports to compare. Ends the process if there are more or fewer.
+    pub(crate) fn compared(&self) -> Option<[&Path; 2]> {
+        if !self.diff {
+            return None;
+        }
+        match &self.reports[..] {
+            [before, after] => Some([before, after]),
+            _ => Command::definition()
+                .error(
+                    clap::error::ErrorKind::WrongNumberOfValues,
+                    "--diff takes two reports",
+                )
+                .exit(),
+        }
+    }
 }
 
 impl Rewrite {

@@ -293,6 +293,14 @@ pub enum ErrorKind {
         /// What would make it first.
         remedy: String,
     },
+    /// A file is no report that the runtime wrote.
+    #[error(
+        "is no report that can be read: {what}; name a file that ALLOCS_REPORT=FILE wrote, where FILE ends in .json, .pb or .pb.gz"
+    )]
+    NoReport {
+        /// What is wrong with it.
+        what: String,
+    },
     /// The result did not pass the checks that read it back.
     #[error(
         "was not written: reading the result back, {what}; this is a bug in allocs-rewrite, please report it with the input"

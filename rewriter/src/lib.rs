@@ -17,9 +17,13 @@
 //!
 //! [`explain()`] asks what the dynamic loader will do with a program: `loader` is the model of it, one
 //! file for each of its questions, and `explain` puts the answers in the order of time.
+//!
+//! [`census()`] reads the reports that the runtime writes and says where a process allocates; [`compare`]
+//! says what changed between two of them.
 
 #![forbid(unsafe_code)]
 
+mod census;
 mod direct;
 mod elf;
 mod error;
@@ -54,6 +58,10 @@ mod write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+pub use census::{
+    By, Census, Change, Comparison, Counts, Frame, Process, Reading, Site, Stack, Totals, census,
+    compare,
+};
 pub use error::{Error, ErrorKind, Result};
 pub use explain::{Conditions, Explanation, explain};
 pub use output::{Destination, Written};

@@ -6,19 +6,23 @@ mod cli;
 mod signals;
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use allocs_rewrite::{ErrorKind, Explanation, Options, Progress, Report};
+use allocs_rewrite::{ErrorKind, Options, Progress};
 use anstream::{AutoStream, ColorChoice};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
-use crate::cli::{Command, Explain, Printing, Rewrite, Undo};
+use crate::cli::{Command, Explain, Printing, Report, Rewrite, Undo};
 use crate::signals::Signals;
 
-/// A copy that takes longer than this gets a progress bar.
+/// What takes longer than this gets a progress bar.
 const NOTICEABLE: Duration = Duration::from_millis(300);
+/// The progress bars of what copies a program and what looks lines up.
+const COPYING: &str = "{bar:40} {bytes}/{total_bytes}, {eta} left";
+const LOOKING_UP: &str = "looking up source lines {bar:40} {pos}/{len} addresses";
 /// The runtime would not be first.
 const NOT_FIRST: u8 = 3;
 
@@ -28,16 +32,17 @@ fn main() -> ExitCode {
         Command::Refresh(refresh) => run_rewrite(&refresh, allocs_rewrite::refresh),
         Command::Undo(undo) => run_undo(&undo),
         Command::Explain(explain) => run_explain(&explain),
+        Command::Report(report) => run_report(&report),
     }
 }
 
 /// What a rewrite or a refresh is.
-type Rewriting = fn(&Options, &mut Progress<'_>) -> allocs_rewrite::Result<Report>;
+type Rewriting = fn(&Options, &mut Progress<'_>) -> allocs_rewrite::Result<allocs_rewrite::Report>;
 
 fn run_rewrite(arguments: &Rewrite, rewrite: Rewriting) -> ExitCode {
     match with_progress(|progress| rewrite(&arguments.options(), progress)) {
         // Whatever comes of the printing: the file is in place.
-        Ok(report) => ended(print_report(arguments, &report), ExitCode::SUCCESS),
+        Ok(report) => ended(print_rewrite(arguments, &report), ExitCode::SUCCESS),
         Err(error) => {
             let not_first = matches!(error.kind(), ErrorKind::NotFirst { .. });
             let status = failed(&error);
@@ -65,24 +70,34 @@ fn run_undo(arguments: &Undo) -> ExitCode {
     }
 }
 
-/// Does something that tells how far it is, and can be ended by a signal; a bar shows how far if it takes
-/// long.
+/// Makes or changes a file, which tells how far it is, shows as a bar if it takes long, and can be ended by a
+/// signal.
 fn with_progress<T>(action: impl FnOnce(&mut Progress<'_>) -> T) -> T {
     let signals = Signals::watch();
+    let outcome = with_bar(COPYING, |bar| {
+        action(&mut |done, total| {
+            bar(done, total);
+            signals.go_on()
+        })
+    });
+    signals.obey();
+    outcome
+}
+
+/// Does something that tells how far it is; a bar like `template` shows that if it takes long.
+fn with_bar<T>(template: &str, action: impl FnOnce(&mut dyn FnMut(u64, u64)) -> T) -> T {
     let started = Instant::now();
     let mut bar = None;
     let outcome = action(&mut |done, total| {
         if started.elapsed() > NOTICEABLE {
-            let bar = bar.get_or_insert_with(progress_bar);
+            let bar = bar.get_or_insert_with(|| progress_bar(template));
             bar.set_length(total);
             bar.set_position(done);
         }
-        signals.go_on()
     });
     if let Some(bar) = bar {
         bar.finish_and_clear();
     }
-    signals.obey();
     outcome
 }
 
@@ -97,6 +112,52 @@ fn run_explain(arguments: &Explain) -> ExitCode {
         }
         Err(error) => failed(&error),
     }
+}
+
+fn run_report(arguments: &Report) -> ExitCode {
+    let (reading, top) = (arguments.reading(), arguments.top);
+    let shown = match arguments.compared() {
+        Some([before, after]) => with_bar(LOOKING_UP, |progress| {
+            allocs_rewrite::compare(before, after, &reading, progress)
+        })
+        .and_then(|all| {
+            show_sites(
+                arguments,
+                &all,
+                |path| all.write_page(path),
+                || all.report(top),
+            )
+        }),
+        None => with_bar(LOOKING_UP, |progress| {
+            allocs_rewrite::census(&arguments.reports, &reading, progress)
+        })
+        .and_then(|all| {
+            show_sites(
+                arguments,
+                &all,
+                |path| all.write_page(path),
+                || all.report(top),
+            )
+        }),
+    };
+    match shown {
+        Ok(printed) => ended(printed, ExitCode::SUCCESS),
+        Err(error) => failed(&error),
+    }
+}
+
+/// Shows sites in the form that was asked for.
+fn show_sites(
+    arguments: &Report,
+    all: &impl Serialize,
+    write_page: impl FnOnce(&Path) -> allocs_rewrite::Result<()>,
+    text: impl FnOnce() -> String,
+) -> allocs_rewrite::Result<io::Result<()>> {
+    Ok(match &arguments.html {
+        Some(path) => Ok(write_page(path)?),
+        None if arguments.json => print_json(all),
+        None => print_coloured(&text()),
+    })
 }
 
 fn failed(error: &allocs_rewrite::Error) -> ExitCode {
@@ -117,7 +178,7 @@ fn ended(printed: io::Result<()>, status: ExitCode) -> ExitCode {
     }
 }
 
-fn print_report(arguments: &Rewrite, report: &Report) -> io::Result<()> {
+fn print_rewrite(arguments: &Rewrite, report: &allocs_rewrite::Report) -> io::Result<()> {
     for warning in &report.warnings {
         eprintln!(
             "allocs-rewrite: warning: {}: {warning}",
@@ -152,21 +213,32 @@ fn print(
         .try_for_each(|note| writeln!(out, "note: {note}"))
 }
 
-fn print_explanation(arguments: &Explain, explanation: &Explanation) -> io::Result<()> {
+fn print_explanation(
+    arguments: &Explain,
+    explanation: &allocs_rewrite::Explanation,
+) -> io::Result<()> {
     if arguments.json {
-        let mut out = io::BufWriter::new(io::stdout().lock());
-        serde_json::to_writer_pretty(&mut out, explanation)?;
-        writeln!(out)?;
-        return out.flush();
+        return print_json(explanation);
     }
-    let text = match arguments.tree {
+    print_coloured(&match arguments.tree {
         true => explanation.tree(),
         false => explanation.report(),
-    };
+    })
+}
+
+fn print_json(all: &impl Serialize) -> io::Result<()> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    serde_json::to_writer_pretty(&mut out, all)?;
+    writeln!(out)?;
+    out.flush()
+}
+
+/// Prints text that contains ANSI colour sequences: without them, where they would not be shown.
+fn print_coloured(text: &str) -> io::Result<()> {
     let out = io::stdout();
     match AutoStream::choice(&out) {
         ColorChoice::Never => {
-            let plain = anstream::adapter::strip_str(&text).to_string();
+            let plain = anstream::adapter::strip_str(text).to_string();
             out.lock().write_all(plain.as_bytes())
         }
         _ => out.lock().write_all(text.as_bytes()),
@@ -174,9 +246,9 @@ fn print_explanation(arguments: &Explain, explanation: &Explanation) -> io::Resu
 }
 
 /// A bar on stderr, if that is a terminal.
-fn progress_bar() -> ProgressBar {
+fn progress_bar(template: &str) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(5));
-    let style = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes}, {eta} left");
+    let style = ProgressStyle::with_template(template);
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar
 }

@@ -1,9 +1,9 @@
 //! [`Spans`] → a file, all at once or not at all.
 //!
 //! The result is written under a temporary name in the target directory and renamed when it is
-//! whole and verified. Bytes of the input never pass through this process: the kernel copies or
-//! shares them, and holes stay holes. New bytes are written first and the input's are copied
-//! around them, so that a write in the wrong place cannot survive.
+//! whole and verified. The kernel copies or shares the input's bytes; but for those in the pages of a
+//! shared file that change, none pass through this process. Holes stay holes. New bytes are written first
+//! and the input's are copied around them, so that a write in the wrong place cannot survive.
 
 use std::fs::{self, File};
 use std::io;
@@ -14,7 +14,7 @@ use rustix::fs::{SeekFrom, copy_file_range, ioctl_ficlone, seek};
 use rustix::io::Errno;
 use tempfile::NamedTempFile;
 
-use crate::elf::FileOffset;
+use crate::elf::{FileOffset, PAGE, align_down, align_up};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::Source;
 use crate::spans::{Content, Span, Spans};
@@ -66,16 +66,15 @@ impl Output {
         spans: &Spans,
         mut copied: impl FnMut(u64) -> Result<()>,
     ) -> Result<()> {
-        let shared = self.share(source, spans);
         let file = self.file();
+        if self.share(source, spans) {
+            return self.write_pages(source, spans);
+        }
         self.checked("write", file.set_len(spans.len()))?;
         for span in spans.iter() {
             if let Content::Bytes(bytes) = &span.content {
                 self.checked("write", file.write_all_at(bytes, span.at.0))?;
             }
-        }
-        if shared {
-            return Ok(());
         }
         let sparse = is_sparse(source);
         for span in spans.iter() {
@@ -95,6 +94,32 @@ impl Output {
             Content::Zero => span.at.0 >= source.len(),
         };
         spans.iter().all(in_place) && ioctl_ficlone(self.file(), source.file()).is_ok()
+    }
+
+    /// Writes what is ours into a file that shares the input's blocks, in whole pages: of one that is
+    /// written in part, the kernel would first read the rest from the disk, as no page of the new file is
+    /// in its cache yet.
+    fn write_pages(&self, source: &Source, spans: &Spans) -> Result<()> {
+        let file = self.file();
+        if spans.len() != source.len() {
+            self.checked("write", file.set_len(spans.len()))?;
+        }
+        let result = source.through(spans)?;
+        let mut written = 0;
+        for span in spans.iter() {
+            if let Content::Bytes(_) = span.content {
+                let start = align_down(span.at.0, PAGE).max(written);
+                let end = align_up(span.at.0 + span.len, PAGE)
+                    .map_or(spans.len(), |end| end.min(spans.len()));
+                let size = end.saturating_sub(start); // 0 if all of it was in the page before
+                let at = FileOffset(start);
+                result.for_each_window(at, size, "the pages that change", |skip, window| {
+                    self.checked("write", file.write_all_at(window, start + skip))
+                })?;
+                written = end;
+            }
+        }
+        Ok(())
     }
 
     fn copy_span(

@@ -16,14 +16,17 @@ use crate::call::{Call, called};
 use crate::chunks;
 use crate::file::{self, FileInfo};
 use crate::mapping::Kind;
+use crate::memory::Mapped;
 use crate::nested::{self, Nested};
 use crate::query::{self, Allocation, Made, NoAllocation};
+use crate::report::{self, Format};
 
 /// `enum alloc_error`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub enum Error {
     Ok = 0,
+    NotAvailable = 1,
     Unmapped = 2,
     Free = 3,
     Unknown = 4,
@@ -327,4 +330,22 @@ pub unsafe extern "C" fn alloc_retract(allocator: *const Allocator, base: *const
     let is_known = Allocator::number(allocator)
         .is_some_and(|allocator| nested::retract(allocator, base.expose_provenance()));
     if is_known { Error::Ok } else { Error::Invalid }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn alloc_report(descriptor: c_int, format: *const c_char) -> Error {
+    if format.is_null() {
+        return Error::Invalid;
+    }
+    // SAFETY: the caller gives a string.
+    let format = unsafe { Mapped::new(format.expose_provenance()) };
+    let (Some(format), Ok(descriptor)) = (Format::of_text(format), usize::try_from(descriptor))
+    else {
+        return Error::Invalid;
+    };
+    match report::write_to(descriptor, format) {
+        Some(true) => Error::Ok,
+        Some(false) => Error::Invalid,
+        None => Error::NotAvailable,
+    }
 }

@@ -16,13 +16,6 @@ unsafe impl Plain for u8 {}
 // SAFETY: a number.
 unsafe impl Plain for usize {}
 
-/// The bytes of `values`.
-pub(crate) fn bytes_of<T: Plain>(values: &mut [T]) -> &mut [u8] {
-    let size = size_of_val(values);
-    // SAFETY: all of it is there, and whatever is written is a value of the type.
-    unsafe { slice::from_raw_parts_mut(values.as_mut_ptr().cast(), size) }
-}
-
 /// Memory that is handed out piece by piece.
 pub(crate) struct Arena {
     begin: usize,

@@ -131,9 +131,16 @@ impl InitialStack {
         Auxv::of(entries)
     }
 
+    /// The value of the environment's variable that `name`, which ends in =, stands for.
+    pub(crate) fn variable(&self, name: &[u8]) -> Option<Mapped> {
+        // Last first; the first of several is the one that getenv would give.
+        let strings = self.environment().filter(|string| string.starts_with(name));
+        strings.last().map(|string| string.add(name.len()))
+    }
+
     /// The environment's strings, last first: the pointers between two null words in front of the
     /// vector.
-    pub(crate) fn environment(&self) -> impl Iterator<Item = Mapped> {
+    fn environment(&self) -> impl Iterator<Item = Mapped> {
         let mut end = self.phdr;
         for _ in 0..ENTRIES {
             let before = end.add(0_usize.wrapping_sub(ENTRY));

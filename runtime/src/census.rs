@@ -1,12 +1,10 @@
 //! The census: what is alive, by site. It walks over all live chunks, while the program goes on.
 
-use core::sync::atomic::{
-    AtomicBool, AtomicUsize,
-    Ordering::{Acquire, Relaxed, Release},
-};
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::chunks;
 use crate::counters::{self, sites};
+use crate::report::Turn;
 use crate::site::Site;
 
 /// What is known of the allocations that were made at one site.
@@ -22,15 +20,9 @@ pub(crate) struct SiteCounts {
     pub(crate) peak_bytes: usize,
 }
 
-/// Whether one is being taken: there is one set of counts.
-static BUSY: AtomicBool = AtomicBool::new(false);
-
-/// Takes a census and shows `visit` each site at which something is alive or was counted. False if another
-/// one is being taken, which this call may even have interrupted.
-pub(crate) fn sites(mut visit: impl FnMut(Site, &SiteCounts)) -> bool {
-    if BUSY.swap(true, Acquire) {
-        return false;
-    }
+/// Takes a census and shows `visit` each site at which something is alive or was counted. There is one set
+/// of counts; whose turn it is may use it.
+pub(crate) fn sites(_turn: &Turn, mut visit: impl FnMut(Site, &SiteCounts)) {
     for (_, counts) in sites::all() {
         for count in [
             &counts.kept_calls,
@@ -70,8 +62,6 @@ pub(crate) fn sites(mut visit: impl FnMut(Site, &SiteCounts)) -> bool {
             visit(site, &counts);
         }
     }
-    BUSY.store(false, Release);
-    true
 }
 
 /// Nobody else writes to what a census counts.

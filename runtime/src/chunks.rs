@@ -10,7 +10,7 @@ use crate::next::{self, Next};
 use crate::record::{self, RECORD, Record};
 use crate::site::Site;
 
-static CHUNKS: Index = Index::new();
+static CHUNKS: Index<false> = Index::new();
 
 /// Where chunks begin, at multiples of this: one mark stands for so many addresses.
 const GRAIN: usize = 16;

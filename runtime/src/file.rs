@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 use crate::file::headers::{Header, Headers};
 use crate::file::tables::Tables;
-use crate::linkmap::{Entry, LinkMap};
+use crate::linkmap::{Entries, Entry, LinkMap};
 use crate::memory::Mapped;
 use crate::object::Object;
 use crate::sys::{self, File, PAGE};
@@ -26,24 +26,33 @@ pub(crate) struct LoadedObject {
     pub(crate) begin: usize,
     pub(crate) end: usize,
     headers: Headers,
+    build_id: usize,
+    build_id_size: usize,
+    fingerprint: usize,
 }
 
 impl LoadedObject {
     fn of(entry: &Entry) -> Option<Self> {
         let headers = Headers::of(entry)?;
-        let (begin, end) = headers.extent()?;
+        let dynamic = entry.object.dynamic.address();
+        let summary = headers.summary(|begin| begin == dynamic)?;
         Some(Self {
             object: entry.object,
             path: entry.path(),
-            begin,
-            end,
+            begin: summary.begin,
+            end: summary.end,
             headers,
+            build_id: summary.build_id,
+            build_id_size: summary.build_id_size,
+            fingerprint: summary.fingerprint,
         })
     }
 
     /// Its build-id: where it is in memory and its size.
     pub(crate) fn build_id(&self) -> Option<(Mapped, usize)> {
-        self.headers.build_id()
+        // SAFETY: a note of the object's, inside of its segments.
+        let build_id = || unsafe { Mapped::new(self.build_id) };
+        (self.build_id_size != 0).then(|| (build_id(), self.build_id_size))
     }
 
     /// The segment with its code: where it begins and ends, and its offset in the file.
@@ -62,7 +71,7 @@ impl LoadedObject {
     }
 
     /// Its path; the executable's, too.
-    fn path(&self) -> Option<Mapped> {
+    pub(crate) fn path(&self) -> Option<Mapped> {
         self.path.or_else(executable_path)
     }
 
@@ -109,9 +118,8 @@ impl LoadedObject {
     }
 
     /// The segment that contains `address`.
-    fn segment(&self, address: usize) -> Option<&Header> {
-        let mut segments = self.headers.segments();
-        segments.find(|segment| segment.contains(address))
+    fn segment(&self, address: usize) -> Option<Header> {
+        self.headers.segment(address)
     }
 }
 
@@ -165,11 +173,6 @@ pub(crate) fn place(address: usize) -> Option<Place> {
     Some(object_of(address)?.place(address))
 }
 
-/// The symbol that contains `address`.
-pub(crate) fn symbol(address: usize) -> Option<Symbol> {
-    object_of(address)?.symbol(address)
-}
-
 /// All loaded objects in load order, the executable first, then those of dlmopen. One that is being unloaded
 /// while the list is read may be missing, and so may those behind it.
 pub(crate) fn objects() -> impl Iterator<Item = LoadedObject> {
@@ -195,10 +198,8 @@ pub(crate) fn executable_path() -> Option<Mapped> {
     is_known().then(own).or_else(|| map.executed())
 }
 
-fn entries() -> impl Iterator<Item = Entry> {
-    let map = LinkMap::find();
-    map.into_iter()
-        .flat_map(|map| map.entries().chain(map.other_entries()))
+fn entries() -> Entries {
+    LinkMap::find().map_or(Entries::NONE, LinkMap::all_entries)
 }
 
 /// The object that contains `address`.

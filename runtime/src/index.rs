@@ -29,12 +29,11 @@ const SEARCHED: usize = 64;
 /// How many regions there can be: a terabyte of heap, if it lies close together. A power of two.
 const REGIONS: usize = 1 << 14;
 
-/// The regions, each at the place of its number or, if that is taken, behind it.
-pub(crate) struct Index {
+/// The regions, each at the place of its number or, if that is taken, behind it. With RECORDS there is memory for
+/// a record beside each mark. (A member that says so would put all of it into the file.)
+pub(crate) struct Index<const RECORDS: bool> {
     regions: [AtomicPtr<Region>; REGIONS],
     covered: Covered,
-    /// Whether there is memory for a record beside each mark.
-    has_records: bool,
 }
 
 /// The place of one mark.
@@ -44,21 +43,11 @@ pub(crate) struct Mark {
     bit: u64,
 }
 
-impl Index {
-    /// One of marks alone.
+impl<const RECORDS: bool> Index<RECORDS> {
     pub(crate) const fn new() -> Self {
         Self {
             regions: [const { AtomicPtr::new(ptr::null_mut()) }; REGIONS],
             covered: Covered::new(),
-            has_records: false,
-        }
-    }
-
-    /// One that has memory for a record beside each mark.
-    pub(crate) const fn with_records() -> Self {
-        Self {
-            has_records: true,
-            ..Self::new()
         }
     }
 
@@ -83,7 +72,7 @@ impl Index {
         if let Some(region) = self.region(address) {
             return region.mark(address);
         }
-        let made = Region::map(address, self.has_records)?;
+        let made = Region::map(address, RECORDS)?;
         for place in self.places(address) {
             let there = place.compare_exchange(
                 ptr::null_mut(),

@@ -47,6 +47,10 @@ fn enter(state: State) {
         }
     }
     state.reach();
+    // Not earlier: nothing of what `ldd -r` calls can be seen from outside.
+    if state == State::Running {
+        report::start();
+    }
 }
 
 /// The symbol that the relocation in a rewritten executable names; its address, resolved, is the

@@ -9,10 +9,11 @@
 //!  program ─▶ hooks ──▶ next ──▶ linkmap ──▶ auxv      who would have been called?
 //!               │         │        └──────▶ symbol ──▶ object
 //!               │         └─────────────────────────▶ the program's own allocator
-//!               └────▶ counters ──▶ report ──▶ $ALLOCS_REPORT
+//!               └────▶ counters ──▶ census ──▶ report ──▶ $ALLOCS_REPORT
 //! ```
 //!
-//! Exported are the hooks (`hooks`) and [`allocs_preinit`], [`allocs_init`] and [`allocs_entry`].
+//! Exported are the hooks (`hooks`), the functions of `allocs.h` (`api`), and [`allocs_preinit`], [`allocs_init`]
+//! and [`allocs_entry`].
 //!
 //! Three rules hold everywhere, because a hook may be entered before the loader has relocated this
 //! object (another library's IFUNC resolver may allocate), before init, after the exit handlers, in
@@ -39,7 +40,6 @@ mod auxv;
 #[cfg(not(test))]
 mod builtins;
 mod call;
-#[allow(dead_code, reason = "the report will show it")]
 mod census;
 mod chunks;
 mod counters;

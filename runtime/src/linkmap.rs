@@ -13,7 +13,7 @@
 //! leads back to the entry that it was reached from, which freed memory does not. New objects are
 //! whole when the loader adds them (elf/dl-load.c, `_dl_add_to_namespace_list`), at the end.
 
-use core::iter;
+use core::mem;
 use core::sync::atomic::{AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
 use crate::auxv::{Auxv, InitialStack};
@@ -54,8 +54,8 @@ pub(crate) struct Entry {
     pub(crate) path: usize,
     /// How its memory may be read.
     pub(crate) access: Access,
-    /// Program headers and their number, where something else than its ELF header says so.
-    pub(crate) headers: Option<(usize, usize)>,
+    /// Program headers and their number, where something else than its ELF header says so; else 0.
+    pub(crate) headers: (usize, usize),
 }
 
 impl Entry {
@@ -134,10 +134,8 @@ impl LinkMap {
     /// runtime may have come in by dlopen) nothing is sure to. `Access::Direct` begins to mean that
     /// the object's ELF header can be read, too.
     pub(crate) fn note(self, is_start: bool) {
-        let has_header = |entry: &Entry| {
-            let base = entry.object.base;
-            entry.headers.is_some() || sys::is_readable(base)
-        };
+        let has_header =
+            |entry: &Entry| entry.headers.0 != 0 || sys::is_readable(entry.object.base);
         let stays = self.entries().take_while(has_header).count();
         AT_START.store(if is_start { stays } else { 0 }, Relaxed);
     }
@@ -147,22 +145,25 @@ impl LinkMap {
         self.entries().map(|entry| entry.object)
     }
 
-    /// Their entries.
-    pub(crate) fn entries(self) -> impl Iterator<Item = Entry> {
-        let headers = Some((self.auxv.phdr, self.auxv.phnum)).filter(|(phdr, _)| *phdr != 0);
-        let heads = iter::once(headers).chain(iter::repeat(None));
-        let at_start = AT_START.load(Relaxed);
-        entries(self.debug, at_start)
-            .zip(heads)
-            .map(|(entry, headers)| Entry { headers, ..entry })
+    fn entries(self) -> Entries {
+        Entries {
+            at: first(self.debug).unwrap_or(0),
+            last: 0,
+            last_but_one: 0,
+            left: MANY,
+            stay: AT_START.load(Relaxed),
+            headers: (self.auxv.phdr, self.auxv.phnum),
+            namespace: None,
+        }
     }
 
-    /// The entries of the lists that dlmopen made, without the objects that are entries of the first
-    /// list, too: the loader is in each.
-    pub(crate) fn other_entries(self) -> impl Iterator<Item = Entry> {
-        other_namespaces(self.debug)
-            .flat_map(|debug| entries(debug, 0))
-            .filter(move |entry| self.objects().all(|object| object != entry.object))
+    /// Their entries, then those of the lists that dlmopen made, but for objects that are in the first list,
+    /// too: the loader is in each.
+    pub(crate) fn all_entries(self) -> Entries {
+        Entries {
+            namespace: Some(self.debug),
+            ..self.entries()
+        }
     }
 
     /// Those behind the runtime. Load order is the order of the global scope.
@@ -183,49 +184,113 @@ fn first(debug: Mapped) -> Option<usize> {
     Some(debug.add(8).word()).filter(|map| *map != 0)
 }
 
-/// Entries of one list. The first `stay` of them are never unloaded.
-fn entries(debug: Mapped, stay: usize) -> impl Iterator<Item = Entry> {
-    let accesses = iter::repeat_n(Access::Direct, stay).chain(iter::repeat(Access::Guarded));
-    let mut at = first(debug).unwrap_or(0);
-    let (mut last, mut last_but_one) = (0, 0);
-    accesses
-        .take(MANY)
-        .map_while(move |access| {
-            // The other thread may be about to set `l_prev`, or have taken the last entry out meanwhile.
-            let read = || {
-                Some(at)
-                    .filter(|at| *at != 0)
-                    .and_then(|at| access.words(at))
-            };
-            let leads_back = |entry: &[usize; 5]| entry[4] == last || entry[4] == last_but_one;
-            let mut tries = (0..TRIES).map_while(|_| read());
-            // `struct link_map`: l_addr, l_name, l_ld, l_next, l_prev. musl's `struct dso` begins alike.
-            let [base, path, dynamic, next, _] = tries.find(leads_back)?;
-            (last_but_one, last, at) = (last, at, next);
-            // SAFETY: l_ld is the address of the object's dynamic table.
-            let dynamic = unsafe { Mapped::new(dynamic) };
-            Some(Entry {
-                object: Object { base, dynamic },
-                path,
-                access,
-                headers: None,
-            })
-        })
-        .filter(|entry| entry.object.dynamic.address() != 0)
+/// Goes through a list, or through all.
+#[derive(Clone, Copy)]
+pub(crate) struct Entries {
+    at: usize,
+    last: usize,
+    last_but_one: usize,
+    /// A bound, and how many of the next entries are never unloaded.
+    left: usize,
+    stay: usize,
+    /// The executable's program headers, ahead of the first entry.
+    headers: (usize, usize),
+    /// The list's `r_debug`, if another one may follow.
+    namespace: Option<Mapped>,
 }
 
-/// The `r_debug` of the other namespaces: from glibc 2.35 on, version 2 says that the structure goes on with
-/// the address of the next one.
-fn other_namespaces(debug: Mapped) -> impl Iterator<Item = Mapped> {
-    let next = |debug: &Mapped| {
-        let next = Some(debug.add(40))
-            .filter(|_| debug.u32() >= 2)
-            .map(Mapped::word)
-            .filter(|next| *next != 0)?;
-        // SAFETY: an array of the loader's, which is never given back.
-        Some(unsafe { Mapped::new(next) })
+impl Entries {
+    /// Of no list.
+    pub(crate) const NONE: Self = Self {
+        at: 0,
+        last: 0,
+        last_but_one: 0,
+        left: 0,
+        stay: 0,
+        headers: (0, 0),
+        namespace: None,
     };
-    iter::successors(next(&debug), next).take(MANY)
+
+    /// The next entry of this list.
+    fn in_list(&mut self) -> Option<Entry> {
+        self.left = self.left.checked_sub(1)?;
+        let access = if self.stay == 0 {
+            Access::Guarded
+        } else {
+            Access::Direct
+        };
+        self.stay = self.stay.saturating_sub(1);
+        let [base, path, dynamic, next, _] = self.read(access)?;
+        (self.last_but_one, self.last, self.at) = (self.last, self.at, next);
+        let headers = mem::take(&mut self.headers);
+        // SAFETY: l_ld is the address of the object's dynamic table.
+        let dynamic = unsafe { Mapped::new(dynamic) };
+        Some(Entry {
+            object: Object { base, dynamic },
+            path,
+            access,
+            headers,
+        })
+    }
+
+    /// `struct link_map`: l_addr, l_name, l_ld, l_next, l_prev. musl's `struct dso` begins alike.
+    fn read(&self, access: Access) -> Option<[usize; 5]> {
+        // Another thread may be about to set `l_prev`, or have taken the last entry out meanwhile.
+        for _ in 0..TRIES {
+            let entry = Some(self.at).filter(|at| *at != 0)?;
+            let entry: [usize; 5] = access.words(entry)?;
+            if entry[4] == self.last || entry[4] == self.last_but_one {
+                return Some(entry);
+            }
+        }
+        None
+    }
+
+    /// Goes on to the next list: from glibc 2.35 on, version 2 says that `r_debug` goes on with the address of
+    /// the next one, in an array that is never given back.
+    fn next_list(&mut self) -> Option<()> {
+        let namespace = self.namespace.filter(|debug| debug.u32() >= 2)?;
+        let next = Some(namespace.add(40).word()).filter(|next| *next != 0)?;
+        // SAFETY: the loader's, as just said.
+        let next = unsafe { Mapped::new(next) };
+        *self = Self {
+            at: first(next).unwrap_or(0),
+            last: 0,
+            last_but_one: 0,
+            left: MANY,
+            namespace: Some(next),
+            ..Self::NONE
+        };
+        Some(())
+    }
+
+    /// Whether the object is in the first list.
+    fn is_in_first(object: Object) -> bool {
+        LinkMap::known().is_some_and(|map| map.objects().any(|other| other == object))
+    }
+}
+
+impl Iterator for Entries {
+    type Item = Entry;
+
+    #[inline(never)]
+    fn next(&mut self) -> Option<Entry> {
+        let is_first = |entries: &Self| {
+            entries
+                .namespace
+                .is_none_or(|debug| debug.address() == DEBUG.load(Relaxed))
+        };
+        loop {
+            match self.in_list() {
+                Some(entry) if entry.object.dynamic.address() == 0 => {}
+                Some(entry) if is_first(self) || !Self::is_in_first(entry.object) => {
+                    return Some(entry);
+                }
+                Some(_) => {}
+                None => self.next_list()?,
+            }
+        }
+    }
 }
 
 /// The loader's `r_debug` as `object` knows it: as the value of DT_DEBUG, if it is the

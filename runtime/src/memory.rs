@@ -2,8 +2,11 @@
 //! dynamic tables. The one place where an address becomes a read.
 
 use core::arch::asm;
+use core::mem::MaybeUninit;
+use core::ptr;
+use core::slice;
 
-use crate::arena::{self, Plain};
+use crate::arena::Plain;
 use crate::sys::{self, Copied, File};
 
 /// One load, as an instruction: this is memory that Rust knows nothing about, not aligned by its rules,
@@ -68,6 +71,13 @@ impl Mapped {
         load!("mov {}, qword ptr [{}]", self.0, usize)
     }
 
+    /// The bytes of the NUL-terminated string here.
+    pub(crate) fn bytes(self) -> impl Iterator<Item = u8> {
+        (0..)
+            .map(move |at| self.add(at).byte())
+            .take_while(|byte| *byte != 0)
+    }
+
     /// Whether the NUL-terminated string here is `text`.
     pub(crate) fn is(self, text: &[u8]) -> bool {
         self.starts_with(text) && self.add(text.len()).byte() == 0
@@ -109,28 +119,61 @@ impl Access {
 
     /// Copies what is at `address` into `buffer`, and says whether it could.
     pub(crate) fn fill<T: Plain>(self, address: usize, buffer: &mut [T]) -> bool {
+        let to = buffer.as_mut_ptr().expose_provenance();
+        // SAFETY: the buffer is that long, and its type has no invalid values.
+        unsafe { self.copy(address, to, size_of_val(buffer)) }
+    }
+
+    /// The same with the first `count` values of a buffer that nothing was written to. (To write zeros to a long
+    /// one the compiler calls memset, and rustc calls that through a relocation.)
+    pub(crate) fn fill_new<T: Plain, const MOST: usize>(
+        self,
+        address: usize,
+        count: usize,
+        buffer: &mut MaybeUninit<[T; MOST]>,
+    ) -> Option<&[T]> {
+        let size = Some(count)
+            .filter(|count| *count <= MOST)?
+            .wrapping_mul(size_of::<T>());
+        let at: *mut T = buffer.as_mut_ptr().cast();
+        // SAFETY: the buffer is that long.
+        let is_filled = unsafe { self.copy(address, at.expose_provenance(), size) };
+        // SAFETY: so many values have been written, of a type without invalid ones.
+        is_filled.then(|| unsafe { slice::from_raw_parts(at, count) })
+    }
+
+    /// # Safety
+    /// The `size` bytes at `to` must be memory that may be overwritten with anything.
+    unsafe fn copy(self, from: usize, to: usize, size: usize) -> bool {
         match self {
             Self::Direct => {}
-            Self::File(number) => return File::from_number(number).read_at(address, buffer),
-            Self::Guarded => match sys::copy_own_memory(address, buffer) {
+            Self::File(number) => {
+                let file = File::from_number(number);
+                // SAFETY: the caller answers for it.
+                return unsafe { file.read_at(from, to, size) };
+            }
+            // SAFETY: the caller answers for it.
+            Self::Guarded => match unsafe { sys::copy_own_memory(from, to, size) } {
                 Copied::All => return true,
                 Copied::Faulted => return false,
                 // Between the question and the reads another thread could unmap it. Only a sandbox that
                 // forbids the system call leaves that gap.
-                Copied::Refused if is_mapped(address, size_of_val(buffer)) => {}
+                Copied::Refused if is_mapped(from, size) => {}
                 Copied::Refused => return false,
             },
         }
         // SAFETY: the loader made this, and it was just found mapped or always is.
-        let mut here = unsafe { Mapped::new(address) };
-        let (words, bytes) = arena::bytes_of(buffer).as_chunks_mut();
-        for word in words {
-            *word = here.word().to_ne_bytes();
-            here = here.add(size_of::<usize>());
+        let here = unsafe { Mapped::new(from) };
+        let words = size & !(size_of::<usize>() - 1);
+        for at in (0..words).step_by(size_of::<usize>()) {
+            let place = ptr::with_exposed_provenance_mut::<usize>(to.wrapping_add(at));
+            // SAFETY: the caller answers for it.
+            unsafe { place.write_unaligned(here.add(at).word()) };
         }
-        for byte in bytes {
-            *byte = here.byte();
-            here = here.add(1);
+        for at in words..size {
+            let place = ptr::with_exposed_provenance_mut::<u8>(to.wrapping_add(at));
+            // SAFETY: the caller answers for it.
+            unsafe { place.write(here.add(at).byte()) };
         }
         true
     }

@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use crate::index::Index;
 use crate::site::Site;
 
-static NESTED: Index = Index::with_records();
+static NESTED: Index<true> = Index::new();
 
 /// Whether anything was ever announced.
 static ANY: AtomicBool = AtomicBool::new(false);
@@ -111,9 +111,12 @@ fn beginning_at(grain: usize) -> Option<Nested> {
 
 /// Shows `visit` the allocations that begin from `begin` on and before `end`, until it returns false.
 pub(crate) fn walk(begin: usize, end: usize, mut visit: impl FnMut(Nested) -> bool) -> bool {
-    NESTED
-        .words(begin, end)
-        .all(|(first, word)| marks(first, word).filter_map(beginning_at).all(&mut visit))
+    NESTED.words(begin, end).all(|(first, word)| {
+        marks(first, word)
+            .filter_map(beginning_at)
+            .filter(|nested| (begin..end).contains(&nested.base))
+            .all(&mut visit)
+    })
 }
 
 /// The addresses that are marked in `word`.
@@ -156,6 +159,7 @@ mod tests {
         assert_eq!(at(base), Some(nested(base, 100)));
         assert_eq!(at(base + 99), Some(nested(base, 100)));
         assert_eq!(at(base + 100), None);
+        assert!(announce(nested(base + 200, 10)));
         let mut seen = Vec::new();
         walk(base & !15, base + 1, |nested| {
             seen.push(nested);

@@ -10,14 +10,15 @@
 //!                       │ new
 //!                       ├──▶ file      the object that contains it
 //!                       ├──▶ frame ─▶ cfa ─▶ step     out of the frame, by .eh_frame
-//!                       ├──▶ names ─▶ symbols, glob   is the function a facade?
+//!                       ├──▶ names ─▶ symbols, glob, rust   is the function a facade?
 //!                       └──▶ numbers   a number for the site
 //! ```
 //!
 //! The distance from the stack pointer to the next return address is the same each time that a call
 //! site is reached, so it is read once. What is on the stack is never searched for return addresses:
 //! where .eh_frame does not tell, or where a frame is counted from a frame pointer that is not known,
-//! that frame is the site even if it is a facade's.
+//! that frame is the site even if it is a facade's. If there are facades only, down to the first function
+//! of the thread, the site is in the innermost one.
 //!
 //! An object that is unloaded leaves its return addresses in the table. Should another come to the
 //! same place, and should a call in it end at the very same address, it is taken for the old one.
@@ -30,6 +31,7 @@ mod glob;
 mod names;
 mod numbers;
 mod objects;
+mod rust;
 mod stack;
 mod step;
 mod symbols;
@@ -39,7 +41,7 @@ use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::auxv::InitialStack;
 use crate::site::frame::Function;
-use crate::site::step::{Frame, Step};
+use crate::site::step::{Frame, Outer, Step};
 use crate::site::table::{Key, Table};
 
 /// Where an allocation was made.
@@ -65,17 +67,10 @@ pub(crate) fn configure(stack: &InitialStack) {
     if stack.auxv().secure {
         return;
     }
-    // Last first; the first of several is the one that getenv would give.
-    let value = |variable: &[u8]| {
-        let of_variable = stack
-            .environment()
-            .filter(|string| string.starts_with(variable));
-        of_variable.last().map(|string| string.add(variable.len()))
-    };
-    if let Some(facades) = value(FACADES_VARIABLE) {
+    if let Some(facades) = stack.variable(FACADES_VARIABLE) {
         names::configure(facades);
     }
-    if let Some(depth) = value(STACK_VARIABLE) {
+    if let Some(depth) = stack.variable(STACK_VARIABLE) {
         let digits = (0..3)
             .map(|at| depth.add(at).byte())
             .take_while(u8::is_ascii_digit);
@@ -156,7 +151,8 @@ fn skip(caller: usize) {
 
 /// The site of a call that no site is at hand for, but `value`.
 #[inline(never)]
-fn behind(mut value: u64, mut frame: Frame) -> Site {
+fn behind(mut value: u64, innermost: Frame) -> Site {
+    let mut frame = innermost;
     for _ in 0..FACADES {
         if value >= u64::from(2 * FACADE) {
             let depth = DEPTH.load(Relaxed);
@@ -174,9 +170,13 @@ fn behind(mut value: u64, mut frame: Frame) -> Site {
             facade => Step::from_bits(facade - FACADE),
         };
         // SAFETY: the frame is that of the hook's call, or was stepped to.
-        match unsafe { step.take(frame) }.filter(|next| next.caller != 0) {
-            Some(next) => frame = next,
-            None => break,
+        match unsafe { step.take(frame) } {
+            Outer::Frame(next) => frame = next,
+            Outer::Nothing => {
+                frame = innermost;
+                break;
+            }
+            Outer::Unknown => break,
         }
         value = CALLERS.at_hand(Key::of_address(frame.caller));
     }

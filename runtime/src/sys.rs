@@ -4,15 +4,19 @@
 use core::arch::asm;
 use core::ffi::CStr;
 use core::mem::MaybeUninit;
-use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
+use core::slice;
+use core::sync::atomic::{AtomicU8, AtomicUsize};
 
-use crate::arena::Plain;
+pub(crate) mod path;
+pub(crate) mod signal;
+
 use crate::memory::Mapped;
 
 const SYS_READ: usize = 0;
 const SYS_WRITE: usize = 1;
 const SYS_CLOSE: usize = 3;
 const SYS_FSTAT: usize = 5;
+const SYS_POLL: usize = 7;
 const SYS_MMAP: usize = 9;
 const SYS_MUNMAP: usize = 11;
 const SYS_PREAD64: usize = 17;
@@ -21,7 +25,9 @@ const SYS_GETPID: usize = 39;
 const SYS_FCNTL: usize = 72;
 const SYS_READLINK: usize = 89;
 const SYS_PRCTL: usize = 157;
+const SYS_GETTID: usize = 186;
 const SYS_FUTEX: usize = 202;
+const SYS_CLOCK_GETTIME: usize = 228;
 const SYS_OPENAT: usize = 257;
 const SYS_PROCESS_VM_READV: usize = 310;
 
@@ -121,14 +127,15 @@ pub(crate) enum Copied {
     Refused,
 }
 
-/// Reads memory of the process's own at `address` into `buffer`. Never faults: the kernel does it, and says if
-/// there is nothing. So it may be asked about memory that another thread is just unmapping.
-pub(crate) fn copy_own_memory<T: Plain>(address: usize, buffer: &mut [T]) -> Copied {
-    let size = size_of_val(buffer);
-    let to = [buffer.as_mut_ptr().expose_provenance(), size];
-    let from = [address, size];
-    let [to, from] = [&to, &from].map(|vector| vector.as_ptr().expose_provenance());
-    // SAFETY: the kernel writes into `buffer` alone, whose type has no invalid values.
+/// Reads `size` bytes of the process's own memory at `from`. Never faults: the kernel does it, and says if there
+/// is nothing. So it may be asked about memory that another thread is just unmapping.
+///
+/// # Safety
+/// The memory at `to` is overwritten.
+pub(crate) unsafe fn copy_own_memory(from: usize, to: usize, size: usize) -> Copied {
+    let [from, to] = [[from, size], [to, size]];
+    let [from, to] = [&from, &to].map(|vector| vector.as_ptr().expose_provenance());
+    // SAFETY: the kernel writes there alone.
     let result = unsafe { syscall6(SYS_PROCESS_VM_READV, [process_id(), to, 1, from, 1, 0]) };
     match usize::try_from(result) {
         Ok(read) if read == size => Copied::All,
@@ -191,6 +198,25 @@ pub(crate) fn process_id() -> usize {
     unsafe { syscall(SYS_GETPID, [0; 5]) }.unsigned_abs()
 }
 
+/// The calling thread's id: no other thread in the same namespace has it.
+pub(crate) fn thread_id() -> usize {
+    // SAFETY: has no arguments and cannot fail.
+    unsafe { syscall(SYS_GETTID, [0; 5]) }.unsigned_abs()
+}
+
+/// The time in nanoseconds since 1970; 0 if it cannot be had.
+pub(crate) fn time() -> usize {
+    const CLOCK_REALTIME: usize = 0;
+    let mut time = [0_usize; 2];
+    let at = (&raw mut time).expose_provenance();
+    // SAFETY: the kernel writes seconds and nanoseconds.
+    unsafe { syscall(SYS_CLOCK_GETTIME, [CLOCK_REALTIME, at, 0, 0, 0]) };
+    let [seconds, nanoseconds] = time;
+    seconds
+        .wrapping_mul(1_000_000_000)
+        .wrapping_add(nanoseconds)
+}
+
 /// Where the symbolic link at `path` leads to, as far as it fits into `text`.
 pub(crate) fn read_link(path: &CStr, text: &[AtomicU8]) {
     let path = path.as_ptr().expose_provenance();
@@ -215,21 +241,6 @@ impl File {
     /// Its number.
     pub(crate) const fn number(&self) -> usize {
         self.0
-    }
-
-    /// Creates or empties the file at `path`, which a NUL ends. Follows no symbolic link, waits
-    /// for no reader, gets no terminal, and no program that is executed meanwhile inherits it.
-    pub(crate) fn create(path: &[AtomicU8]) -> Option<Self> {
-        const O_WRONLY: usize = 0o1;
-        const O_CREAT: usize = 0o100;
-        const O_NOCTTY: usize = 0o400;
-        const O_TRUNC: usize = 0o1000;
-        const O_NONBLOCK: usize = 0o4000;
-        const O_NOFOLLOW: usize = 0o400_000;
-        path.iter().find(|byte| byte.load(Relaxed) == 0)?;
-        let flags = O_WRONLY | O_CREAT | O_NOCTTY | O_TRUNC | O_NONBLOCK | O_NOFOLLOW;
-        // SAFETY: the path has an end, as just seen.
-        unsafe { Self::open_at(path.as_ptr().expose_provenance(), flags) }
     }
 
     /// Opens the file at `path` for reading.
@@ -283,8 +294,7 @@ impl File {
     /// Device and inode of the open file.
     pub(crate) fn identity(&self) -> Option<(usize, usize)> {
         // `struct stat` begins with st_dev and st_ino.
-        let [device, inode, ..] = self.stat()?;
-        Some((device, inode))
+        self.stat(|[device, inode, ..]| (*device, *inode))
     }
 
     /// Its size, if it is a regular file.
@@ -292,12 +302,12 @@ impl File {
         const S_IFMT: usize = 0o170_000;
         const S_IFREG: usize = 0o100_000;
         // Then come st_nlink, st_mode and st_uid in one word, one with st_gid, st_rdev and st_size.
-        let [_, _, _, mode, _, _, size, ..] = self.stat()?;
+        let (mode, size) = self.stat(|[_, _, _, mode, _, _, size, ..]| (*mode, *size))?;
         (mode & S_IFMT == S_IFREG).then_some(size)
     }
 
-    /// `struct stat`, which has 144 bytes.
-    fn stat(&self) -> Option<[usize; 18]> {
+    /// What `read` finds in `struct stat`, which has 144 bytes.
+    fn stat<T>(&self, read: impl FnOnce(&[usize; 18]) -> T) -> Option<T> {
         let mut stat = MaybeUninit::<[usize; 18]>::uninit();
         let at = stat.as_mut_ptr().expose_provenance();
         // SAFETY: the kernel fills the structure in.
@@ -306,19 +316,20 @@ impl File {
             return None;
         }
         // SAFETY: it has, since it says so.
-        Some(unsafe { stat.assume_init() })
+        Some(read(unsafe { stat.assume_init_ref() }))
     }
 
-    /// Reads from `offset` on into `buffer`, and says whether that filled it.
-    pub(crate) fn read_at<T: Plain>(&self, offset: usize, buffer: &mut [T]) -> bool {
-        let size = size_of_val(buffer);
-        let at = buffer.as_mut_ptr().expose_provenance();
+    /// Reads `size` bytes from `offset` on, and says whether there were so many.
+    ///
+    /// # Safety
+    /// The memory at `to` is overwritten.
+    pub(crate) unsafe fn read_at(&self, offset: usize, to: usize, size: usize) -> bool {
         let mut done = 0_usize;
         while done < size {
-            let (to, left) = (at.wrapping_add(done), size.wrapping_sub(done));
+            let (at, left) = (to.wrapping_add(done), size.wrapping_sub(done));
             let from = offset.wrapping_add(done);
-            // SAFETY: the kernel writes into the rest of `buffer`, whose type has no invalid values.
-            let result = unsafe { syscall(SYS_PREAD64, [self.0, to, left, from, 0]) };
+            // SAFETY: the kernel writes there alone.
+            let result = unsafe { syscall(SYS_PREAD64, [self.0, at, left, from, 0]) };
             match usize::try_from(result) {
                 Ok(read) if read > 0 => done = done.wrapping_add(read),
                 Err(_) if result == -EINTR => {}
@@ -328,37 +339,57 @@ impl File {
         true
     }
 
-    /// Reads what comes next into `buffer`; how many bytes that were, 0 at the end and after an error.
-    pub(crate) fn read(&self, buffer: &mut [u8]) -> usize {
-        let at = buffer.as_mut_ptr().expose_provenance();
+    /// Reads what comes next into `buffer`: nothing at the end, and after an error.
+    pub(crate) fn read<'a, const MOST: usize>(
+        &self,
+        buffer: &'a mut MaybeUninit<[u8; MOST]>,
+    ) -> &'a [u8] {
+        let at: *mut u8 = buffer.as_mut_ptr().cast();
+        let arguments = [self.0, at.expose_provenance(), MOST, 0, 0];
         loop {
             // SAFETY: the kernel writes into `buffer`.
-            let result = unsafe { syscall(SYS_READ, [self.0, at, buffer.len(), 0, 0]) };
+            let result = unsafe { syscall(SYS_READ, arguments) };
             if result != -EINTR {
-                return usize::try_from(result).unwrap_or(0);
+                let read = usize::try_from(result).unwrap_or(0);
+                // SAFETY: so many bytes have been written.
+                return unsafe { slice::from_raw_parts(at, read) };
             }
         }
     }
 
-    /// Writes all of `text`, or as much as the file takes.
-    pub(crate) fn write(&self, text: &[AtomicU8]) {
-        let mut rest = text;
+    /// Writes all of `bytes`. Whether it could: not if the file takes no more, or none for a while.
+    pub(crate) fn write(&self, bytes: &[AtomicU8]) -> bool {
+        let mut rest = bytes;
         while !rest.is_empty() {
             let at = rest.as_ptr().expose_provenance();
             // SAFETY: the kernel reads `rest` and nothing else.
             let result = unsafe { syscall(SYS_WRITE, [self.0, at, rest.len(), 0, 0]) };
             match usize::try_from(result) {
-                Ok(0) => return,
+                Ok(0) => return false,
                 Ok(written) => rest = rest.get(written..).unwrap_or_default(),
                 Err(_) if result == -EINTR => {}
-                Err(_) => return,
+                Err(_) if result == -EAGAIN && self.takes_more() => {}
+                Err(_) => return false,
             }
         }
+        true
+    }
+
+    /// Waits until a descriptor that does not block takes more, at most a second.
+    fn takes_more(&self) -> bool {
+        const POLLOUT: usize = 4;
+        const MILLISECONDS: usize = 1000;
+        // `struct pollfd`: fd and, in the upper half, the events to wait for.
+        let mut descriptor = self.0 & 0xffff_ffff | POLLOUT << 32;
+        let at = (&raw mut descriptor).expose_provenance();
+        // SAFETY: the kernel reads the one structure and writes what it found into it.
+        let result = unsafe { syscall(SYS_POLL, [at, 1, MILLISECONDS, 0, 0]) };
+        result == 1 || result == -EINTR
     }
 
     /// Closes it.
     pub(crate) fn close(self) {
-        // SAFETY: `create` opened the descriptor and `self` is its only owner.
+        // SAFETY: whoever calls this opened the descriptor, and `self` is its only owner.
         unsafe { syscall(SYS_CLOSE, [self.0, 0, 0, 0, 0]) };
     }
 }

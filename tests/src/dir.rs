@@ -28,7 +28,8 @@ impl Dir {
         Self::below(Path::new("/opt"), name)
     }
 
-    fn below(parent: &Path, name: &str) -> Self {
+    /// The same in `parent`.
+    pub fn below(parent: &Path, name: &str) -> Self {
         let name = name.replace('/', "-");
         let dir = TempDir::with_prefix_in(format!("allocs-{name}-"), parent);
         let dir = dir.expect("a temporary directory");

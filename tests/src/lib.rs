@@ -18,8 +18,11 @@
 //! | [`looked_at`] | a program for debuggers and the like, before and after |
 //! | [`graph`] | generated programs with many libraries |
 //! | [`report`] | what ALLOCS_REPORT wrote |
+//! | [`census`] | reports made by hand, about real programs |
 //! | [`loader`] | what LD_DEBUG wrote |
 //! | [`tree`] | root trees with other versions of glibc |
+//! | [`others`] | other rewriters |
+//! | [`xfs`] | a file system that shares blocks |
 //! | [`explain`] | what `allocs-rewrite explain` says |
 #![allow(
     clippy::unwrap_used,
@@ -30,6 +33,7 @@
 
 pub mod behaviour;
 pub mod both_ways;
+pub mod census;
 pub mod command;
 pub mod dir;
 pub mod elf;
@@ -39,12 +43,14 @@ pub mod loader;
 pub mod looked_at;
 pub mod mirror;
 pub mod needs;
+pub mod others;
 pub mod report;
 pub mod sample;
 pub mod structure;
 pub mod tool;
 pub mod tree;
 pub mod trial;
+pub mod xfs;
 
 pub use command::{Command, Outcome};
 pub use dir::Dir;

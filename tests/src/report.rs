@@ -33,6 +33,11 @@ impl Report {
         })
     }
 
+    /// All of it.
+    pub fn json(&self) -> &Value {
+        &self.json
+    }
+
     /// In which phase the runtime's init was called first.
     pub fn phase(&self) -> &str {
         self.json["init"]["phase"].as_str().unwrap_or("none")

@@ -260,7 +260,7 @@ impl Sample {
 }
 
 /// The compiler itself, which needs nothing of rustup's environment.
-fn rustc() -> PathBuf {
+pub fn rustc() -> PathBuf {
     static RUSTC: OnceLock<PathBuf> = OnceLock::new();
     let find = || {
         let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());

@@ -324,21 +324,22 @@ fn memory() {
     needs("mold");
     let outcome = with_headers("threads", &[], &|header| match header[0] {
         4 => put(header, 32, &longs(&[0])), // PT_NOTE: without bytes it cannot move
-        1 => put(header, 40, &longs(&[1 << 46])), // PT_LOAD
+        1 if header[4] == 6 => put(header, 40, &longs(&[1 << 46])), // the writable PT_LOAD
         _ => {}
     });
     let said = outcome
         .stderr()
         .contains("what follows the table cannot move");
     assert!(outcome.code() == Some(1) && said, "{outcome}");
-    // The first segment ends where there would be room in front of the writable one.
+    // The code ends where there would be room in front of the writable segment.
     let outcome = with_headers("preinit_array", &["-fuse-ld=mold"], &|header| {
         let relro = header[..4] == *b"\x52\xe5\x74\x64";
-        let first = header[0] == 1 && header[8..16] == [0; 8];
+        let code = header[0] == 1 && header[4] == 5;
         if relro {
             put(header, 40, &longs(&[1 << 56]));
-        } else if first {
-            put(header, 40, &longs(&[0x2800]));
+        } else if code {
+            let vaddr = u64::from_le_bytes(header[16..24].try_into().expect("eight bytes"));
+            put(header, 40, &longs(&[0x2800 - vaddr]));
         }
     });
     assert!(outcome.code().is_some(), "{outcome}");

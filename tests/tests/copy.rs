@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use allocs_tests::dir::copy_program;
 use allocs_tests::sample::{Sample, Variant};
 use allocs_tests::tool;
+use allocs_tests::xfs::Xfs;
 use allocs_tests::{Command, Dir, Rewrite, needs, trials};
 use libtest_mimic::Trial;
 
@@ -19,6 +20,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         appended_bytes_stay_last,
         appended_zip_still_works,
         holes_stay_holes,
+        blocks_are_shared,
         onto_itself,
         onto_itself_through_a_link,
         while_it_runs,
@@ -194,6 +196,47 @@ fn holes_stay_holes() {
         assert_eq!(&end, b"the end", "{}", out.display());
         Command::new(out).succeed();
     });
+}
+
+/// Where the file system can, the result takes a few blocks of its own, and its bytes are those that it has
+/// elsewhere; the same for the way back.
+fn blocks_are_shared() {
+    const LARGE: usize = 32 << 20;
+    let dir = Dir::new("shared-blocks");
+    let prog = program(&dir);
+    append(&prog, &b"payload ".repeat(LARGE / 8));
+    let xfs =
+        Xfs::mount(&dir.path()).expect("an XFS: run the tests as root, on a kernel that has it");
+    let shared = xfs.dir().join("program");
+    Command::line("cp --").args([&prog, &shared]).succeed();
+    let expected = dir.join("expected");
+    Rewrite::new(&prog, &expected).succeed();
+    let used = || {
+        Command::line("sync -f").arg(xfs.dir()).succeed(); // what is not written yet is reserved generously
+        let stat = rustix::fs::statvfs(xfs.dir()).expect("statvfs");
+        (stat.f_blocks - stat.f_bfree) * stat.f_frsize
+    };
+
+    let before = used();
+    let out = xfs.dir().join("out");
+    Rewrite::new(&shared, &out).succeed();
+    let more = used() - before;
+    assert!(more < 1 << 20, "the result takes {more} bytes");
+    assert!(
+        fs::read(&out).expect("out") == fs::read(&expected).expect("expected"),
+        "bytes differ"
+    );
+    let original = fs::read(&prog).expect("the program");
+    assert!(tool::undo(&out) == original, "undo");
+
+    Command::new(tool::binary())
+        .arg("--in-place")
+        .arg(&shared)
+        .succeed();
+    assert!(
+        fs::read(&shared).expect("the program") == fs::read(&expected).expect("expected"),
+        "in place"
+    );
 }
 
 fn onto_itself() {

@@ -19,6 +19,7 @@ mod debugging;
 mod explain;
 mod explain_bad;
 mod explain_systems;
+mod facades;
 mod faults;
 mod hooks;
 mod hostile;
@@ -30,10 +31,15 @@ mod loader_model;
 mod odd_layouts;
 mod order;
 mod phases;
+mod questions;
 mod readme;
+mod report;
+mod report_bad;
+mod reports;
 mod rivals;
 mod runtime_exports;
 mod samples;
+mod snapshots;
 mod stress;
 mod system;
 mod tools;
@@ -51,6 +57,7 @@ fn main() -> ExitCode {
     let trials = [
         stress::trials(),
         index::trials(),
+        questions::trials(),
         work::trials(),
         hostile::trials(),
         samples::trials(),
@@ -66,12 +73,17 @@ fn main() -> ExitCode {
         bad_input::trials(),
         bad_runtime::trials(),
         bounds::trials(),
+        facades::trials(),
         copy::trials(),
         debugging::trials(),
         tools::trials(),
         hooks::trials(),
+        reports::trials(),
+        snapshots::trials(),
         runtime_exports::trials(),
         readme::trials(),
+        report::trials(),
+        report_bad::trials(),
         combinations::trials(),
         undo::trials(),
         in_place::trials(),

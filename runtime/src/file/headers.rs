@@ -1,10 +1,11 @@
 //! The program headers of an object, where it is loaded or in its file: its segments, its build-id, and what tells
 //! it from any other object.
 
-use core::iter;
+use core::mem::MaybeUninit;
 
 use crate::linkmap::Entry;
-use crate::memory::{Access, Mapped};
+use crate::memory::Access;
+use crate::memory::Mapped;
 use crate::sys::File;
 
 const PT_LOAD: u32 = 1;
@@ -20,25 +21,37 @@ const GNU: usize = 0x0055_4e47;
 
 /// Words of a program header.
 const WORDS: usize = 7;
-/// More headers than linkers make, and more segments and notes among them; what is beyond is not seen.
+/// More headers than linkers make; what is beyond is not seen.
 const HEADERS: usize = 24;
-const KEPT: usize = 16;
 /// More notes than an object has, and a longer build-id than any.
 const NOTES: usize = 32;
 const LONGEST_ID: usize = 64;
 
-/// What the program headers say.
+/// Where the program headers are, and what is added to the addresses in them.
 #[derive(Clone, Copy)]
 pub(crate) struct Headers {
+    at: usize,
+    count: usize,
+    base: usize,
     access: Access,
-    fingerprint: usize,
-    /// Segments, notes, and that of .eh_frame_hdr.
-    kept: [Header; KEPT],
-    build_id: Option<(usize, usize)>,
+}
+
+/// What all of them say together.
+#[derive(Clone, Copy)]
+pub(crate) struct Summary {
+    /// The lowest address of the segments and one past the highest.
+    pub(crate) begin: usize,
+    pub(crate) end: usize,
+    /// Where the build-id is and its size; 0 if there is none.
+    pub(crate) build_id: usize,
+    pub(crate) build_id_size: usize,
+    /// A number that the same object has wherever it is loaded, and in its file, and no other object: made of all
+    /// headers and the build-id.
+    pub(crate) fingerprint: usize,
 }
 
 /// One program header.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub(crate) struct Header {
     kind: u32,
     flags: u32,
@@ -65,6 +78,10 @@ impl Header {
         }
     }
 
+    fn is_segment(&self) -> bool {
+        self.kind == PT_LOAD && self.size != 0
+    }
+
     /// One past its last address.
     pub(crate) fn end(&self) -> usize {
         self.begin.wrapping_add(self.size)
@@ -82,15 +99,18 @@ impl Header {
 }
 
 impl Headers {
-    /// Those of the object of `entry`. `None` if it is gone, or its headers are not in memory.
+    /// Those of the object of `entry`. `None` if there is no ELF header where it should be.
     pub(crate) fn of(entry: &Entry) -> Option<Self> {
         let base = entry.object.base;
-        let by_header = || named_by_header(entry.access, base);
-        let (at, count) = entry.headers.or_else(by_header)?;
-        let dynamic = entry.object.dynamic.address();
-        // Something else may have come to that place meanwhile.
-        Self::read(entry.access, at, count, base, |header| {
-            header.kind == PT_DYNAMIC && header.begin == dynamic
+        let (at, count) = match entry.headers {
+            (0, _) => named_by_header(entry.access, base)?,
+            headers => headers,
+        };
+        Some(Self {
+            at,
+            count: count.min(HEADERS),
+            base,
+            access: entry.access,
         })
     }
 
@@ -98,129 +118,122 @@ impl Headers {
     pub(crate) fn of_file(file: &File) -> Option<Self> {
         let access = Access::File(file.number());
         let (at, count) = named_by_header(access, 0)?;
-        Self::read(access, at, count, 0, |header| header.kind == PT_DYNAMIC)
-    }
-
-    /// Reads `count` headers at `at`, one of which has to be `wanted`.
-    #[inline(never)]
-    fn read(
-        access: Access,
-        at: usize,
-        count: usize,
-        base: usize,
-        wanted: impl Fn(&Header) -> bool,
-    ) -> Option<Self> {
-        let mut words = [0; HEADERS * WORDS];
-        let words = words.get_mut(..count.min(HEADERS).wrapping_mul(WORDS))?;
-        access.fill(at, words).then_some(())?;
-        let (headers, _) = words.as_chunks::<WORDS>();
-        let headers = || {
-            let headers = (0_usize..).zip(headers);
-            headers.map(|(index, words)| Header::of(index, words, base))
-        };
-        headers().any(|header| wanted(&header)).then_some(())?;
-        let mut kept = [Header::default(); KEPT];
-        let matter =
-            headers().filter(|header| matches!(header.kind, PT_LOAD | PT_NOTE | PT_GNU_EH_FRAME));
-        for (place, header) in kept.iter_mut().zip(matter) {
-            *place = header;
-        }
-        let mut read = Self {
+        Some(Self {
+            at,
+            count: count.min(HEADERS),
+            base: 0,
             access,
-            fingerprint: headers().fold(0, |mixed, header| {
-                let kind = (header.kind as usize) << 32 | header.flags as usize;
-                let vaddr = header.begin.wrapping_sub(base);
-                let words = [kind, header.offset, vaddr, header.size];
-                words.into_iter().fold(mixed, mix)
-            }),
-            kept,
-            build_id: None,
-        };
-        read.build_id = read.find_build_id();
-        if let Some((id, 16..)) = read.build_id {
-            let [first, second] = access.words(id)?;
-            read.fingerprint = mix(mix(read.fingerprint, first), second);
-        }
-        Some(read)
+        })
     }
 
     /// How the object is read.
-    pub(crate) fn access(&self) -> Access {
+    pub(crate) fn access(self) -> Access {
         self.access
     }
 
-    /// A number that the same object has wherever it is loaded, and in its file, and no other object: made of all
-    /// headers and the build-id.
-    pub(crate) fn fingerprint(&self) -> usize {
-        self.fingerprint
+    /// What `read` makes of them.
+    fn with<T>(self, read: impl FnOnce(&[[usize; WORDS]]) -> Option<T>) -> Option<T> {
+        let mut buffer = MaybeUninit::<[usize; HEADERS * WORDS]>::uninit();
+        let words = self.count.wrapping_mul(WORDS);
+        let words = self.access.fill_new(self.at, words, &mut buffer)?;
+        let (headers, _) = words.as_chunks();
+        read(headers)
     }
 
-    fn kept(&self, kind: u32) -> impl Iterator<Item = &Header> {
-        self.kept.iter().filter(move |header| header.kind == kind)
+    fn parsed(self, headers: &[[usize; WORDS]]) -> impl Iterator<Item = Header> {
+        let headers = (0_usize..).zip(headers);
+        headers.map(move |(index, words)| Header::of(index, words, self.base))
     }
 
-    /// The segments.
-    pub(crate) fn segments(&self) -> impl Iterator<Item = &Header> {
-        self.kept(PT_LOAD).filter(|segment| segment.size != 0)
+    /// What they say, if the dynamic table is where `is_dynamic` says: something else may have come to that place.
+    #[inline(never)]
+    pub(crate) fn summary(self, is_dynamic: impl Fn(usize) -> bool) -> Option<Summary> {
+        self.with(|headers| {
+            let all = || self.parsed(headers);
+            let segments = || all().filter(Header::is_segment);
+            all()
+                .any(|header| header.kind == PT_DYNAMIC && is_dynamic(header.begin))
+                .then_some(())?;
+            let of_headers = all().fold(0, |mixed, header| {
+                let kind = (header.kind as usize) << 32 | header.flags as usize;
+                let vaddr = header.begin.wrapping_sub(self.base);
+                let mixed = mix(mix(mixed, kind), header.offset);
+                mix(mix(mixed, vaddr), header.size)
+            });
+            let notes = all().filter(|header| header.kind == PT_NOTE);
+            let build_id = notes.filter_map(|notes| self.build_id_in(&notes)).next();
+            let (build_id, build_id_size) = build_id.unwrap_or((0, 0));
+            let fingerprint = if build_id_size >= 16 {
+                let [first, second] = self.access.words(build_id)?;
+                mix(mix(of_headers, first), second)
+            } else {
+                of_headers
+            };
+            Some(Summary {
+                begin: segments().map(|segment| segment.begin).min()?,
+                end: segments().map(|segment| segment.end()).max()?,
+                build_id,
+                build_id_size,
+                fingerprint,
+            })
+        })
     }
 
-    /// The lowest address of the segments and one past the highest.
-    pub(crate) fn extent(&self) -> Option<(usize, usize)> {
-        let begin = self.segments().map(|segment| segment.begin).min()?;
-        let end = self.segments().map(Header::end).max()?;
-        Some((begin, end))
+    /// The segment that contains `address`.
+    #[inline(never)]
+    pub(crate) fn segment(self, address: usize) -> Option<Header> {
+        self.with(|headers| {
+            let mut segments = self.parsed(headers).filter(Header::is_segment);
+            segments.find(|segment| segment.contains(address))
+        })
     }
 
     /// The segment with the code: where it begins and ends, and its offset in the file.
-    pub(crate) fn executable(&self) -> Option<(usize, usize, usize)> {
-        let segment = self.segments().find(|segment| segment.flags & PF_X != 0)?;
-        Some((segment.begin, segment.end(), segment.offset))
+    pub(crate) fn executable(self) -> Option<(usize, usize, usize)> {
+        self.with(|headers| {
+            let mut segments = self.parsed(headers).filter(Header::is_segment);
+            let segment = segments.find(|segment| segment.flags & PF_X != 0)?;
+            Some((segment.begin, segment.end(), segment.offset))
+        })
     }
 
     /// Whether they stay where they are.
-    pub(crate) fn stays(&self) -> bool {
+    pub(crate) fn stays(self) -> bool {
         self.access == Access::Direct
     }
 
     /// The table by which .eh_frame is searched, and its size.
-    pub(crate) fn unwind_table(&self) -> Option<(Mapped, usize)> {
-        let header = self.kept(PT_GNU_EH_FRAME).next()?;
-        // SAFETY: the program headers of a loaded object say that it is there.
-        Some((unsafe { Mapped::new(header.begin) }, header.size))
+    pub(crate) fn unwind_table(self) -> Option<(Mapped, usize)> {
+        self.with(|headers| {
+            let mut all = self.parsed(headers);
+            let header = all.find(|header| header.kind == PT_GNU_EH_FRAME)?;
+            // SAFETY: the program headers of a loaded object say that it is there.
+            Some((unsafe { Mapped::new(header.begin) }, header.size))
+        })
     }
 
-    /// The build-id: where it is and its size.
-    pub(crate) fn build_id(&self) -> Option<(Mapped, usize)> {
-        let (id, size) = self.build_id?;
-        // SAFETY: a note of the object's, inside of its segments.
-        Some((unsafe { Mapped::new(id) }, size))
-    }
-
-    fn find_build_id(&self) -> Option<(usize, usize)> {
-        let mut notes = self.kept(PT_NOTE);
-        notes.find_map(|notes| self.build_id_in(notes))
-    }
-
-    fn build_id_in(&self, notes: &Header) -> Option<(usize, usize)> {
-        let begin = match self.access {
+    fn build_id_in(self, notes: &Header) -> Option<(usize, usize)> {
+        let mut at = match self.access {
             Access::File(_) => notes.offset,
             Access::Direct | Access::Guarded => notes.begin,
         };
-        let end = begin.wrapping_add(notes.size);
-        let mut at = begin;
-        let (_, descriptor, size) = iter::from_fn(|| {
-            let note = Some(at).filter(|at| at.wrapping_add(16) <= end)?;
+        let end = at.wrapping_add(notes.size);
+        for _ in 0..NOTES {
+            if at.wrapping_add(16) > end {
+                break;
+            }
             // Sizes of name and descriptor, type, and the name's first word.
-            let [sizes, kind] = self.access.words(note)?;
+            let [sizes, kind] = self.access.words(at)?;
             let [name, size] = [sizes & 0xffff_ffff, sizes >> 32];
-            let descriptor = note.wrapping_add(12).wrapping_add(padded(name));
+            let descriptor = at.wrapping_add(12).wrapping_add(padded(name));
+            if kind == (GNU << 32 | NT_GNU_BUILD_ID) {
+                let is_inside = descriptor.wrapping_add(size) <= end;
+                let is_plausible = (1..=LONGEST_ID).contains(&size) && is_inside;
+                return is_plausible.then_some((descriptor, size));
+            }
             at = descriptor.wrapping_add(padded(size));
-            Some((kind, descriptor, size))
-        })
-        .take(NOTES)
-        .find(|(kind, _, _)| *kind == (GNU << 32 | NT_GNU_BUILD_ID))?;
-        let is_inside = (1..=LONGEST_ID).contains(&size) && descriptor.wrapping_add(size) <= end;
-        is_inside.then_some((descriptor, size))
+        }
+        None
     }
 }
 

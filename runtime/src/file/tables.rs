@@ -75,7 +75,7 @@ impl Section {
 impl Tables {
     /// Those of `object`, read now if they have not been. `None` if the object is gone, or without memory.
     pub(crate) fn of(object: &LoadedObject) -> Option<&'static Self> {
-        let fingerprint = object.headers.fingerprint();
+        let fingerprint = object.fingerprint;
         let home = fingerprint >> 32;
         let places = (home..home.wrapping_add(PROBES)).map(|index| index & (FILES - 1));
         for place in places.filter_map(|index| TABLES.get(index)) {
@@ -108,7 +108,7 @@ impl Tables {
 
     fn read(object: &LoadedObject, fingerprint: usize) -> Option<(Arena, &'static Self)> {
         let of_file = |file: &File| {
-            let is_same = Headers::of_file(file)?.fingerprint() == fingerprint;
+            let is_same = Headers::of_file(file)?.summary(|_| true)?.fingerprint == fingerprint;
             let parts = Parts::of_file(file).filter(|_| is_same)?;
             parts.read(Access::File(file.number()), fingerprint)
         };
@@ -165,13 +165,14 @@ struct Parts {
 impl Parts {
     fn of_file(file: &File) -> Option<Self> {
         let size = file.regular_size()?;
+        let access = Access::File(file.number());
         // e_shoff; e_phnum, e_shentsize, e_shnum, e_shstrndx.
-        let [_, _, _, _, _, at, _, counts] = Access::File(file.number()).words(0)?;
+        let [_, _, _, _, _, at, _, counts] = access.words(0)?;
         let (count, names) = (counts >> 32 & 0xffff, counts >> 48);
         let section = |index: usize| {
             let mut section = [Section::default()];
             let at = at.wrapping_add(index.wrapping_mul(size_of::<Section>()));
-            let [section] = file.read_at(at, &mut section).then_some(section)?;
+            let [section] = access.fill(at, &mut section).then_some(section)?;
             let is_inside = section.offset.checked_add(section.size)? <= size;
             is_inside.then_some(section)
         };

@@ -16,6 +16,10 @@ use std::time::Instant;
 
 use super::*;
 
+fn symbol(address: usize) -> Option<Symbol> {
+    place(address)?.symbol
+}
+
 /// `Dl_info`.
 #[repr(C)]
 struct DlInfo {

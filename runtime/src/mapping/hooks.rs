@@ -33,6 +33,9 @@ enum Function {
     Munmap,
 }
 
+/// Their names in that order: one string, for an array of them would be relocated.
+const NAMES: &[u8] = b"mmap mmap64 mremap munmap";
+
 /// What each is passed on to; 0 if that is not known yet.
 static NEXT: [AtomicUsize; 4] = [const { AtomicUsize::new(0) }; 4];
 
@@ -55,12 +58,7 @@ impl Function {
     #[cold]
     #[inline(never)]
     fn look_up(self) -> Option<usize> {
-        let name: &[u8] = match self {
-            Self::Mmap => b"mmap",
-            Self::Mmap64 => b"mmap64",
-            Self::Mremap => b"mremap",
-            Self::Munmap => b"munmap",
-        };
+        let name = NAMES.split(|byte| *byte == b' ').nth(self as usize)?;
         let map = LinkMap::find()?;
         let symbol = |name: &[u8]| {
             map.behind()

@@ -1,5 +1,6 @@
 //! /proc/self/maps, read as a stream: the kernel's list of what is mapped, by address.
 
+use core::mem::MaybeUninit;
 use core::ops::ControlFlow;
 
 use crate::sys::File;
@@ -35,13 +36,13 @@ pub(crate) fn region_of(address: usize) -> Result<Option<Region>, ()> {
     let file = File::open(c"/proc/thread-self/maps").or_else(|| File::open(c"/proc/self/maps"));
     let file = file.ok_or(())?;
     let mut line = Line::default();
-    let mut buffer = [0; AT_A_TIME];
+    let mut buffer = MaybeUninit::<[u8; AT_A_TIME]>::uninit();
     let mut is_empty = true;
     let found = loop {
-        let read = file.read(&mut buffer);
-        let Some(text) = buffer.get(..read).filter(|text| !text.is_empty()) else {
+        let text = file.read(&mut buffer);
+        if text.is_empty() {
             break None;
-        };
+        }
         is_empty = false;
         if let ControlFlow::Break(found) = line.search(text, address) {
             break found;

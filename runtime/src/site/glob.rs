@@ -37,48 +37,6 @@ pub(crate) fn matches(pattern: &[u8], name: Mapped) -> bool {
     }
 }
 
-/// Whether it is the mangled name of a function of Rust's crate alloc.
-pub(crate) fn is_of_rust_alloc(name: Mapped) -> bool {
-    if name.starts_with(b"_ZN") {
-        // Legacy: the module's path, or what is implemented: `<alloc::vec::Vec<..> as ..>::..`.
-        let mut behind = name.add(3);
-        while behind.byte().is_ascii_digit() {
-            behind = behind.add(1);
-        }
-        return behind.starts_with(b"_$LT$alloc..") || name.add(3).starts_with(b"5alloc");
-    }
-    name.starts_with(b"_R") && crate_of(name.add(2)).is_some_and(|root| root.starts_with(b"5alloc"))
-}
-
-/// The first crate in the rest of a v0 symbol: that of the item, of the implementation or of the type that it
-/// belongs to. Its name, with its length in front.
-fn crate_of(symbol: Mapped) -> Option<Mapped> {
-    /// Deeper paths are not looked into.
-    const DEEPEST: usize = 64;
-    let disambiguated = |mut at: Mapped| {
-        if at.byte() == b's' {
-            while at.byte() != b'_' && at.byte() != 0 {
-                at = at.add(1);
-            }
-            at = at.add(usize::from(at.byte() == b'_'));
-        }
-        at
-    };
-    let mut at = symbol;
-    for _ in 0..DEEPEST {
-        match at.byte() {
-            b'C' => return Some(disambiguated(at.add(1))),
-            // An instance; a type's own implementation, a trait's; a type's as a trait.
-            b'I' | b'Y' => at = at.add(1),
-            b'M' | b'X' => at = disambiguated(at.add(1)),
-            // Nested, in a namespace.
-            b'N' if at.add(1).byte().is_ascii_alphabetic() => at = at.add(2),
-            _ => return None,
-        }
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use core::ffi::CStr;
@@ -116,30 +74,6 @@ mod tests {
                 expected,
                 "{pattern} {text:?}"
             );
-        }
-    }
-
-    #[test]
-    fn functions_of_crate_alloc() {
-        for text in [
-            c"_ZN5alloc7raw_vec11finish_grow17h0123456789abcdefE",
-            c"_ZN60_$LT$alloc..string..String$u20$as$u20$core..clone..Clone$GT$5clone17hE",
-            c"_RNvNtCs8hVv1mBUjyl_5alloc7raw_vec11finish_grow",
-            c"_RNvMs_NtCs8hVv1mBUjyl_5alloc7raw_vecINtB4_6RawVechE8grow_one",
-            c"_RINvNtCs8hVv1mBUjyl_5alloc5slice6to_vechE",
-            c"_RNvXsa_NtCs8hVv1mBUjyl_5alloc6stringNtB5_6StringNtNtC4core5clone5Clone5clone",
-        ] {
-            assert!(is_of_rust_alloc(name(text)), "{text:?}");
-        }
-        for text in [
-            c"_ZN3app5alloc3new17h0123456789abcdefE",
-            c"_ZN6vector3newEv",
-            c"_RNvCs1_3app4main",
-            c"_RINvCs1_3app3runNtNtCs2_5alloc6string6StringE",
-            c"_R",
-            c"malloc",
-        ] {
-            assert!(!is_of_rust_alloc(name(text)), "{text:?}");
         }
     }
 }

@@ -14,6 +14,7 @@ use core::sync::atomic::{
 use crate::file::LoadedObject;
 use crate::memory::Mapped;
 use crate::site::glob;
+use crate::site::rust;
 use crate::site::symbols::{self, Symbol};
 use crate::site::table::{Key, Table};
 use crate::sys;
@@ -172,7 +173,7 @@ fn is_function(name: Mapped) -> bool {
                 .is_some_and(|pattern| glob::matches(pattern, name))
     };
     (may_be && WORDS.iter().any(matches))
-        || glob::is_of_rust_alloc(name)
+        || rust::is_of_library(name)
         || own().any(|pattern| glob::matches(pattern, name))
 }
 

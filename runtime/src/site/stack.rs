@@ -5,12 +5,14 @@ use core::mem::MaybeUninit;
 use core::slice;
 
 use crate::site::numbers;
-use crate::site::step::{Frame, Step};
+use crate::site::step::{Frame, Outer, Step};
 use crate::site::table::{Key, Table};
 use crate::site::{DEEPEST, FACADE, FACADES, kind};
 
-/// Return addresses with their step, or 0 if there is none; and [`FACADE`] for facades.
+/// Return addresses with their step, or [`NO_STEP`]; and [`FACADE`] for facades.
 static STEPS: Table = Table::new();
+/// Nothing is known of a frame. (No step is so long.)
+const NO_STEP: u32 = FACADE - 1;
 /// Sites by the hash of their return addresses.
 static STACKS: Table = Table::new();
 /// How many sites may have one hash.
@@ -49,52 +51,57 @@ fn mixed(hash: u64) -> u64 {
 }
 
 /// The return addresses from the first one outside of facades on.
-pub(crate) fn callers(frame: Frame) -> impl Iterator<Item = usize> {
-    let mut next = Some(frame);
+pub(crate) fn callers(innermost: Frame) -> impl Iterator<Item = usize> {
+    let mut first = innermost;
     for _ in 0..FACADES {
-        let Some(frame) = next.filter(|frame| step(frame.caller) > FACADE) else {
+        if step(first.caller) < FACADE {
             break;
-        };
-        let Some(outer) = out_of(frame) else {
-            break;
-        };
-        next = Some(outer);
+        }
+        match out_of(first) {
+            Outer::Frame(outer) => first = outer,
+            Outer::Nothing => {
+                first = innermost;
+                break;
+            }
+            Outer::Unknown => break,
+        }
     }
-    iter::from_fn(move || {
-        let frame = next?;
-        next = out_of(frame);
-        Some(frame.caller)
-    })
+    let outer = |frame: &Frame| match out_of(*frame) {
+        Outer::Frame(outer) => Some(outer),
+        Outer::Nothing | Outer::Unknown => None,
+    };
+    iter::successors(Some(first), outer).map(|frame| frame.caller)
 }
 
 /// The frame that called.
-fn out_of(frame: Frame) -> Option<Frame> {
-    let step = Some(step(frame.caller) & !FACADE).filter(|step| *step != 0)?;
-    // SAFETY: the frame is that of the hook's call, or was stepped to.
-    let next = unsafe { Step::from_bits(step).take(frame) };
-    next.filter(|next| next.caller != 0)
+fn out_of(frame: Frame) -> Outer {
+    match step(frame.caller) {
+        NO_STEP => Outer::Unknown,
+        // SAFETY: the frame is that of the hook's call, or was stepped to.
+        step => unsafe { Step::from_bits(step & !FACADE).take(frame) },
+    }
 }
 
 /// What is known about a return address.
 fn step(caller: usize) -> u32 {
     let key = Key::of_address(caller);
     let enter = || {
-        let value = kind(caller).map_or(0, |kind| {
+        let value = kind(caller).and_then(|kind| {
             let facade = if kind.facade { FACADE } else { 0 };
-            kind.step.map_or(0, |step| step.bits() | facade)
+            Some(kind.step?.bits() | facade)
         });
-        STEPS.add(key, value)
+        STEPS.add(key, value.unwrap_or(NO_STEP))
     };
     match STEPS.at_hand(key) {
         step if step < u64::from(2 * FACADE) => step as u32,
-        _ => STEPS.find(key).or_else(enter).unwrap_or(0),
+        _ => STEPS.find(key).or_else(enter).unwrap_or(NO_STEP),
     }
 }
 
 /// Makes `caller` one of a facade.
 pub(crate) fn skip(caller: usize) {
     let key = Key::of_address(caller);
-    if let Some(step) = STEPS.find(key).filter(|step| *step != 0) {
+    if let Some(step) = STEPS.find(key).filter(|step| *step != NO_STEP) {
         STEPS.change(key, step | FACADE);
     }
 }

@@ -14,7 +14,16 @@ pub(crate) struct Frame {
     pub(crate) rbp: usize,
 }
 
-/// From the frame of a call to that of its function's own call. The bits:
+/// Where a step leads.
+pub(crate) enum Outer {
+    Frame(Frame),
+    /// This was the first function of its thread.
+    Nothing,
+    /// The frame begins at an rbp that is not known.
+    Unknown,
+}
+
+/// From the frame of a call to that of its function's own call. 0 if there is none, else the bits are:
 ///
 /// ```text
 ///  22    21 ........... 7   6 ............ 0
@@ -33,9 +42,14 @@ const END_LIMIT: u32 = 1 << 15;
 const FRAME_LIMIT: usize = 1 << 28;
 
 impl Step {
+    const LAST: Self = Self(0);
+
     /// The step that `row` tells, if the frame is like nearly all are: its end lies a multiple of eight
     /// bytes from rsp or rbp, and the return address right before it.
     pub(crate) fn of(row: Row) -> Option<Self> {
+        if row.return_address == Saved::Other {
+            return Some(Self::LAST);
+        }
         let base = match row.base {
             Base::Rsp => 0,
             Base::Rbp => BY_RBP,
@@ -52,7 +66,7 @@ impl Step {
             Saved::At(_) | Saved::Other => LOST,
         };
         let end = u32::try_from(row.offset / 8).ok()?;
-        if !(1..END_LIMIT).contains(&end) {
+        if !(1..END_LIMIT - 1).contains(&end) {
             return None;
         }
         Some(Self(base | end << PLACE | rbp))
@@ -67,30 +81,34 @@ impl Step {
         self.0
     }
 
-    /// The next frame. `None` if it begins at an rbp that is not known.
+    /// Takes it.
     ///
     /// # Safety
     /// `frame` must be that of a call that has not returned, and its step must be this.
     #[inline(always)]
-    pub(crate) unsafe fn take(self, frame: Frame) -> Option<Frame> {
+    pub(crate) unsafe fn take(self, frame: Frame) -> Outer {
         let base = if self.0 & BY_RBP == 0 {
             frame.stack
         } else if frame.rbp.wrapping_sub(frame.stack) < FRAME_LIMIT {
             frame.rbp
         } else {
-            return None;
+            return Outer::Unknown;
         };
         let end = base.wrapping_add(((self.0 >> PLACE) % END_LIMIT) as usize * 8);
         // SAFETY: the stack of a call that has not returned.
         let end = unsafe { Mapped::new(end) };
         let before = |words: u32| end.add((words as usize * 8).wrapping_neg()).word();
+        let caller = before(1);
+        if self == Self::LAST || caller == 0 {
+            return Outer::Nothing;
+        }
         let rbp = match self.0 % (1 << PLACE) {
             SAME => frame.rbp,
             LOST => 0,
             place => before(place),
         };
-        Some(Frame {
-            caller: before(1),
+        Outer::Frame(Frame {
+            caller,
             stack: end.address(),
             rbp,
         })

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use allocs_tests::behaviour::Behaviour;
+use allocs_tests::others::Other;
 use allocs_tests::report::Report;
 use allocs_tests::tool::{self, RUNTIME, Rewritten};
 use allocs_tests::{Dir, Outcome, Rewrite, structure, trial};
 use serde_json::{Value, json};
 
 use crate::linker;
-use crate::others::Other;
 use crate::place::{Place, SHARED, Start};
 
 /// Ends programs that wait for something; those that are slow get another chance.

@@ -19,17 +19,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
+use allocs_tests::others::{self, Other};
 use allocs_tests::{elf, tool};
 use serde_json::Value;
 
 mod examine;
 mod linker;
-mod others;
 mod place;
 mod tables;
 
 use examine::Subject;
-use others::Other;
 use place::Place;
 
 /// Programs wait more than they compute.

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use allocs_tests::others::Other;
 use serde_json::Value;
-
-use crate::others::Other;
 
 /// Prints them.
 pub(crate) fn print(lines: &[Value], others: &[Other]) {

@@ -7,7 +7,7 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use allocs_rewrite::{Destination, ErrorKind, Options};
+use allocs_rewrite::{By, Destination, ErrorKind, Options, Reading};
 
 pub use edits::Edits;
 pub use journal::correct_checksum;
@@ -71,7 +71,9 @@ impl Place {
     }
 
     fn undo_gives(&self, file: &Path, bytes: &[u8]) {
-        match allocs_rewrite::undo(file, &Destination::InPlace, &mut |_, _| ControlFlow::Continue(())) {
+        match allocs_rewrite::undo(file, &Destination::InPlace, &mut |_, _| {
+            ControlFlow::Continue(())
+        }) {
             Ok(_) => assert!(
                 fs::read(file).expect("a file") == bytes,
                 "undo gives another file"
@@ -94,6 +96,32 @@ impl Place {
             }
         }
     }
+
+    /// Reads `bytes` as a report, by itself and compared with itself: something to show, or an error of
+    /// one line. The system that it is about is this place, so that it does not lead to other files.
+    pub fn report(&self, bytes: &[u8]) {
+        let report = self.write("report", bytes);
+        let reading = Reading {
+            sysroot: Some(self.dir.clone()),
+            by: By::Peak,
+        };
+        let page = self.join("page");
+        let pair = [report.clone(), report.clone()];
+        match allocs_rewrite::census(&pair, &reading, &mut |_, _| ()) {
+            Ok(census) => {
+                std::hint::black_box(census.report(usize::MAX));
+                census.write_page(&page).expect("a page");
+            }
+            Err(error) => check_error(&error),
+        }
+        match allocs_rewrite::compare(&report, &report, &reading, &mut |_, _| ()) {
+            Ok(comparison) => {
+                std::hint::black_box(comparison.report(usize::MAX));
+                comparison.write_page(&page).expect("a page");
+            }
+            Err(error) => check_error(&error),
+        }
+    }
 }
 
 fn check_error(error: &allocs_rewrite::Error) {
@@ -112,7 +140,8 @@ pub fn rewritten_seeds(place: &Place) -> Vec<Vec<u8>> {
                 runtime: Some(runtime.to_owned()),
                 ..Options::new(&input, Destination::File(output.clone()))
             };
-            allocs_rewrite::rewrite(&options, &mut |_, _| ControlFlow::Continue(())).expect("a good seed");
+            allocs_rewrite::rewrite(&options, &mut |_, _| ControlFlow::Continue(()))
+                .expect("a good seed");
             all.push(fs::read(&output).expect("an output"));
             fs::remove_file(&output).expect("an output");
         }

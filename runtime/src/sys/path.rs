@@ -1,0 +1,99 @@
+//! Files by their names.
+
+use core::mem::MaybeUninit;
+use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
+
+use super::{File, syscall};
+
+const SYS_NEWFSTATAT: usize = 262;
+const SYS_UNLINKAT: usize = 263;
+const SYS_RENAMEAT: usize = 264;
+
+const ENOENT: isize = 2;
+
+/// Paths are relative to the working directory.
+const AT_FDCWD: usize = 0_usize.wrapping_sub(100);
+const O_WRONLY: usize = 0o1;
+const O_NOFOLLOW: usize = 0o400_000;
+
+/// What a path leads to, its last part not followed if it is a symbolic link.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    Nothing,
+    Regular,
+    Link,
+    /// A device, a FIFO, a socket, a directory, or what cannot be looked at.
+    Other,
+}
+
+/// A file's name, with a NUL behind it.
+#[derive(Clone, Copy)]
+pub(crate) struct Path<'a>(&'a [AtomicU8]);
+
+impl<'a> Path<'a> {
+    /// The bytes up to the first NUL, if there is one.
+    pub(crate) fn new(bytes: &'a [AtomicU8]) -> Option<Self> {
+        bytes.iter().find(|byte| byte.load(Relaxed) == 0)?;
+        Some(Self(bytes))
+    }
+
+    fn address(self) -> usize {
+        self.0.as_ptr().expose_provenance()
+    }
+
+    /// What is there.
+    pub(crate) fn kind(self) -> Kind {
+        const AT_SYMLINK_NOFOLLOW: usize = 0x100;
+        let mut stat = MaybeUninit::<[usize; 18]>::uninit();
+        let at = stat.as_mut_ptr().expose_provenance();
+        let arguments = [AT_FDCWD, self.address(), at, AT_SYMLINK_NOFOLLOW, 0];
+        // SAFETY: the path has an end; the kernel fills the structure in.
+        let result = unsafe { syscall(SYS_NEWFSTATAT, arguments) };
+        if result == -ENOENT {
+            return Kind::Nothing;
+        }
+        if result != 0 {
+            return Kind::Other;
+        }
+        // SAFETY: it has, since it says so.
+        let [_, _, _, mode, ..] = unsafe { stat.assume_init() };
+        match mode & 0o170_000 {
+            0o100_000 => Kind::Regular,
+            0o120_000 => Kind::Link,
+            _ => Kind::Other,
+        }
+    }
+
+    /// Gives the file the name `to`, in place of whatever file had it.
+    pub(crate) fn rename(self, to: Path<'_>) -> bool {
+        let arguments = [AT_FDCWD, self.address(), AT_FDCWD, to.address(), 0];
+        // SAFETY: both paths have an end.
+        unsafe { syscall(SYS_RENAMEAT, arguments) == 0 }
+    }
+
+    /// Takes the name away.
+    pub(crate) fn unlink(self) {
+        // SAFETY: the path has an end.
+        unsafe { syscall(SYS_UNLINKAT, [AT_FDCWD, self.address(), 0, 0, 0]) };
+    }
+
+    /// Creates the file, where nothing must be, not even a symbolic link. No program that is executed
+    /// meanwhile inherits it.
+    pub(crate) fn create(self) -> Option<File> {
+        const O_CREAT: usize = 0o100;
+        const O_EXCL: usize = 0o200;
+        let flags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW;
+        // SAFETY: the path has an end.
+        unsafe { File::open_at(self.address(), flags) }
+    }
+
+    /// Opens what is there for writing, which keeps its content. Follows no symbolic link, waits for
+    /// no reader and gets no terminal.
+    pub(crate) fn open_to_write(self) -> Option<File> {
+        const O_NOCTTY: usize = 0o400;
+        const O_NONBLOCK: usize = 0o4000;
+        let flags = O_WRONLY | O_NOCTTY | O_NONBLOCK | O_NOFOLLOW;
+        // SAFETY: the path has an end.
+        unsafe { File::open_at(self.address(), flags) }
+    }
+}
