@@ -211,8 +211,9 @@ static void ask(struct thread *self, const struct record *record) {
     size_t offset = record->usable == 0 ? 0 : next_random(&self->random) % record->usable;
     if (!may_be_unknown(record) || is_in(record->chunk + offset, record))
         expect_live(record->chunk, record->size, record->usable, offset);
-    // What lies behind it is not in it; its own address always is.
-    if (record->usable > 0 && is_in(record->chunk + record->usable, record))
+    // What lies behind it is not in it; its own address always is. What is in no chunk is looked for elsewhere, too,
+    // which takes long.
+    if (record->usable > 0 && record->key % 32 == 0 && is_in(record->chunk + record->usable, record))
         wrong("%p + %zu is behind the chunk", (void *)record->chunk, record->usable);
 }
 
