@@ -189,7 +189,10 @@ fn chunks_in(first: usize, word: &'static AtomicU64, mut visit: impl FnMut(Chunk
             marks &= marks.wrapping_sub(1);
             // SAFETY: the chunk is marked, and the reader keeps it so.
             let record = unsafe { record_of(base, next.capacity(base)) };
-            if let (Some(record), Some(place)) = (record, free.next()) {
+            // A place is taken only for what is written there.
+            if let Some(record) = record
+                && let Some(place) = free.next()
+            {
                 place.write(Chunk { base, record });
             }
         }
