@@ -251,7 +251,7 @@ pub unsafe extern "C" fn alloc_get_stack(
     let mut count = 0;
     let mut add = |frame| {
         // SAFETY: the caller has room for `most` of them.
-        unsafe { frames.add(count).write(pointer(frame)) };
+        unsafe { frames.wrapping_add(count).write(pointer(frame)) };
         count = count.wrapping_add(1);
     };
     match allocation(address).map(|allocation| allocation.made) {

@@ -99,13 +99,6 @@ impl Site {
         behind(value, Frame { caller, stack, rbp })
     }
 
-    /// The same, if `caller` is in no facade and was seen before.
-    #[inline(always)]
-    pub(crate) fn at_hand(caller: usize) -> Option<Self> {
-        let value = CALLERS.at_hand(Key::of_address(caller));
-        (value < u64::from(FACADE)).then_some(Self(value as u32))
-    }
-
     /// The site with that number, as a record holds it. Any number may be asked for.
     pub(crate) fn from_number(number: u32) -> Self {
         Self(number)

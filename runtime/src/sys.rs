@@ -156,7 +156,19 @@ pub(crate) fn unreported<T>(work: impl FnOnce() -> T) -> T {
 
 fn change_valgrind_disablement(by: usize) {
     const CHANGE_ERR_DISABLEMENT: usize = 0x1801;
-    let request = [CHANGE_ERR_DISABLEMENT, by, 0, 0, 0, 0];
+    ask_valgrind(CHANGE_ERR_DISABLEMENT, by);
+}
+
+/// Whether valgrind runs the program.
+pub(crate) fn runs_under_valgrind() -> bool {
+    const RUNNING_ON_VALGRIND: usize = 0x1001;
+    ask_valgrind(RUNNING_ON_VALGRIND, 0) != 0
+}
+
+/// A client request (valgrind.h); 0 where there is no valgrind to answer it.
+fn ask_valgrind(request: usize, argument: usize) -> usize {
+    let request = [request, argument, 0, 0, 0, 0];
+    let answer: usize;
     // SAFETY: rotates a register by twice its width and exchanges another with itself. valgrind,
     // which knows that sequence, reads the request and writes rdx.
     unsafe {
@@ -166,12 +178,13 @@ fn change_valgrind_disablement(by: usize) {
             "rol rdi, 61",
             "rol rdi, 51",
             "xchg rbx, rbx",
-            inout("rdx") 0_usize => _,
+            inout("rdx") 0_usize => answer,
             in("rax") request.as_ptr(),
             inout("rdi") 0_usize => _,
             options(nostack),
         );
     }
+    answer
 }
 
 /// The auxiliary vector as the kernel remembers it, as far as it fits: from PR_GET_AUXV, or before

@@ -22,18 +22,22 @@ use crate::sys;
 const PLACES: usize = 16;
 /// How often whoever waits looks before it sleeps: longer than a reader that runs holds a word.
 const SPINS: usize = 1024;
+/// How often it sleeps: a second in all, and then no longer believes in the reader.
+const SLEEPS: usize = 10_000;
 
 struct Place {
     /// Address of the word that is held; 0 if none is.
     word: AtomicUsize,
-    /// Thread pointer of the one who holds it.
+    /// Thread pointer of the one who holds it, and where its stack was then.
     thread: AtomicUsize,
+    stack: AtomicUsize,
 }
 
 static PLACES_HELD: [Place; PLACES] = [const {
     Place {
         word: AtomicUsize::new(0),
         thread: AtomicUsize::new(0),
+        stack: AtomicUsize::new(0),
     }
 }; PLACES];
 /// Whether anybody has ever read.
@@ -55,21 +59,23 @@ impl Reader {
             PROCESS.store(sys::process_id(), SeqCst);
             USED.store(true, SeqCst);
         }
-        let thread = sys::thread_pointer();
+        let (thread, stack) = (sys::thread_pointer(), sys::stack_pointer());
         let home = (thread >> 12) & (PLACES - 1);
-        let place = PLACES_HELD
-            .iter()
-            .cycle()
-            .skip(home)
-            .take(PLACES)
-            .find(|place| {
-                place.word.load(SeqCst) == 0
-                    && place
-                        .word
-                        .compare_exchange(0, NO_WORD, SeqCst, SeqCst)
-                        .is_ok()
-            })?;
+        let places = || PLACES_HELD.iter().cycle().skip(home).take(PLACES);
+        let is_free = |place: &&Place| {
+            place.word.load(SeqCst) == 0
+                && place
+                    .word
+                    .compare_exchange(0, NO_WORD, SeqCst, SeqCst)
+                    .is_ok()
+        };
+        // A handler that ended by siglongjmp has left its place taken, and the stack that it was on.
+        let is_left = |place: &&Place| {
+            place.thread.load(SeqCst) == thread && place.stack.load(SeqCst) < stack
+        };
+        let place = places().find(is_free).or_else(|| places().find(is_left))?;
         place.thread.store(thread, SeqCst);
+        place.stack.store(stack, SeqCst);
         Some(Self(place))
     }
 
@@ -113,7 +119,7 @@ fn wait_at(place: &Place, word: usize) {
     if place.thread.load(SeqCst) == sys::thread_pointer() {
         return;
     }
-    loop {
+    for _ in 0..SLEEPS {
         for _ in 0..SPINS {
             if place.word.load(SeqCst) != word {
                 return;
@@ -127,6 +133,8 @@ fn wait_at(place: &Place, word: usize) {
         }
         sys::sleep_briefly();
     }
+    // A handler has left it behind by siglongjmp: no reader takes a microsecond.
+    place.word.store(0, SeqCst);
 }
 
 /// In the child of a fork, the readers that were other threads of the parent's are not there.
