@@ -2,7 +2,8 @@
 //!
 //! A program that uses this crate needs no library when it is linked and runs unchanged without the runtime; the
 //! answer is then [`Error::NotAvailable`]. With the runtime (a program that allocs-rewrite has rewritten, or
-//! LD_PRELOAD) the answers cover every allocation of the malloc family since the first one.
+//! LD_PRELOAD) the answers cover every allocation of the malloc family since the first one. Linkers need no flag for
+//! that, but for mold: `-C link-arg=-Wl,-z,dynamic-undefined-weak`, from 2.37 on.
 //!
 //! ```
 //! let boxed = Box::new([0_u8; 10_000]);
