@@ -12,6 +12,7 @@
 //! | `plugin: FILE FLAG...` | the same, but not linked: the program loads it |
 //! | `constructors: HOOK N calls M bytes` | constructors alone call HOOK at least this often, for at least so many bytes |
 //! | `before-init: N` | the program has code that calls hooks N times before anything can start |
+//! | `answer: LINE` | the program asks the runtime, and prints LINE if it is there |
 //!
 //! Shared objects go beside the program, which finds them through `$ORIGIN`.
 
@@ -40,6 +41,8 @@ pub struct Sample {
     pub constructors: Option<Constructors>,
     /// How often it calls hooks before anything can start.
     pub before_init: u64,
+    /// The lines that it prints, in this order, of what the runtime answers.
+    pub answers: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,6 +156,7 @@ impl Sample {
             libraries: Vec::new(),
             constructors: None,
             before_init: 0,
+            answers: Vec::new(),
         };
         assert!(
             text.starts_with("// "),
@@ -180,6 +184,7 @@ impl Sample {
                         bytes: words[3].parse().expect("a number of bytes"),
                     });
                 }
+                "answer" => sample.answers.push(value.trim().to_owned()),
                 "before-init" => sample.before_init = value.trim().parse().expect("a number"),
                 other => panic!("{}: unknown directive {other}", source.display()),
             }

@@ -31,6 +31,7 @@ mod loader_model;
 mod odd_layouts;
 mod order;
 mod phases;
+mod pkg_config;
 mod questions;
 mod readme;
 mod report;
@@ -38,6 +39,7 @@ mod report_bad;
 mod reports;
 mod rivals;
 mod runtime_exports;
+mod rust_crate;
 mod samples;
 mod snapshots;
 mod stress;
@@ -58,6 +60,7 @@ fn main() -> ExitCode {
         stress::trials(),
         index::trials(),
         questions::trials(),
+        rust_crate::trials(),
         work::trials(),
         hostile::trials(),
         samples::trials(),
@@ -82,6 +85,7 @@ fn main() -> ExitCode {
         snapshots::trials(),
         runtime_exports::trials(),
         readme::trials(),
+        pkg_config::trials(),
         report::trials(),
         report_bad::trials(),
         combinations::trials(),

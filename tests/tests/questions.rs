@@ -13,8 +13,8 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials!["questions": pie, non_pie, stripped, preloaded, without_proc, header_in_cxx]
 }
 
-const WITHOUT: &str = "nothing can be asked\n";
-const WITH: &str = "all answers are right\n";
+pub(crate) const WITHOUT: &str = "nothing can be asked\n";
+pub(crate) const WITH: &str = "all answers are right\n";
 
 fn program(dir: &Dir, flags: &[&str]) -> PathBuf {
     let flags = [flags, &["-rdynamic", "-ldl", "-Wl,--build-id=sha1"]].concat();

@@ -1,8 +1,8 @@
 //! Each sample, built in each way, does after the rewrite what it did before: stdout, stderr and
-//! exit status.
+//! exit status. One that asks the runtime gets the answers that it should.
 
 use allocs_tests::sample::{Sample, Variant};
-use allocs_tests::{Command, Dir, Rewrite, trial};
+use allocs_tests::{Command, Dir, Outcome, Rewrite, trial};
 use libtest_mimic::Trial;
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -36,5 +36,19 @@ fn same(sample: &Sample, variant: Variant) {
         original.ending(),
         "{rewritten}original:\n{original}"
     );
-    rewritten.assert_same_as(&original);
+    let mut beside_answers = rewritten.clone();
+    beside_answers.stdout = without(&sample.answers, &rewritten).into_bytes();
+    beside_answers.assert_same_as(&original);
+}
+
+/// stdout without the lines that answer, all of which have to be there, in their order.
+fn without(answers: &[String], outcome: &Outcome) -> String {
+    let stdout = outcome.stdout();
+    let mut due = answers.iter().peekable();
+    let others = stdout
+        .split_inclusive('\n')
+        .filter(|line| due.next_if(|answer| *answer == line.trim_end()).is_none())
+        .collect();
+    assert_eq!(due.next(), None, "{outcome}is no answer");
+    others
 }

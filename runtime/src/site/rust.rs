@@ -13,6 +13,9 @@ const CRATES: [(&[u8], &[u8]); 4] = [
 /// What a thread's closure and main are called by, and often inlined into.
 const ROOT: &[u8] = b"__rust_begin_short_backtrace";
 
+/// What is between a type and its trait in legacy names.
+const AS: &[u8] = b"$u20$as$u20$";
+
 /// Whether `name` is mangled, in either way, and that of a function of these crates.
 pub(crate) fn is_of_library(name: Mapped) -> bool {
     let is_of_library = if name.starts_with(b"_ZN") {
@@ -47,12 +50,23 @@ fn is_legacy(path: Mapped) -> bool {
         component = component.add(1);
     }
     let is_path = |at: Mapped| CRATES.iter().any(|(_, path)| at.starts_with(path));
-    let is_implementation = component.starts_with(b"_$LT$") && is_path(component.add(5));
+    let implements = component.add(5);
+    let is_implementation =
+        component.starts_with(b"_$LT$") && (is_path(implements) || is_without_path(implements));
     if !is_implementation && !is_crate(path) {
         return false;
     }
     // A type of the library has traits of others, too.
-    last_behind(component, b"$u20$as$u20$").is_none_or(is_path) && ends_in_hash(component)
+    last_behind(component, AS).is_none_or(is_path) && ends_in_hash(component)
+}
+
+/// Whether the type that implements a trait belongs to no crate, but to the language or to any: `<T as
+/// alloc::slice::ToVec>::to_vec`. Nobody else than the trait's crate can write that.
+fn is_without_path(name: Mapped) -> bool {
+    let mut rest = (0..)
+        .map(|at| name.add(at))
+        .take_while(|at| at.byte() != 0 && !at.starts_with(b".."));
+    rest.any(|at| at.starts_with(AS))
 }
 
 /// A C++ namespace may have any name, but only names of Rust end so: 17h0123456789abcdefE.
@@ -111,6 +125,7 @@ mod tests {
             c"_ZN5alloc7raw_vec11finish_grow17h0123456789abcdefE",
             c"_ZN60_$LT$alloc..string..String$u20$as$u20$core..clone..Clone$GT$5clone17h0123456789abcdefE",
             c"_ZN50_$LT$alloc..vec..Vec$LT$T$GT$$GT$4push17h0123456789abcdefE",
+            c"_ZN52_$LT$T$u20$as$u20$alloc..slice..hack..ConvertVec$GT$6to_vec17h0123456789abcdefE",
             c"_ZN4core3fmt9Formatter9write_str17h0123456789abcdefE",
             c"_RNvNtCs8hVv1mBUjyl_5alloc7raw_vec11finish_grow",
             c"_RNvMs_NtCs8hVv1mBUjyl_5alloc7raw_vecINtB4_6RawVechE8grow_one",
@@ -128,6 +143,7 @@ mod tests {
             c"_ZN3app5alloc3new17h0123456789abcdefE",
             c"_ZN47_$LT$alloc..vec..Vec$u20$as$u20$app..Shape$GT$4area17h0123456789abcdefE",
             c"_ZN47_$LT$app..Point$u20$as$u20$core..fmt..Debug$GT$3fmt17h0123456789abcdefE",
+            c"_ZN35_$LT$T$u20$as$u20$app..Shape$GT$4area17h0123456789abcdefE",
             c"_ZN4core6Vector9push_backEv",
             c"_ZN4core5shortE",
             c"_ZN4core",
