@@ -43,7 +43,7 @@ struct Place {
 
 impl Place {
     fn new(dir: &Path) -> Self {
-        let line = "findmnt --noheadings --output FSTYPE --target";
+        let line = "findmnt --first-only --noheadings --output FSTYPE --target";
         let name = Command::line(line).arg(dir).succeed().stdout();
         Self {
             name: name.trim().to_owned(),
