@@ -4,7 +4,7 @@
 //!
 //! Times are processor time, user and system, of all processes that are started; medians of runs in turn. What a
 //! peer has seen is the number of allocations in its own report, held against that of the runtime. Needs the Debian
-//! packages of `PACKAGES`.
+//! packages of tests/bench-packages.txt.
 #![allow(
     clippy::expect_used,
     clippy::panic,
@@ -18,24 +18,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use allocs_tests::report::Report;
-use allocs_tests::{Dir, Rewrite};
+use allocs_tests::{Dir, Rewrite, needs};
 
 const RUNS: usize = 5;
-
-const PACKAGES: &[&str] = &[
-    "g++",
-    "gcc",
-    "google-perftools",
-    "heaptrack",
-    "jq",
-    "libglib2.0-dev",
-    "libgoogle-perftools4",
-    "libjemalloc2",
-    "pkg-config",
-    "python3",
-    "sqlite3",
-    "valgrind",
-];
 
 const JEMALLOC: &str = "/usr/lib/x86_64-linux-gnu/libjemalloc.so.2";
 const TCMALLOC: &str = "/usr/lib/x86_64-linux-gnu/libtcmalloc.so.4";
@@ -132,11 +117,17 @@ struct Workload {
 }
 
 fn main() {
-    let missing: Vec<_> = PACKAGES
-        .iter()
-        .filter(|package| !is_installed(package))
-        .collect();
-    assert!(missing.is_empty(), "apt-get install {missing:?}");
+    for program in [
+        "g++",
+        "jq",
+        "sqlite3",
+        "heaptrack",
+        "valgrind",
+        TCMALLOC,
+        JEMALLOC,
+    ] {
+        needs(program);
+    }
     let dir = Dir::new("bench-peers");
     let chosen: Vec<String> = std::env::args()
         .skip(1)
@@ -153,12 +144,6 @@ fn main() {
             measure(&dir, &workload);
         }
     }
-}
-
-fn is_installed(package: &str) -> bool {
-    let query = ["-W", "-f", "${db:Status-Status}", package];
-    let answer = Command::new("dpkg-query").args(query).output();
-    answer.is_ok_and(|answer| answer.stdout == b"installed")
 }
 
 fn workloads(dir: &Dir) -> Vec<Workload> {
@@ -214,7 +199,7 @@ fn json_file() -> String {
         let comma = if i == 0 { "" } else { "," };
         let tags = (0..i % 7).map(|tag| format!("\"tag {tag}\""));
         let tags = tags.collect::<Vec<_>>().join(",");
-        let written = write!(text, "{comma}{{\"id\":{i},\"tags\":[{tags}]}}\n");
+        let written = writeln!(text, "{comma}{{\"id\":{i},\"tags\":[{tags}]}}");
         written.expect("a string grows");
     }
     text + "]"

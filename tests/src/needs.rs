@@ -5,15 +5,20 @@ use std::path::{Path, PathBuf};
 
 use crate::tool;
 
-const PACKAGES: &str = include_str!("../packages.txt");
+/// Those of the tests, then those of the benchmarks.
+const PACKAGES: [&str; 2] = [
+    include_str!("../packages.txt"),
+    include_str!("../bench-packages.txt"),
+];
 
 /// Where `program` is (a name, or an absolute path of any file). Fails with the name of the Debian
-/// package if it is missing, and if `packages.txt` does not list it.
+/// package if it is missing, and if no list has it.
 pub fn needs(program: &str) -> PathBuf {
-    let package = package_of(program)
-        .unwrap_or_else(|| panic!("{program} has no line in tests/packages.txt"));
+    let package = package_of(program).unwrap_or_else(|| {
+        panic!("{program} has no line in tests/packages.txt or tests/bench-packages.txt")
+    });
     find(program).unwrap_or_else(|| {
-        panic!("{program} is missing: apt-get install {package}, or run tests/run, which installs all that the tests need")
+        panic!("{program} is missing: apt-get install {package}, or run tests/install, which installs all that tests/packages.txt or tests/bench-packages.txt lists")
     })
 }
 
@@ -30,7 +35,8 @@ pub fn wild() -> PathBuf {
 
 fn package_of(program: &str) -> Option<&'static str> {
     PACKAGES
-        .lines()
+        .iter()
+        .flat_map(|packages| packages.lines())
         .filter(|line| !line.starts_with('#'))
         .filter_map(|line| line.split_once(char::is_whitespace))
         .find(|(_, provides)| provides.trim() == program)
