@@ -1,7 +1,10 @@
 //! The live chunks of the program's allocator: the index of their beginnings and the record that each has.
 
 use core::mem::MaybeUninit;
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{
+    AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
 
 use crate::hook::Hook;
 use crate::index::readers::Reader;
@@ -140,8 +143,15 @@ impl Chunk {
 /// The live chunk that contains `address`.
 pub(crate) fn at(address: usize) -> Option<Chunk> {
     let base = CHUNKS.at_or_below(address)?;
-    let reader = Reader::new()?;
-    live(&reader, base).filter(|chunk| address < chunk.limit())
+    let next = next::of(Hook::Malloc)?;
+    let mark = CHUNKS.mark(base)?;
+    let _reader = Reader::hold(mark.word())?;
+    if !mark.is_set() {
+        return None;
+    }
+    // SAFETY: the chunk is marked, and the reader keeps it so.
+    let record = unsafe { record_of(base, next.capacity(base)) }?;
+    Some(Chunk { base, record }).filter(|chunk| address < chunk.limit())
 }
 
 /// Whether any chunk begins from `begin` on and before `end`.
@@ -152,19 +162,6 @@ pub(crate) fn are_in(begin: usize, end: usize) -> bool {
             .filter(|bit| bits >> bit & 1 == 1)
             .any(|bit| (begin..end).contains(&first.wrapping_add(bit * GRAIN)))
     })
-}
-
-/// The live chunk that begins at `base`, as long as `reader` holds its word of marks.
-fn live(reader: &Reader, base: usize) -> Option<Chunk> {
-    let next = next::of(Hook::Malloc)?;
-    let mark = CHUNKS.mark(base)?;
-    reader.hold(mark.word());
-    if !mark.is_set() {
-        return None;
-    }
-    // SAFETY: the chunk is marked, and the reader keeps it so.
-    let record = unsafe { record_of(base, next.capacity(base)) }?;
-    Some(Chunk { base, record })
 }
 
 /// Shows `visit` the live chunks that begin from `begin` on and before `end`, until it returns false. Whatever
@@ -182,8 +179,8 @@ pub(crate) fn walk(begin: usize, end: usize, mut visit: impl FnMut(Chunk) -> boo
 fn chunks_in(first: usize, word: &'static AtomicU64, mut visit: impl FnMut(Chunk) -> bool) -> bool {
     let mut noted = [const { MaybeUninit::<Chunk>::uninit() }; u64::BITS as usize];
     let mut free = noted.iter_mut();
-    if let (Some(reader), Some(next)) = (Reader::new(), next::of(Hook::Malloc)) {
-        let mut marks = reader.hold(word);
+    if let (Some(_reader), Some(next)) = (Reader::hold(word), next::of(Hook::Malloc)) {
+        let mut marks = word.load(SeqCst);
         while marks != 0 {
             let base = first.wrapping_add((marks.trailing_zeros() as usize) << 4);
             marks &= marks.wrapping_sub(1);

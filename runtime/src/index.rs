@@ -191,8 +191,9 @@ impl<const RECORDS: bool> Index<RECORDS> {
 
     /// Where the region of `address` can be: a place that is taken is never given up.
     fn places(&self, address: usize) -> impl Iterator<Item = &AtomicPtr<Region>> {
-        let home = region::number(address) & (REGIONS - 1);
-        self.regions.iter().cycle().skip(home).take(REGIONS)
+        let home = region::number(address);
+        (0..REGIONS)
+            .filter_map(move |step| self.regions.get(home.wrapping_add(step) & (REGIONS - 1)))
     }
 }
 

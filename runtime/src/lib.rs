@@ -1,15 +1,21 @@
 //! The runtime: a shared object without dependencies that an executable loads first. It takes the
-//! malloc family over, counts, and passes every call on to the allocator that the program would
-//! have used without it.
+//! malloc family over, notes what is allocated and where, and passes every call on to the allocator that
+//! the program would have used without it.
 //!
 //! ```text
 //!  loader ──▶ init ─── allocs_preinit (IFUNC resolver, preinit), constructor, destructor
 //!               │         relocation ─▶ preinit ─▶ running ─▶ exiting
 //!               │
 //!  program ─▶ hooks ──▶ next ──▶ linkmap ──▶ auxv      who would have been called?
-//!               │         │        └──────▶ symbol ──▶ object
-//!               │         └─────────────────────────▶ the program's own allocator
-//!               └────▶ counters ──▶ census ──▶ report ──▶ $ALLOCS_REPORT
+//!    │          │         │        └──────▶ symbol ──▶ object
+//!    │          │         └─────────────────────────▶ the program's own allocator
+//!    │          ├────▶ site                            who asked, outside of facades?
+//!    │          ├────▶ chunks ──▶ index, record        what is alive?
+//!    │          └────▶ counters                        how much since the start? (for a report only)
+//!    │
+//!    └─▶ api ─▶ query ─▶ nested, chunks, file, mapping      what is this pointer?
+//!
+//!  report ──▶ census ──▶ chunks, counters, site, file ──▶ $ALLOCS_REPORT
 //! ```
 //!
 //! Exported are the hooks (`hooks`), the functions of `allocs.h` (`api`), and [`allocs_preinit`], [`allocs_init`]

@@ -61,8 +61,8 @@ impl Covered {
     /// The place of the region with that number; with `take`, a new one if there is none.
     fn place(&self, number: usize, take: bool) -> Option<&Place> {
         let key = number.wrapping_add(1);
-        let places = self.0.iter().cycle().skip(number & (PLACES - 1));
-        for place in places.take(PROBES) {
+        for step in 0..PROBES {
+            let place = self.0.get(number.wrapping_add(step) & (PLACES - 1))?;
             let mut found = place.key.load(Ordering::SeqCst);
             if found == 0 && take {
                 let taken = place

@@ -13,10 +13,11 @@ use core::hint;
 use core::ptr;
 use core::sync::atomic::{
     AtomicBool, AtomicU64, AtomicUsize,
-    Ordering::{Release, SeqCst},
+    Ordering::{Relaxed, Release, SeqCst},
 };
 
 use crate::sys;
+use crate::threads;
 
 /// How many words can be held at the same time. Few: whoever gives memory back looks at all of them.
 const PLACES: usize = 16;
@@ -45,54 +46,61 @@ static USED: AtomicBool = AtomicBool::new(false);
 /// The process whose threads hold words.
 static PROCESS: AtomicUsize = AtomicUsize::new(0);
 
-/// A reader's place, with no word or with one.
-pub(crate) struct Reader(&'static Place);
-
-/// Stands for a place that is taken, without a word.
-const NO_WORD: usize = 1;
+/// A reader, with the place where everybody can see what it holds; without one where there is only one thread, so
+/// that nobody can give anything back meanwhile.
+pub(crate) struct Reader(Option<&'static Place>);
 
 impl Reader {
-    /// Takes a place. `None` if all of them are taken by other readers.
+    /// Begins to hold `word`. `None` if all places are taken by other readers.
     #[inline]
-    pub(crate) fn new() -> Option<Self> {
+    pub(crate) fn hold(word: &'static AtomicU64) -> Option<Self> {
+        if threads::is_single() {
+            return Some(Self(None));
+        }
         if !USED.load(SeqCst) {
             PROCESS.store(sys::process_id(), SeqCst);
             USED.store(true, SeqCst);
         }
         let (thread, stack) = (sys::thread_pointer(), sys::stack_pointer());
-        let home = (thread >> 12) & (PLACES - 1);
-        let places = || PLACES_HELD.iter().cycle().skip(home).take(PLACES);
-        let is_free = |place: &&Place| {
-            place.word.load(SeqCst) == 0
-                && place
-                    .word
-                    .compare_exchange(0, NO_WORD, SeqCst, SeqCst)
-                    .is_ok()
-        };
-        // A handler that ended by siglongjmp has left its place taken, and the stack that it was on.
+        let word = ptr::from_ref(word).expose_provenance();
+        let home = thread >> 12;
+        let place = (0..PLACES)
+            .filter_map(|step| PLACES_HELD.get(home.wrapping_add(step) & (PLACES - 1)))
+            .find(|place| place.is_taken(word))
+            .or_else(|| Self::left_behind(word, thread, stack))?;
+        place.thread.store(thread, Relaxed);
+        place.stack.store(stack, Relaxed);
+        Some(Self(Some(place)))
+    }
+
+    /// A place that a handler left taken, and the stack that it was on, by siglongjmp.
+    #[cold]
+    fn left_behind(word: usize, thread: usize, stack: usize) -> Option<&'static Place> {
         let is_left = |place: &&Place| {
             place.thread.load(SeqCst) == thread && place.stack.load(SeqCst) < stack
         };
-        let place = places().find(is_free).or_else(|| places().find(is_left))?;
-        place.thread.store(thread, SeqCst);
-        place.stack.store(stack, SeqCst);
-        Some(Self(place))
+        let place = PLACES_HELD.iter().find(is_left)?;
+        place.word.store(word, SeqCst);
+        Some(place)
     }
+}
 
-    /// Holds `word` instead of the one before, and gives the marks that are set in it. The chunks that they
-    /// stand for stay as they are until this reader goes on or ends.
+impl Place {
+    /// Takes it for `word`, if it is free.
     #[inline]
-    pub(crate) fn hold(&self, word: &'static AtomicU64) -> u64 {
-        self.0
-            .word
-            .store(ptr::from_ref(word).expose_provenance(), SeqCst);
-        word.load(SeqCst)
+    fn is_taken(&self, word: usize) -> bool {
+        self.word.load(Relaxed) == 0 && self.word.compare_exchange(0, word, SeqCst, SeqCst).is_ok()
     }
 }
 
 impl Drop for Reader {
+    #[inline]
     fn drop(&mut self) {
-        self.0.word.store(0, Release);
+        if let Some(place) = self.0 {
+            // The thread first: whoever takes the place next has not said yet who it is.
+            place.thread.store(0, Relaxed);
+            place.word.store(0, Release);
+        }
     }
 }
 

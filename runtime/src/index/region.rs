@@ -151,16 +151,16 @@ impl Region {
     pub(crate) fn below(&self, address: usize, most: usize) -> Option<usize> {
         let last = word_of(address);
         let first = last.saturating_sub(most.checked_sub(1)?);
-        let mut bits = self.words.get(last)?.load(Ordering::SeqCst) & up_to(address >> GRAIN);
-        let mut index = last;
-        while bits == 0 {
-            if index == first {
-                return None;
-            }
-            index = index.wrapping_sub(1);
-            bits = self.words.get(index)?.load(Ordering::SeqCst);
+        let bits = self.words.get(last)?.load(Ordering::SeqCst) & up_to(address >> GRAIN);
+        if bits != 0 {
+            return Some(self.address(last, bits));
         }
-        Some(self.address(index, bits))
+        let before = self.words.get(first..last)?;
+        let index = before
+            .iter()
+            .rposition(|word| word.load(Ordering::SeqCst) != 0)?;
+        let bits = before.get(index)?.load(Ordering::SeqCst);
+        (bits != 0).then(|| self.address(first.wrapping_add(index), bits))
     }
 
     /// The address of the highest of `bits`, which are word `index`.
