@@ -218,7 +218,7 @@ fn compare(original: &Original, result: &Rewritten, mirror: &Mirror, real: &Path
         let kept = result.path.with_extension("rewritten");
         fs::rename(&result.path, &kept).expect("put aside");
         allocs_tests::dir::copy_program(real, &result.path);
-        for _ in 0..3 {
+        for _ in 0..12 {
             known
                 .runs
                 .push(run(&result.path, original.option, mirror, real));

@@ -213,7 +213,7 @@ fn stack_limits_and_fixed_addresses() {
 /// The limits on memory in which the original runs leave room for the rewritten program, too: the runtime
 /// is small, and takes its memory when it needs it.
 fn little_memory() {
-    const ROOM: u64 = 256 << 10;
+    const ROOM: u64 = 4 << 20;
     let dir = Dir::new("little-memory");
     let prlimit = |file: &Path, limit: &str, bytes: u64| {
         Command::new(needs("prlimit"))
