@@ -14,7 +14,7 @@ use crate::site::Site;
 use crate::sys;
 
 /// How many sites are shown. The others are in the JSON and pprof reports.
-const SHOWN: usize = 100;
+const SHOWN: usize = 20;
 
 /// Writes it.
 pub(crate) fn write(output: &mut Output<'_>) {
