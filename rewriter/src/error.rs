@@ -89,16 +89,22 @@ pub enum ErrorKind {
     #[error("is not an ELF file; name a dynamically linked Linux executable")]
     NotElf,
     /// A 32-bit file.
-    #[error(
-        "is a 32-bit ELF file ({machine}), which is not supported yet; use a 64-bit x86-64 build"
-    )]
+    #[error("is a 32-bit ELF file ({machine}), which is not supported yet; use a 64-bit build")]
     Class32 {
         /// The machine's name.
         machine: String,
     },
     /// A file for another machine.
-    #[error("is for {machine}, which is not supported yet; use an x86-64 build")]
+    #[error("is for {machine}, which is not supported yet; use a build for another machine")]
     Machine {
+        /// The machine's name.
+        machine: String,
+    },
+    /// The own runtime does not exist for that machine.
+    #[error(
+        "is for {machine}, and the runtime that comes with this program is for x86-64; name another one with --runtime"
+    )]
+    NoOwnRuntime {
         /// The machine's name.
         machine: String,
     },

@@ -107,7 +107,8 @@ fn make_way(
     let mut sections_make_way = false;
     let mut free_end = image.segments_end();
     // What makes way for the others' headers needs a read-only segment to go to.
-    let mut needed = Segment::SIZE * (1 + u64::from(growing.code) + u64::from(growing.apart));
+    let mut needed =
+        Segment::size(image.format) * (1 + u64::from(growing.code) + u64::from(growing.apart));
     let mut blocks = movable_blocks(source, image)?;
     blocks.extend(left.map(|from| Move {
         name: LEFT,
@@ -175,7 +176,7 @@ fn grown_tables(image: &Image, growing: Growing) -> Vec<Move> {
         grow(".dynstr", Some(image.strtab), growing.names, 1);
     }
     if growing.symbol {
-        grow(".dynsym", Some(image.symtab), Symbol::SIZE, 8);
+        grow(".dynsym", Some(image.symtab), Symbol::size(image.format), 8);
         grow(".gnu.version", image.versym, 2, 2);
         grow(".hash", image.sysv_hash, 4, 8);
     }
@@ -186,7 +187,12 @@ fn grown_tables(image: &Image, growing: Growing) -> Vec<Move> {
             size: 0,
         };
         let from = image.rela.unwrap_or(nothing);
-        grow(".rela.dyn", Some(from), growing.relocations * Rela::SIZE, 8);
+        grow(
+            ".rela.dyn",
+            Some(from),
+            growing.relocations * Rela::size(image.format),
+            8,
+        );
     }
     moves
 }
@@ -253,7 +259,7 @@ fn note_name(source: &Source, segment: &Segment) -> Result<&'static str> {
     let bytes = source.bytes(segment.offset, segment.filesz.min(PAGE), "a note")?;
     let mut rest = bytes.as_slice();
     while let Some(head) = rest.get(..12) {
-        let head = crate::parse::words(head);
+        let head = source.format().words(head);
         let (name_size, size, kind) = (u64::from(head[0]), u64::from(head[1]), head[2]);
         match (kind, rest.get(12..16)) {
             (3, Some(b"GNU\0")) => return Ok(BUILD_ID),

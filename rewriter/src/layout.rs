@@ -72,10 +72,11 @@ impl Layout {
         builder.put_code()?;
         builder.put_headers()?;
         let slot = builder.array();
-        builder.put_at(slot, vec![0; 8])?; // ours, whatever it says in the end
+        let word = image.format.word();
+        builder.put_at(slot, vec![0; usize::try_from(word).unwrap_or(8)])?; // ours, whatever it says in the end
         Ok(Self {
             slot,
-            slot_at: builder.file_offset(slot, 8)?,
+            slot_at: builder.file_offset(slot, word)?,
             journal,
             leads_back: false,
             code: builder.code,
@@ -135,14 +136,15 @@ impl<'a> Builder<'a> {
 
     /// Address of the preinit array.
     fn array(&self) -> Vaddr {
+        let word = self.image.format.word();
         let room_end = self.room.as_ref().map_or(0, |room| room.end.0);
         match &self.plan.preinit {
             Preinit::Terminator => {
                 let (start, entries) = self.dynamic_place();
-                Vaddr(start.0 + Dyn::SIZE * entries - 8)
+                Vaddr(start.0 + Dyn::size(self.image.format) * entries - word)
             }
-            Preinit::Extended => Vaddr(room_end - 8),
-            Preinit::Moved(entries) => Vaddr(room_end - 8 * (entries.values.len() as u64 + 1)),
+            Preinit::Extended => Vaddr(room_end - word),
+            Preinit::Moved(entries) => Vaddr(room_end - word * (entries.values.len() as u64 + 1)),
         }
     }
 
@@ -306,7 +308,8 @@ impl<'a> Builder<'a> {
                 advice: "link it again with GNU ld or lld, or pass a --runtime name of at most 25 bytes",
             }));
         }
-        let size = (self.segments.len() as u64 + self.plan.headers.added()) * Segment::SIZE;
+        let size = (self.segments.len() as u64 + self.plan.headers.added())
+            * Segment::size(self.image.format);
         self.insert(FileOffset(start), size, Content::Zero)?;
         self.segments_at = FileOffset(start);
         for table in self.segments.iter_mut().filter(|s| s.kind == PT_PHDR) {
@@ -352,8 +355,8 @@ impl<'a> Builder<'a> {
         self.segments
             .insert(last.map_or(0, |last| last + 1), segment);
         for table in self.segments.iter_mut().filter(|s| s.kind == PT_PHDR) {
-            table.filesz += Segment::SIZE;
-            table.memsz += Segment::SIZE;
+            table.filesz += Segment::size(self.image.format);
+            table.memsz += Segment::size(self.image.format);
         }
     }
 
@@ -396,7 +399,7 @@ impl<'a> Builder<'a> {
             return Ok(());
         }
         let at = align_up(self.end, 8).ok_or_else(|| self.overflow())?;
-        let size = self.sections.len() as u64 * Section::SIZE;
+        let size = self.sections.len() as u64 * Section::size(self.image.format);
         self.sections_at = FileOffset(at);
         self.insert(FileOffset(at), size, Content::Zero)
     }
@@ -456,7 +459,8 @@ impl<'a> Builder<'a> {
 
     /// Puts notes that made way for the new program header just behind the table.
     fn slide_notes(&mut self) -> Result<()> {
-        let mut at = self.image.segments_end().0 + Segment::SIZE * self.plan.headers.added();
+        let mut at = self.image.segments_end().0
+            + Segment::size(self.image.format) * self.plan.headers.added();
         for note in &self.plan.headers.slides {
             at = align_up(at, note.align).ok_or_else(|| self.overflow())?;
             let vaddr = Vaddr((note.from.vaddr.0 + at).wrapping_sub(note.from.at.0));
@@ -470,7 +474,7 @@ impl<'a> Builder<'a> {
     /// just behind.
     fn cover_headers(&mut self) {
         let at = self.segments_at;
-        let end = at.0 + Segment::SIZE * self.segments.len() as u64;
+        let end = at.0 + Segment::size(self.image.format) * self.segments.len() as u64;
         let maps = |load: &&mut Segment| {
             load.kind == PT_LOAD && load.offset <= at && at < load.offset_end()
         };
@@ -509,7 +513,7 @@ impl<'a> Builder<'a> {
     fn finish_insertion(&mut self) -> Result<()> {
         let (elf_end, len) = (self.image.elf_end.0, self.source.len());
         let appended = len - elf_end;
-        let sections_size = self.sections.len() as u64 * Section::SIZE;
+        let sections_size = self.sections.len() as u64 * Section::size(self.image.format);
         let mut inserted = self.end - elf_end;
         if inserted > 0 && appended > 0 {
             let with_sections = inserted.checked_add(sections_size);

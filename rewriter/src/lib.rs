@@ -69,6 +69,7 @@ pub use phase::Phase;
 pub use report::{Action, Report, Runtime, Size, Table, Undone};
 pub use runtime::SONAME;
 
+use crate::elf::Format;
 use crate::input::Input;
 use crate::output::Pending;
 use crate::parse::Image;
@@ -248,6 +249,10 @@ fn choose_runtime(
     let no_origin = runtime::no_origin(source, image)?;
     let needed = match &options.runtime {
         Some(needed) => needed.clone(),
+        None if source.format() != Format::X86_64 => {
+            let machine = source.format().name();
+            return Err(source.error(ErrorKind::NoOwnRuntime { machine }));
+        }
         None => runtime::own_needed(no_origin.is_none(), directory)?,
     };
     runtime::check_needed(&needed, no_origin)?;
@@ -256,7 +261,7 @@ fn choose_runtime(
     let init = options.init.as_deref().unwrap_or(usual.init_symbol());
     runtime::check_init(&needed, init)?;
     let found = match options.runtime {
-        Some(_) => runtime::check(&needed, init, directory)?,
+        Some(_) => runtime::check(&needed, init, directory, source.format())?,
         None => Some(runtime::check_own(init, directory)?),
     };
     let kind = found.as_ref().map(|(kind, _)| *kind);

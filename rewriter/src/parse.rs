@@ -17,8 +17,10 @@ use object::elf::{
 
 pub(crate) use self::identify::read_header;
 use self::identify::{interpreter, refuse_overlap, refuse_shared_object};
-pub(crate) use self::tables::{Tables, longs, without_plt, words};
-use crate::elf::{Dyn, Entry, FileOffset, Header, PAGE, Rela, Section, Segment, Vaddr};
+pub(crate) use self::tables::{Tables, without_plt};
+use crate::elf::{
+    Dyn, Entry, FileOffset, Format, Header, PAGE, Rela, Section, Segment, Symbol, Vaddr,
+};
 use crate::error::Result;
 use crate::loader::ldso;
 use crate::loader::object::Object;
@@ -97,6 +99,7 @@ pub(crate) fn trampoline(
 /// The input as the loader sees it.
 #[derive(Debug)]
 pub(crate) struct Image {
+    pub(crate) format: Format,
     pub(crate) header: Header,
     /// The program headers, in table order.
     pub(crate) segments: Vec<Segment>,
@@ -152,7 +155,7 @@ impl Image {
         if [rela, jmprel]
             .iter()
             .flatten()
-            .any(|table| table.size % Rela::SIZE != 0)
+            .any(|table| table.size % Rela::size(source.format()) != 0)
         {
             return Err(source.malformed("a relocation table ends in the middle of a relocation"));
         }
@@ -165,8 +168,9 @@ impl Image {
             .ok_or_else(|| source.malformed("it has no DT_SYMTAB"))?;
         let versym = tables.counted(DT_VERSYM, symbols, 2, "the symbol version table")?;
         let trampoline = trampoline(source, &header, &segments)?.filter(|_| musl);
-        let elf_end = elf_end(&header, &segments, &sections);
+        let elf_end = elf_end(source.format(), &header, &segments, &sections);
         Ok(Self {
+            format: source.format(),
             header,
             segments,
             segments_at,
@@ -206,12 +210,12 @@ impl Image {
     /// First file offset behind the program header table.
     pub(crate) fn segments_end(&self) -> FileOffset {
         let count = self.segments.len() as u64;
-        FileOffset(self.segments_at.0 + count * Segment::SIZE)
+        FileOffset(self.segments_at.0 + count * Segment::size(self.format))
     }
 
     /// Size of the section header table, in bytes.
     pub(crate) fn section_headers_size(&self) -> u64 {
-        self.sections.len() as u64 * Section::SIZE
+        self.sections.len() as u64 * Section::size(self.format)
     }
 
     /// The section that holds the section names.
@@ -274,7 +278,7 @@ impl Image {
 
     /// Number of dynamic symbols.
     pub(crate) fn symbol_count(&self) -> u64 {
-        self.symtab.size / 24
+        self.symtab.size / Symbol::size(self.format)
     }
 
     /// The largest alignment of any PT_LOAD, at least a page: an address that has the same
@@ -296,7 +300,7 @@ pub(crate) fn read_segments(
     if count == 0 {
         return Err(source.malformed("it has no program headers"));
     }
-    if u64::from(entry_size) != Segment::SIZE {
+    if u64::from(entry_size) != Segment::size(source.format()) {
         return Err(source.malformed(format!(
             "its program headers are {entry_size} bytes each, not 56"
         )));
@@ -353,7 +357,7 @@ pub(crate) fn read_sections(
     if at == FileOffset(0) {
         return Ok((at, Vec::new()));
     }
-    if u64::from(entry_size) != Section::SIZE {
+    if u64::from(entry_size) != Section::size(source.format()) {
         return Err(source.malformed(format!(
             "its section headers are {entry_size} bytes each, not 64"
         )));
@@ -385,7 +389,7 @@ pub(crate) fn read_dynamic(source: &Source, segments: &[Segment]) -> Result<Dyna
     }
     let slots: Vec<Dyn> = source.table(
         segment.offset,
-        segment.filesz / Dyn::SIZE,
+        segment.filesz / Dyn::size(source.format()),
         "the dynamic section",
     )?;
     let used = slots
@@ -430,7 +434,12 @@ pub(crate) fn locate(segments: &[Segment], address: Vaddr, size: u64) -> Option<
     Some(at)
 }
 
-fn elf_end(header: &Header, segments: &[Segment], sections: &[Section]) -> FileOffset {
+fn elf_end(
+    format: Format,
+    header: &Header,
+    segments: &[Segment],
+    sections: &[Section],
+) -> FileOffset {
     let (segments_at, _, _) = header.program_headers();
     let (sections_at, _, _) = header.section_headers();
     let of_segments = segments
@@ -445,9 +454,9 @@ fn elf_end(header: &Header, segments: &[Segment], sections: &[Section]) -> FileO
         .filter(|section| section.file_size() > 0)
         .map(|section| FileOffset(section.offset.0.saturating_add(section.size)));
     let tables = [
-        FileOffset(Header::SIZE),
-        FileOffset(segments_at.0 + segments.len() as u64 * Segment::SIZE),
-        FileOffset(sections_at.0 + sections.len() as u64 * Section::SIZE),
+        FileOffset(Header::size(format)),
+        FileOffset(segments_at.0 + segments.len() as u64 * Segment::size(format)),
+        FileOffset(sections_at.0 + sections.len() as u64 * Section::size(format)),
     ];
     of_segments
         .chain(of_sections)

@@ -10,6 +10,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use crate::elf::Format;
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::Kind;
 use crate::source::Source;
@@ -67,6 +68,11 @@ pub(crate) fn choose(
         }))
     };
     match (musl, asked) {
+        (true, _) if source.format() != Format::X86_64 => refuse(
+            asked.unwrap_or(Phase::Entry),
+            "its loader is musl's, and the trampoline that calls the runtime there is for x86-64",
+            "build it for glibc",
+        ),
         (true, None | Some(Phase::Entry)) => Ok(Phase::Entry),
         (true, Some(phase)) => refuse(
             phase,

@@ -34,7 +34,7 @@ pub(crate) enum InitSymbol {
 #[derive(Clone, Debug)]
 pub(crate) enum Preinit {
     /// In the d_un of the last DT_NULL, which no reader of .dynamic looks at (gABI, "Dynamic
-    /// Section"): eight bytes under RELRO that every executable has, and enough for one entry.
+    /// Section"): a word under RELRO that every executable has, and enough for one entry.
     Terminator,
     /// The program's own entries stay, and the new one goes in front of them.
     Extended,
@@ -52,12 +52,12 @@ pub(crate) struct MovedEntries {
 }
 
 impl Preinit {
-    /// Bytes of room that the array needs.
-    fn wanted(&self) -> u64 {
+    /// Bytes of room that the array needs, with entries of `word` bytes.
+    fn wanted(&self, word: u64) -> u64 {
         match self {
             Self::Terminator => 0,
-            Self::Extended => 8,
-            Self::Moved(entries) => 8 * (entries.values.len() as u64 + 1),
+            Self::Extended => word,
+            Self::Moved(entries) => word * (entries.values.len() as u64 + 1),
         }
     }
 
@@ -183,10 +183,10 @@ impl Fixed {
         };
         let wanted = Wanted {
             dynamic: match dynamic.moves {
-                true => (dynamic.entries.len() as u64 + 1) * Dyn::SIZE,
+                true => (dynamic.entries.len() as u64 + 1) * Dyn::size(image.format),
                 false => 0,
             },
-            array: preinit.wanted(),
+            array: preinit.wanted(image.format.word()),
             in_front: matches!(preinit, Preinit::Extended),
         };
         let room = match (wanted.total(), segments) {
@@ -255,7 +255,8 @@ fn plan_preinit(
     let Some(array) = image.preinit else {
         return Ok(Preinit::Terminator);
     };
-    if array.size % 8 != 0 || array.vaddr.0 % 8 != 0 {
+    let word = image.format.word();
+    if array.size % word != 0 || array.vaddr.0 % word != 0 {
         return Err(source.malformed("its preinit array has an impossible size or place"));
     }
     let (_, load) = room::writable_load(source, image)?;
@@ -263,20 +264,13 @@ fn plan_preinit(
     if load.vaddr == array.vaddr && !apart {
         return Ok(Preinit::Extended);
     }
-    let aligned = |rela: &Rela| rela.place.0.wrapping_sub(array.vaddr.0) % 8 == 0;
+    let aligned = |rela: &Rela| rela.place.0.wrapping_sub(array.vaddr.0) % word == 0;
     if !findings.preinit.iter().all(|(_, rela)| aligned(rela)) {
         return Err(source.malformed("a relocation straddles two preinit entries"));
     }
     let bytes = source.bytes(array.at, array.size, "the preinit array")?;
-    let values = bytes.chunks_exact(8);
-    let value = |bytes: &[u8]| {
-        bytes
-            .iter()
-            .rev()
-            .fold(0, |sum, &byte| sum << 8 | u64::from(byte))
-    };
     Ok(Preinit::Moved(MovedEntries {
-        values: values.map(value).collect(),
+        values: image.format.addresses(&bytes),
         unpacked: crate::relr::covered(source, image, array)?,
     }))
 }
@@ -294,7 +288,7 @@ fn protect(
     let alone = Preinit::Moved(MovedEntries::default());
     let wanted = Wanted {
         dynamic: 0,
-        array: alone.wanted(),
+        array: alone.wanted(image.format.word()),
         in_front: false,
     };
     let exposed = matches!(preinit, Preinit::Terminator) && image.relro().is_some_and(outside);
@@ -333,14 +327,14 @@ fn dynamic_entries(
     let flags = image.dynamic.get(DT_FLAGS_1).unwrap_or(0) | DF_1_INITFIRST.0;
     set(&mut entries, DT_FLAGS_1, flags);
     if phase != Phase::Entry {
-        let array_size = image.preinit.map_or(0, |array| array.size) + 8;
+        let array_size = image.preinit.map_or(0, |array| array.size) + image.format.word();
         set(&mut entries, DT_PREINIT_ARRAY, 0);
         set(&mut entries, DT_PREINIT_ARRAYSZ, array_size);
     }
     if rela_grows && image.rela.is_none() {
         set(&mut entries, DT_RELA, 0);
         set(&mut entries, DT_RELASZ, 0);
-        set(&mut entries, DT_RELAENT, Rela::SIZE);
+        set(&mut entries, DT_RELAENT, Rela::size(image.format));
     }
     entries
 }

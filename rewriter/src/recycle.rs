@@ -7,8 +7,7 @@
 //! is what the start files test for.
 
 use object::elf::{
-    DT_AUXILIARY, DT_FILTER, DT_NEEDED, DT_RELACOUNT, DT_RPATH, DT_RUNPATH, DT_SONAME, R_X86_64_64,
-    R_X86_64_COPY, R_X86_64_GLOB_DAT, STB_WEAK,
+    DT_AUXILIARY, DT_FILTER, DT_NEEDED, DT_RELACOUNT, DT_RPATH, DT_RUNPATH, DT_SONAME, STB_WEAK,
 };
 
 use crate::elf::{Entry, FileOffset, Rela, Symbol, Vaddr, overlap};
@@ -35,7 +34,7 @@ pub(crate) struct Findings {
     pub(crate) dead: Vec<DeadSymbol>,
     /// Relocations of the preinit array's entries, with their index in .rela.dyn.
     pub(crate) preinit: Vec<(u64, Rela)>,
-    /// Symbols that R_X86_64_COPY relocations bring in: addresses and sizes.
+    /// Symbols that R_*_COPY relocations bring in: addresses and sizes.
     pub(crate) copies: Vec<(Vaddr, u64)>,
 }
 
@@ -216,14 +215,16 @@ fn is_versioned(source: &Source, image: &Image, index: u32) -> Result<bool> {
     };
     let at = FileOffset(versym.at.0 + 2 * u64::from(index));
     let bytes = source.bytes(at, 2, "the symbol version table")?;
-    Ok(bytes != [0, 0] && bytes != [1, 0])
+    Ok(!matches!(image.format.half(&bytes), Some(0 | 1)))
 }
 
 /// Number of relocations at the table's beginning that need not be looked at. glibc takes the first
-/// DT_RELACOUNT for R_X86_64_RELATIVE without asking (elf/do-rel.h, `elf_dynamic_do_Rela`): they have no
+/// DT_RELACOUNT for R_*_RELATIVE without asking (elf/do-rel.h, `elf_dynamic_do_Rela`): they have no
 /// symbol, and are nearly all of a large program's. Those of preinit entries may be among them.
 fn relative_count(image: &Image) -> u64 {
-    let all = image.rela.map_or(0, |table| table.size / Rela::SIZE);
+    let all = image
+        .rela
+        .map_or(0, |table| table.size / Rela::size(image.format));
     match (image.preinit, image.musl) {
         (None, false) => image.dynamic.get(DT_RELACOUNT).unwrap_or(0).min(all),
         _ => 0,
@@ -240,8 +241,8 @@ fn find_relocations(source: &Source, image: &Image, findings: &mut Findings) -> 
         let Some(table) = table else { continue };
         let skip = if plt { 0 } else { relative };
         source.for_each(
-            FileOffset(table.at.0 + Rela::SIZE * skip),
-            table.size / Rela::SIZE - skip,
+            FileOffset(table.at.0 + Rela::size(image.format) * skip),
+            table.size / Rela::size(image.format) - skip,
             "a relocation table",
             |index, rela: Rela| {
                 let index = index + skip;
@@ -254,20 +255,23 @@ fn find_relocations(source: &Source, image: &Image, findings: &mut Findings) -> 
                         uses.push((index, rela));
                     }
                 }
-                let in_preinit = |array: Table| overlap(array.vaddr.0, array.size, rela.place.0, 8);
+                let in_preinit = |array: Table| {
+                    overlap(array.vaddr.0, array.size, rela.place.0, image.format.word())
+                };
                 if let (Some(index), true) = (index, image.preinit.is_some_and(in_preinit)) {
                     preinit.push((index, rela));
                 }
-                if rela.kind == R_X86_64_COPY {
+                if rela.kind == image.format.relocations.copy {
                     copies.push((rela.place, rela.symbol));
                 }
                 Ok(())
             },
         )?;
     }
+    let types = image.format.relocations;
     for (dead, uses) in findings.dead.iter_mut().zip(&uses) {
         if let [(Some(index), rela)] = uses[..] {
-            let fills_slot = matches!(rela.kind, R_X86_64_GLOB_DAT | R_X86_64_64);
+            let fills_slot = [types.glob_dat, types.symbolic].contains(&rela.kind);
             if fills_slot && rela.addend == 0 && slot_is_zero(source, image, rela.place)? {
                 dead.relocation = Some(index);
             }
@@ -275,7 +279,7 @@ fn find_relocations(source: &Source, image: &Image, findings: &mut Findings) -> 
     }
     findings.preinit = preinit;
     for (place, symbol) in copies {
-        let at = FileOffset(image.symtab.at.0 + 24 * u64::from(symbol));
+        let at = FileOffset(image.symtab.at.0 + Symbol::size(image.format) * u64::from(symbol));
         let symbols: Vec<Symbol> = source.table(at, 1, "the dynamic symbol table")?;
         let size = symbols.first().map_or(0, |symbol| symbol.size);
         findings.copies.push((place, size));
@@ -283,10 +287,13 @@ fn find_relocations(source: &Source, image: &Image, findings: &mut Findings) -> 
     Ok(())
 }
 
-/// True if the 8 bytes at `place` are 0 before relocation, so that they stay 0 without it.
+/// True if the word at `place` is 0 before relocation, so that they stay 0 without it.
 fn slot_is_zero(source: &Source, image: &Image, place: Vaddr) -> Result<bool> {
-    match crate::parse::locate(&image.segments, place, 8) {
-        Some(at) => Ok(source.bytes(at, 8, "a GOT slot")? == [0; 8]),
+    match crate::parse::locate(&image.segments, place, image.format.word()) {
+        Some(at) => Ok({
+            let slot = source.bytes(at, image.format.word(), "a GOT slot")?;
+            slot.iter().all(|&byte| byte == 0)
+        }),
         None => Ok(false),
     }
 }

@@ -4,7 +4,7 @@
 //! DF_1_INITFIRST is set; of the two, shared sanitizer runtimes have the first, and no linker sets
 //! the second by itself. One for musl has a trampoline at its entry point instead of the entry.
 
-use object::elf::{DF_1_INITFIRST, DT_FLAGS_1, R_X86_64_64};
+use object::elf::{DF_1_INITFIRST, DT_FLAGS_1};
 
 use crate::elf::{Entry, FileOffset, Rela, Symbol, Vaddr};
 use crate::error::Result;
@@ -40,13 +40,16 @@ pub(crate) fn recognise(
         return Ok(None);
     };
     let found = match (of_array, preinit) {
-        (Some(_), Some(known)) => known.iter().find(|(_, rela)| fills(rela, slot)).copied(),
+        (Some(_), Some(known)) => known
+            .iter()
+            .find(|(_, rela)| fills(image, rela, slot))
+            .copied(),
         _ => search(source, image, slot)?,
     };
     let Some((relocation, rela)) = found else {
         return Ok(None);
     };
-    let at = image.symtab.at.0 + Symbol::SIZE * u64::from(rela.symbol);
+    let at = image.symtab.at.0 + Symbol::size(image.format) * u64::from(rela.symbol);
     let symbols: Vec<Symbol> = source.table(FileOffset(at), 1, "the dynamic symbol table")?;
     let Some(symbol) = symbols.first().filter(|symbol| symbol.is_undefined()) else {
         return Ok(None);
@@ -62,17 +65,17 @@ pub(crate) fn recognise(
     }))
 }
 
-fn fills(rela: &Rela, slot: Vaddr) -> bool {
-    rela.place == slot && rela.kind == R_X86_64_64
+fn fills(image: &Image, rela: &Rela, slot: Vaddr) -> bool {
+    rela.place == slot && rela.kind == image.format.relocations.symbolic
 }
 
 /// Looks for the relocation that fills `slot`.
 fn search(source: &Source, image: &Image, slot: Vaddr) -> Result<Option<(u64, Rela)>> {
     let mut found = None;
     if let Some(table) = image.rela {
-        let count = table.size / Rela::SIZE;
+        let count = table.size / Rela::size(image.format);
         source.for_each(table.at, count, "the relocation table", |index, rela| {
-            found = found.or(Some((index, rela)).filter(|(_, rela)| fills(rela, slot)));
+            found = found.or(Some((index, rela)).filter(|(_, rela)| fills(image, rela, slot)));
             Ok(())
         })?;
     }

@@ -127,7 +127,7 @@ pub(crate) fn find(
         return Ok(Some(room.clone()));
     }
     // A segment that has the file's headers cannot go to its end.
-    let movable = load.offset.0 >= <Header as Entry>::SIZE;
+    let movable = load.offset.0 >= Header::size(image.format);
     let above = || search.above().filter(|_| !wanted.in_front);
     let room = below.or_else(above).filter(|_| movable);
     Ok(room.map(|room| Room {
@@ -246,8 +246,8 @@ impl Search<'_> {
 /// True if a header, table, segment or section uses bytes of `[at, at+size)` in the file.
 fn claimed(image: &Image, at: FileOffset, size: u64) -> bool {
     let hits = |start: FileOffset, len: u64| overlap(start.0, len, at.0, size);
-    let sections_size = image.sections.len() as u64 * Section::SIZE;
-    hits(FileOffset(0), <Header as Entry>::SIZE)
+    let sections_size = image.sections.len() as u64 * Section::size(image.format);
+    hits(FileOffset(0), Header::size(image.format))
         || hits(
             image.segments_at,
             image.segments_end().0 - image.segments_at.0,

@@ -6,9 +6,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use goblin::elf::Elf;
-use goblin::elf::header::{EM_X86_64, ET_DYN};
+use goblin::elf::header::ET_DYN;
 use goblin::elf::sym::STT_GNU_IFUNC;
 
+use crate::elf::{Class, Format};
 use crate::error::{Error, ErrorKind, Result};
 use crate::parse::Image;
 use crate::phase::Phase;
@@ -144,8 +145,13 @@ pub(crate) fn check_init(needed: &str, init: &str) -> Result<()> {
 
 /// Checks the runtime that `needed` names for an executable in `origin`, where it can be found, and
 /// says what its init symbol is, and where.
-pub(crate) fn check(needed: &str, init: &str, origin: &Path) -> Result<Option<(Kind, PathBuf)>> {
-    let Some(path) = find(needed, origin) else {
+pub(crate) fn check(
+    needed: &str,
+    init: &str,
+    origin: &Path,
+    format: Format,
+) -> Result<Option<(Kind, PathBuf)>> {
+    let Some(path) = find(needed, origin, format) else {
         return Ok(None);
     };
     let read = read_shared_object(&path);
@@ -158,7 +164,7 @@ pub(crate) fn check(needed: &str, init: &str, origin: &Path) -> Result<Option<(K
             },
         )
     };
-    match defines(&bytes, init) {
+    match defines(&bytes, init, format) {
         Ok(Some(kind)) => Ok(Some((kind, path))),
         Ok(None) => Err(Error::new(
             &path,
@@ -170,12 +176,17 @@ pub(crate) fn check(needed: &str, init: &str, origin: &Path) -> Result<Option<(K
     }
 }
 
-fn find(needed: &str, origin: &Path) -> Option<PathBuf> {
+/// The file that `needed` names, where it is at hand: what runs on another machine is on that one, unless it comes
+/// with the executable.
+fn find(needed: &str, origin: &Path, format: Format) -> Option<PathBuf> {
     let relative = needed
         .strip_prefix("$ORIGIN/")
         .or_else(|| needed.strip_prefix("${ORIGIN}/"));
     if let Some(relative) = relative {
         return Some(origin.join(relative)).filter(|path| path.exists());
+    }
+    if format != Format::X86_64 {
+        return None;
     }
     if needed.starts_with('/') {
         return Some(PathBuf::from(needed)).filter(|path| path.exists());
@@ -199,19 +210,28 @@ fn read_shared_object(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// What kind of `symbol` the shared object defines; an error says why it is no such thing.
-fn defines(bytes: &[u8], symbol: &str) -> std::result::Result<Option<Kind>, &'static str> {
+fn defines(
+    bytes: &[u8],
+    symbol: &str,
+    format: Format,
+) -> std::result::Result<Option<Kind>, &'static str> {
     let header = Elf::parse_header(bytes).map_err(|_| "it is not an ELF file")?;
-    if header.e_machine != EM_X86_64 {
-        return Err("it is for another machine");
+    match Format::identify(bytes) {
+        None => return Err("it is for a machine that is not supported"),
+        Some(found) if found.class != format.class => {
+            return Err(match found.class {
+                Class::Elf32 => "it is a 32-bit file",
+                Class::Elf64 => "it is a 64-bit file",
+            });
+        }
+        Some(found) if found != format => return Err("it is for another machine"),
+        Some(_) => {}
     }
     if header.e_type != ET_DYN {
         return Err("it is not a shared object");
     }
     // Through the dynamic segment, as the loader finds them: section headers may be stripped.
     let elf = Elf::parse(bytes).map_err(|_| "its dynamic symbols cannot be read")?;
-    if !elf.is_64 {
-        return Err("it is a 32-bit file");
-    }
     let found = elf.dynsyms.iter().find(|candidate| {
         let name = elf.dynstrtab.get_at(candidate.st_name);
         let defined = candidate.st_shndx != 0; // SHN_UNDEF

@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
 use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 
-use crate::elf::{Entry, FileOffset};
+use crate::elf::{Entry, FileOffset, Format};
 use crate::error::{Error, ErrorKind, Result};
 use crate::spans::{Content, Spans};
 
-/// Bytes read at a time while a table goes by: a multiple of every entry size (2, 8, 16, 24, 56, 64).
-const WINDOW: u64 = 1344 * 24;
+/// Bytes read at a time while a table goes by: a multiple of every entry size (2, 4, 8, 12, 16, 24, 32, 40, 56, 64).
+const WINDOW: u64 = 6720 * 5;
 
 /// An open file of known length.
 #[derive(Debug)]
@@ -24,6 +24,7 @@ pub(crate) struct Source {
     file: File,
     path: PathBuf,
     len: u64,
+    format: Format,
     /// Its first bytes, read ahead.
     head: Vec<u8>,
     /// What is made of the file, where that is another than the file itself.
@@ -46,10 +47,16 @@ impl Allowance {
 
 impl Source {
     pub(crate) fn new(file: File, path: &Path, len: u64) -> Self {
+        let mut start = [0; Format::IDENTIFIED_BY as usize];
+        let format = file
+            .read_exact_at(&mut start, 0)
+            .ok()
+            .and_then(|()| Format::identify(&start));
         Self {
             file,
             path: path.to_owned(),
             len,
+            format: format.unwrap_or_default(), // another is refused when the header is read
             head: Vec::new(),
             spans: None,
         }
@@ -66,6 +73,7 @@ impl Source {
             file: file.map_err(|source| Error::io(&self.path, "read", source))?,
             path: self.path.clone(),
             len: spans.len(),
+            format: self.format,
             head: Vec::new(),
             spans: Some(spans),
         })
@@ -90,6 +98,11 @@ impl Source {
     /// Length in bytes.
     pub(crate) fn len(&self) -> u64 {
         self.len
+    }
+
+    /// How its structures are laid out.
+    pub(crate) fn format(&self) -> Format {
+        self.format
     }
 
     /// For the strings of one kind.
@@ -208,13 +221,13 @@ impl Source {
         mut visit: impl FnMut(u64, T) -> Result<()>,
     ) -> Result<()> {
         let size = count
-            .checked_mul(T::SIZE)
+            .checked_mul(T::size(self.format))
             .ok_or_else(|| self.malformed(format!("{what} has an impossible size")))?;
-        let entry_size = self.host_size(T::SIZE)?;
+        let entry_size = self.host_size(T::size(self.format))?;
         let mut index = 0;
         self.for_each_window(at, size, what, |_, window| {
             for entry in window.chunks_exact(entry_size) {
-                let entry = T::decode(entry)
+                let entry = T::decode(entry, self.format)
                     .ok_or_else(|| self.malformed(format!("{what} cannot be read")))?;
                 visit(index, entry)?;
                 index += 1;

@@ -3,7 +3,7 @@
 //! The table lists every dynamic symbol, undefined ones too, in the chain of its name's hash
 //! (gABI, "Hash Table"). DT_GNU_HASH lists only defined symbols and needs no change.
 
-use crate::parse::words;
+use crate::elf::Format;
 
 /// The table's words: nbucket, nchain, buckets, chains.
 #[derive(Clone, Debug)]
@@ -14,8 +14,9 @@ pub(crate) struct SysvHash {
 
 impl SysvHash {
     /// `None` if the counts do not fit the bytes or there is no bucket.
-    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
-        let words = words(bytes);
+    pub(crate) fn decode(bytes: &[u8], format: Format) -> Option<Self> {
+        let words = format.hash_words(bytes).into_iter().map(u32::try_from);
+        let words: Vec<u32> = words.collect::<Result<_, _>>().ok()?;
         let buckets = usize::try_from(*words.first()?).ok().filter(|&n| n > 0)?;
         let chains = usize::try_from(*words.get(1)?).ok()?;
         let split = 2_usize.checked_add(buckets)?;
@@ -25,11 +26,11 @@ impl SysvHash {
         })
     }
 
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self, format: Format) -> Vec<u8> {
         let counts = [self.buckets.len(), self.chains.len()];
         let counts = counts.map(|count| u32::try_from(count).unwrap_or(u32::MAX));
         let words = counts.iter().chain(&self.buckets).chain(&self.chains);
-        words.flat_map(|word| word.to_le_bytes()).collect()
+        words.flat_map(|word| format.hash_entry(*word)).collect()
     }
 
     /// Takes symbol `index` out of the chain that it is in.
@@ -121,14 +122,14 @@ mod tests {
         for (index, name) in names.iter().enumerate().skip(1) {
             hash.insert(index as u32, name, 0);
         }
-        let before = hash.encode();
+        let before = hash.encode(Format::X86_64);
         for index in 1..5 {
             let name = names[index as usize];
             let position = hash.position(index, name).unwrap_or(99);
             hash.remove(index);
             assert_eq!(hash.position(index, name), None);
             hash.insert(index, name, position);
-            assert_eq!(hash.encode(), before, "{name}");
+            assert_eq!(hash.encode(Format::X86_64), before, "{name}");
         }
         hash.remove(3);
         hash.insert(3, "allocs_preinit", 0);
@@ -138,7 +139,8 @@ mod tests {
             assert_eq!(find(&hash, name, &names), Some(index as u32), "{name}");
         }
         assert_eq!(find(&hash, "gamma", &names), None);
-        let decoded = SysvHash::decode(&hash.encode()).map(|hash| hash.encode());
-        assert_eq!(decoded, Some(hash.encode()));
+        let decoded = SysvHash::decode(&hash.encode(Format::X86_64), Format::X86_64)
+            .map(|hash| hash.encode(Format::X86_64));
+        assert_eq!(decoded, Some(hash.encode(Format::X86_64)));
     }
 }

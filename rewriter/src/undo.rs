@@ -14,7 +14,7 @@ use self::journal::Journal;
 use crate::elf::FileOffset;
 use crate::error::{ErrorKind, Result};
 use crate::layout::Layout;
-use crate::parse::{Image, locate, longs};
+use crate::parse::{Image, locate};
 use crate::plan::Plan;
 use crate::recycle::Findings;
 use crate::rewritten::{self, Rewritten};
@@ -78,7 +78,7 @@ pub(crate) fn record(
         Word::Journal(layout.journal)
     };
     layout.leads_back = true;
-    let bytes = word.encode().to_le_bytes().to_vec();
+    let bytes = source.format().address(word.encode());
     put(source, &mut layout.spans, layout.slot_at, bytes)?;
     if let Word::Journal(at) = word {
         let journal = Journal::of(source, &layout.spans)?;
@@ -99,9 +99,11 @@ pub(crate) fn original(source: &Source) -> Result<(Rewritten, Spans)> {
     let found = rewritten::recognise(source, &image, None)?;
     let found = found.ok_or_else(|| source.error(ErrorKind::NotRewritten))?;
     let lost = || source.error(ErrorKind::NoUndo);
-    let at = locate(&image.segments, found.slot, 8).ok_or_else(lost)?;
-    let bytes = source.bytes(at, 8, "the preinit entry")?;
-    let spans = match longs(&bytes).first().and_then(|&word| Word::decode(word)) {
+    let format = source.format();
+    let at = locate(&image.segments, found.slot, format.word()).ok_or_else(lost)?;
+    let bytes = source.bytes(at, format.word(), "the preinit entry")?;
+    let word = format.addresses(&bytes).first().copied();
+    let spans = match word.and_then(Word::decode) {
         None => None,
         Some(Word::Implied(implied, sum)) => {
             let hints = Hints::search(source, &image, &found)?;

@@ -296,13 +296,11 @@ impl Check<'_> {
         let symtab = before.get(tag::DT_SYMTAB).unwrap_or(0);
         let mut sections = before.sections.iter();
         if let Some(section) = sections.find(|section| section.sh_addr == symtab) {
-            return Ok(section.sh_size / 24);
+            return Ok(section.sh_size / before.symbol_size());
         }
-        if let Some(hash) = before.table(tag::DT_HASH, 8)? {
-            let counts = before
-                .source
-                .bytes(FileOffset(hash.at), 8, "the DT_HASH table")?;
-            return Ok(u64::from(crate::parse::words(&counts)[1]));
+        if let Some(hash) = before.table(tag::DT_HASH, 1)? {
+            let (entry, _) = before.hash_size(hash.at)?;
+            return Ok(before.numbers(hash.at, 2, entry)?[1]);
         }
         let tables = [
             tag::DT_STRTAB,
@@ -322,7 +320,7 @@ impl Check<'_> {
             .into_iter()
             .filter_map(behind)
             .chain(before.loads().filter_map(in_load));
-        Ok(distances.filter(|&size| size > 0).min().unwrap_or(0) / 24)
+        Ok(distances.filter(|&size| size > 0).min().unwrap_or(0) / before.symbol_size())
     }
 
     /// The preinit array that DT_PREINIT_ARRAY names; empty where there is none. With a trampoline,
@@ -333,7 +331,7 @@ impl Check<'_> {
             return Ok(Range {
                 vaddr: code.slot.0,
                 at: 0,
-                size: if is_result { 8 } else { 0 },
+                size: if is_result { view.word() } else { 0 },
             });
         }
         Ok(Range {

@@ -8,7 +8,7 @@ use object::elf::{DT_VERDEF, DT_VERNEED};
 
 use crate::elf::{Segment, Vaddr};
 use crate::error::Result;
-use crate::parse::{Dynamic, locate, words};
+use crate::parse::{Dynamic, locate};
 use crate::source::Source;
 
 /// Where a record keeps what, in bytes from its start.
@@ -159,7 +159,7 @@ impl Walk<'_> {
             .1
             .get(skip..)
             .and_then(|bytes| bytes.get(..size));
-        Ok(Fields(words(bytes.unwrap_or(&[]))))
+        Ok(Fields(self.source.format().words(bytes.unwrap_or(&[]))))
     }
 
     fn step(&self, from: Vaddr, bytes: u64) -> Result<Vaddr> {

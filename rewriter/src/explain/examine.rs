@@ -9,6 +9,7 @@ use super::{
     Binding, Call, Conditions, Explanation, Malloc, MallocBinding, Phase, Request, Resolvers,
     Runtime,
 };
+use crate::elf::Format;
 use crate::error::Result;
 use crate::loader::as_text;
 use crate::loader::binding::Definition;
@@ -32,7 +33,7 @@ pub(crate) fn examine(
     conditions: &Conditions,
 ) -> Result<Explanation> {
     let (interpreter, object) = parse::executable(source)?;
-    let loader = Loader::read(system, &interpreter, source.path())?;
+    let loader = Loader::read(system, &interpreter, source)?;
     let executable = Loaded {
         path: place.as_os_str().as_bytes().to_vec(),
         name: Vec::new(),
@@ -42,10 +43,17 @@ pub(crate) fn examine(
         needs: Vec::new(),
     };
     let library_path = conditions.library_path.as_bytes();
-    let mut search = Search::new(system, &loader, secure, library_path, &executable)?;
+    let mut search = Search::new(
+        system,
+        &loader,
+        secure,
+        library_path,
+        &executable,
+        source.format(),
+    )?;
     let preload = conditions.preload.as_bytes();
     let preloads = Preloads::read(system, &loader.flavour, secure, preload)?;
-    let itself = loader_object(system, &loader);
+    let itself = loader_object(system, &loader, source.format());
     let closure = Closure::load(&mut search, executable, itself, &preloads);
     let order = Order::new(&closure, &loader.flavour);
     let view = View {
@@ -59,10 +67,10 @@ pub(crate) fn examine(
 
 /// The loader as an object of the process. What is odd in its file does no harm: it has started
 /// every program on that system.
-fn loader_object(system: &System, loader: &Loader) -> Loaded {
+fn loader_object(system: &System, loader: &Loader, format: Format) -> Loaded {
     let path = loader.path.as_os_str().as_bytes().to_vec();
     let opened = system.open(&loader.path).ok();
-    let object = opened.and_then(|opened| Object::read(opened, &loader.path).ok());
+    let object = opened.and_then(|opened| Object::read(opened, &loader.path, format).ok());
     Loaded {
         name: path.clone(),
         path,

@@ -2,8 +2,7 @@
 
 use object::elf::{
     DT_GNU_HASH, DT_HASH, DT_JMPREL, DT_PREINIT_ARRAY, DT_RELA, DT_RELASZ, DT_STRSZ, DT_STRTAB,
-    DT_SYMTAB, DT_VERSYM, DynamicTag, R_X86_64_64, R_X86_64_RELATIVE, SHT_DYNAMIC,
-    SHT_PREINIT_ARRAY, SHT_SYMTAB,
+    DT_SYMTAB, DT_VERSYM, DynamicTag, SHT_DYNAMIC, SHT_PREINIT_ARRAY, SHT_SYMTAB,
 };
 
 use super::Builder;
@@ -38,24 +37,31 @@ impl Builder<'_> {
 
     pub(super) fn put_symbols(&mut self) -> Result<()> {
         let symtab = self.image.symtab.vaddr.0;
-        let address = |index: u32| Vaddr(symtab + Symbol::SIZE * u64::from(index));
+        let address =
+            |index: u32| Vaddr(symtab + Symbol::size(self.image.format) * u64::from(index));
         let symbol = init_symbol_entry(&self.plan.init_symbol, self.plan.names.init);
         if let InitSymbol::Recycled { dead, .. } = &self.plan.init_symbol {
-            self.put_at(self.new_address(address(dead.index)), symbol.encode())?;
+            self.put_at(
+                self.new_address(address(dead.index)),
+                symbol.encode(self.image.format),
+            )?;
         }
         if let Some(end) = self.gained(".dynsym") {
-            self.put_at(end, symbol.encode())?;
+            self.put_at(end, symbol.encode(self.image.format))?;
         }
         if let Some(end) = self.gained(".gnu.version") {
             // VER_NDX_GLOBAL: unversioned, as the linker marks undefined symbols without one.
-            self.put_at(end, vec![1, 0])?;
+            self.put_at(end, self.image.format.half_bytes(1))?;
         }
         for (dead, name) in &self.plan.names.renamed {
             let symbol = Symbol {
                 name: *name,
                 ..dead.symbol
             };
-            self.put_at(self.new_address(address(dead.index)), symbol.encode())?;
+            self.put_at(
+                self.new_address(address(dead.index)),
+                symbol.encode(self.image.format),
+            )?;
         }
         Ok(())
     }
@@ -75,7 +81,7 @@ impl Builder<'_> {
         let bytes = self
             .source
             .bytes(table.at, table.size, "the DT_HASH table")?;
-        let mut hash = SysvHash::decode(&bytes)
+        let mut hash = SysvHash::decode(&bytes, self.image.format)
             .ok_or_else(|| self.source.malformed("its DT_HASH table has no buckets"))?;
         for (dead, _) in &self.plan.names.renamed {
             hash.remove(dead.index);
@@ -84,7 +90,12 @@ impl Builder<'_> {
         hash.remove(self.init_index());
         hash.insert(self.init_index(), request.init, 0);
         let address = self.new_address(table.vaddr);
-        self.put_changed(address, &bytes, &hash.encode(), 4)
+        self.put_changed(
+            address,
+            &bytes,
+            &hash.encode(self.image.format),
+            size_of(self.image.format.hash_word()),
+        )
     }
 
     /// The new entry's relocation, and those of the entries that moved along with it.
@@ -92,7 +103,7 @@ impl Builder<'_> {
         let slot = Rela {
             place: self.array(),
             symbol: self.init_index(),
-            kind: R_X86_64_64,
+            kind: self.image.format.relocations.symbolic,
             addend: 0,
         };
         let mut gained = self.gained(".rela.dyn");
@@ -105,7 +116,8 @@ impl Builder<'_> {
         else {
             return Ok(());
         };
-        let first = self.array().0 + 8;
+        let word = self.image.format.word();
+        let first = self.array().0 + word;
         for &(index, rela) in &self.findings.preinit {
             let place = Vaddr(first + (rela.place.0 - array.vaddr.0));
             self.put_relocation(index, Rela { place, ..rela })?;
@@ -114,9 +126,9 @@ impl Builder<'_> {
             let value = usize::try_from(entry).ok();
             let value = value.and_then(|entry| entries.values.get(entry));
             let rela = Rela {
-                place: Vaddr(first + 8 * entry),
+                place: Vaddr(first + word * entry),
                 symbol: 0,
-                kind: R_X86_64_RELATIVE,
+                kind: self.image.format.relocations.relative,
                 addend: value.copied().unwrap_or(0).cast_signed(),
             };
             self.append_relocation(&mut gained, rela)?;
@@ -126,15 +138,15 @@ impl Builder<'_> {
 
     fn put_relocation(&mut self, index: u64, rela: Rela) -> Result<()> {
         let table = self.image.rela.map_or(0, |table| table.vaddr.0);
-        let address = self.new_address(Vaddr(table + Rela::SIZE * index));
-        self.put_at(address, rela.encode())
+        let address = self.new_address(Vaddr(table + Rela::size(self.image.format) * index));
+        self.put_at(address, rela.encode(self.image.format))
     }
 
     fn append_relocation(&mut self, end: &mut Option<Vaddr>, rela: Rela) -> Result<()> {
         let address =
             end.ok_or_else(|| self.source.malformed("it has no room for a relocation"))?;
-        *end = address.checked_add(Rela::SIZE);
-        self.put_at(address, rela.encode())
+        *end = address.checked_add(Rela::size(self.image.format));
+        self.put_at(address, rela.encode(self.image.format))
     }
 
     /// The values that the program's own entries have in the file, behind the new entry, and where
@@ -145,24 +157,29 @@ impl Builder<'_> {
             return Ok(());
         };
         let values = [0].iter().chain(&entries.values);
-        let bytes = values.flat_map(|value| value.to_le_bytes()).collect();
+        let format = self.image.format;
+        let bytes = values.flat_map(|value| format.address(*value)).collect();
         self.put_at(self.array(), bytes)
     }
 
     pub(super) fn put_dynamic(&mut self) -> Result<()> {
         let entries = self.dynamic_entries();
         let encode = |entries: &[Dyn]| -> Vec<u8> {
-            entries.iter().flat_map(|entry| entry.encode()).collect()
+            entries
+                .iter()
+                .flat_map(|entry| entry.encode(self.image.format))
+                .collect()
         };
+        let entry = size_of(Dyn::size(self.image.format));
         let old = self.image.dynamic.table;
         if !self.plan.dynamic.moves {
             let before = encode(&self.image.dynamic.entries);
-            self.put_changed(old.vaddr, &before, &encode(&entries), 16)?;
+            self.put_changed(old.vaddr, &before, &encode(&entries), entry)?;
             return self.keep_spare_value(old.vaddr, entries.len());
         }
         let (start, _) = self.dynamic_place();
         let mut bytes = encode(&entries);
-        bytes.resize(bytes.len() + 16, 0); // DT_NULL
+        bytes.resize(bytes.len() + entry, 0); // DT_NULL
         let size = bytes.len() as u64;
         let at = self.file_offset(start, size)?;
         self.put_bytes(at, bytes)?;
@@ -191,8 +208,10 @@ impl Builder<'_> {
         let taken = dynamic.spare.iter().take(used - dynamic.entries.len());
         match taken.copied().find(|&value| value != 0) {
             Some(value) if used + 1 < dynamic.capacity() => {
-                let at = Vaddr(table.0 + Dyn::SIZE * used as u64 + 8);
-                self.put_at(at, value.to_le_bytes().to_vec())
+                let at = Vaddr(
+                    table.0 + Dyn::size(self.image.format) * used as u64 + self.image.format.word(),
+                );
+                self.put_at(at, self.image.format.address(value))
             }
             _ => Ok(()),
         }
@@ -220,7 +239,7 @@ impl Builder<'_> {
         let encode_segments = |segments: &[Segment]| -> Vec<u8> {
             segments
                 .iter()
-                .flat_map(|segment| segment.encode())
+                .flat_map(|segment| segment.encode(self.image.format))
                 .collect()
         };
         let (old, new) = (
@@ -228,7 +247,7 @@ impl Builder<'_> {
             encode_segments(&self.segments),
         );
         let changed = match self.segments_at == self.image.segments_at {
-            true => changed_entries(&old, &new, 56),
+            true => changed_entries(&old, &new, size_of(Segment::size(self.image.format))),
             false => vec![(0, new)], // the whole table is new at its new place
         };
         for (offset, bytes) in changed {
@@ -237,13 +256,13 @@ impl Builder<'_> {
         let encode_sections = |sections: &[Section]| -> Vec<u8> {
             sections
                 .iter()
-                .flat_map(|section| section.encode())
+                .flat_map(|section| section.encode(self.image.format))
                 .collect()
         };
         let old = encode_sections(&self.image.sections);
         let new = encode_sections(&self.sections);
         let changed = match self.sections_at == self.image.sections_at {
-            true => changed_entries(&old, &new, 64),
+            true => changed_entries(&old, &new, size_of(Section::size(self.image.format))),
             false => vec![(0, new)], // the whole table is new at its new place
         };
         for (offset, bytes) in changed {
@@ -256,7 +275,10 @@ impl Builder<'_> {
         let count = u16::try_from(self.segments.len());
         header.set_program_headers(self.segments_at, count.map_err(|_| self.overflow())?);
         header.set_section_headers(self.sections_at);
-        let (old, new) = (self.image.header.encode(), header.encode());
+        let (old, new) = (
+            self.image.header.encode(self.image.format),
+            header.encode(self.image.format),
+        );
         for (offset, bytes) in changed_entries(&old, &new, 8) {
             self.put_bytes(FileOffset(offset), bytes)?;
         }
@@ -286,7 +308,7 @@ impl Builder<'_> {
     pub(super) fn put_debugger_symbols(&mut self) -> Result<()> {
         // The program's own entries stand behind the new one in their section.
         let grown = |old: &Section| match old.kind == SHT_PREINIT_ARRAY {
-            true => 8,
+            true => self.image.format.word(),
             false => 0,
         };
         let moved = |(old, new): (&Section, &Section)| {
@@ -306,7 +328,7 @@ impl Builder<'_> {
             .iter()
             .filter(|section| section.kind == SHT_SYMTAB)
         {
-            let count = table.size / Symbol::SIZE;
+            let count = table.size / Symbol::size(self.image.format);
             let visit = |index, symbol: Symbol| {
                 let shift = shifts
                     .get(usize::from(symbol.section.0))
@@ -314,8 +336,8 @@ impl Builder<'_> {
                     .unwrap_or(0);
                 if shift != 0 {
                     let value = symbol.value.wrapping_add(shift);
-                    let at = FileOffset(table.offset.0 + Symbol::SIZE * index);
-                    changed.push((at, Symbol { value, ..symbol }.encode()));
+                    let at = FileOffset(table.offset.0 + Symbol::size(self.image.format) * index);
+                    changed.push((at, Symbol { value, ..symbol }.encode(self.image.format)));
                 }
                 Ok(())
             };
@@ -333,7 +355,7 @@ impl Builder<'_> {
             return;
         };
         let array = self.array();
-        let size = old.size + 8;
+        let size = old.size + self.image.format.word();
         let at = locate(&self.segments, array, size);
         for section in &mut self.sections {
             if let (SHT_PREINIT_ARRAY, Some(at)) = (section.kind, at)
@@ -345,6 +367,11 @@ impl Builder<'_> {
             }
         }
     }
+}
+
+/// A table entry's size, as memory counts.
+fn size_of(entry: u64) -> usize {
+    usize::try_from(entry).unwrap_or(usize::MAX)
 }
 
 /// The entries of `new` that differ from `old`, with their offset; all that lie behind it do.

@@ -8,6 +8,11 @@
 
 use std::cmp::Ordering;
 
+use object::Endianness;
+use object::elf;
+
+use crate::elf::Format;
+
 const MAGIC: &[u8] = b"glibc-ld.so.cache1.1";
 const OLD_MAGIC: &[u8] = b"ld.so-1.7.0";
 const HEADER: usize = 48;
@@ -15,13 +20,14 @@ const ENTRY: usize = 24;
 const OLD_HEADER: usize = 16;
 const OLD_ENTRY: usize = 12;
 /// `FLAG_ELF_LIBC6 | FLAG_X8664_LIB64`.
-const FLAGS: u32 = 0x0303;
 const EXTENSION_MAGIC: u32 = 0xeaa4_2174;
 const GLIBC_HWCAPS: u32 = 1;
 
 /// A cache that has been read.
 #[derive(Debug, Default)]
 pub(crate) struct Cache {
+    /// Of the libraries that count.
+    format: Format,
     /// From the new format's header on: offsets count from there.
     bytes: Vec<u8>,
     entries: usize,
@@ -34,11 +40,12 @@ pub(crate) struct Cache {
 
 impl Cache {
     /// Takes the file's bytes; `hwcaps` are the names that the processor has, best first.
-    pub(crate) fn new(file: &[u8], hwcaps: &[&str]) -> Self {
-        Self::parse(file, hwcaps).unwrap_or_default()
+    pub(crate) fn new(file: &[u8], hwcaps: &[&str], format: Format) -> Self {
+        Self::parse(file, hwcaps, format).unwrap_or_default()
     }
 
-    fn parse(file: &[u8], hwcaps: &[&str]) -> Option<Self> {
+    fn parse(file: &[u8], hwcaps: &[&str], format: Format) -> Option<Self> {
+        let word = |bytes: &[u8], at| word(format, bytes, at);
         let start = match file.starts_with(OLD_MAGIC) {
             false => 0,
             true => {
@@ -49,7 +56,11 @@ impl Cache {
         };
         let bytes = file.get(start..)?;
         let endianness = *bytes.get(28)? & 3;
-        if !bytes.starts_with(MAGIC) || (endianness != 0 && endianness != 2) {
+        let own = match format.endian {
+            Endianness::Little => 2,
+            Endianness::Big => 3,
+        };
+        if !bytes.starts_with(MAGIC) || (endianness != 0 && endianness != own) {
             return None;
         }
         let entries = usize::try_from(word(bytes, 20)?).ok()?;
@@ -57,6 +68,7 @@ impl Cache {
             return None;
         }
         let mut cache = Self {
+            format,
             bytes: bytes.to_vec(),
             entries,
             ranks: Vec::new(),
@@ -68,6 +80,7 @@ impl Cache {
     }
 
     fn ranks(&self, file: &[u8], hwcaps: &[&str]) -> Option<Vec<Option<usize>>> {
+        let word = |bytes: &[u8], at| word(self.format, bytes, at);
         let directory = usize::try_from(word(&self.bytes, 32)?).ok()?;
         if directory == 0 || directory % 4 != 0 || word(file, directory)? != EXTENSION_MAGIC {
             return None;
@@ -79,7 +92,7 @@ impl Cache {
         });
         let (_, at, size) = { sections }.find(|(tag, ..)| *tag == GLIBC_HWCAPS)?;
         let (at, size) = (usize::try_from(at).ok()?, usize::try_from(size).ok()?);
-        let names = crate::parse::words(file.get(at..at.checked_add(size)?)?);
+        let names = self.format.words(file.get(at..at.checked_add(size)?)?);
         let rank = |name: u32| {
             let name = string(file, name)?;
             let place = hwcaps.iter().position(|has| has.as_bytes() == name)?;
@@ -114,7 +127,8 @@ impl Cache {
     fn best(&self, indices: impl Iterator<Item = usize>) -> Option<&[u8]> {
         let mut best: Option<(usize, &[u8])> = None;
         for entry in indices.filter_map(|index| self.entry(index)) {
-            let Some(path) = string(&self.bytes, entry.value).filter(|_| entry.flags == FLAGS)
+            let Some(path) =
+                string(&self.bytes, entry.value).filter(|_| entry.flags == flags(self.format))
             else {
                 continue;
             };
@@ -140,6 +154,7 @@ impl Cache {
     fn entry(&self, index: usize) -> Option<Entry> {
         let at = HEADER.checked_add(index.checked_mul(ENTRY)?)?;
         let bytes = &self.bytes;
+        let word = |bytes: &[u8], at| word(self.format, bytes, at);
         Some(Entry {
             flags: word(bytes, at)?,
             key: word(bytes, at + 4)?,
@@ -211,9 +226,24 @@ fn number(text: &mut &[u8]) -> i32 {
     value
 }
 
-fn word(bytes: &[u8], at: usize) -> Option<u32> {
+fn word(format: Format, bytes: &[u8], at: usize) -> Option<u32> {
     let bytes = bytes.get(at..at.checked_add(4)?)?;
-    Some(u32::from_le_bytes(bytes.try_into().ok()?))
+    format.words(bytes).first().copied()
+}
+
+/// What an entry says of a library of that format: that it is an ELF file for glibc, and its ABI (glibc
+/// sysdeps/generic/ldconfig.h).
+fn flags(format: Format) -> u32 {
+    const FLAG_ELF_LIBC6: u32 = 3;
+    let abi = match format.machine {
+        elf::EM_S390 => 0x400,
+        elf::EM_PPC64 => 0x500,
+        elf::EM_AARCH64 => 0xa00,
+        elf::EM_RISCV => 0x1000,     // lp64d
+        elf::EM_LOONGARCH => 0x1200, // the same
+        _ => 0x300,                  // x86-64
+    };
+    abi | FLAG_ELF_LIBC6
 }
 
 fn string(bytes: &[u8], at: u32) -> Option<&[u8]> {

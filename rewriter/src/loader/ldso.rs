@@ -10,7 +10,9 @@ use memchr::memmem;
 
 use super::as_path;
 use super::system::System;
-use crate::error::{Error, ErrorKind, Result};
+use crate::elf::Format;
+use crate::error::{ErrorKind, Result};
+use crate::source::Source;
 
 /// Larger than any loader.
 const LARGEST: u64 = 64 << 20;
@@ -55,22 +57,19 @@ impl Glibc {
 
 impl Loader {
     /// Reads the loader at `path`; `program` is who asks for it.
-    pub(crate) fn read(system: &System, path: &Path, program: &Path) -> Result<Self> {
+    pub(crate) fn read(system: &System, path: &Path, program: &Source) -> Result<Self> {
         let unknown = |what: &'static str| {
-            Error::new(
-                program,
-                ErrorKind::Interpreter {
-                    interpreter: path.display().to_string(),
-                    what,
-                },
-            )
+            program.error(ErrorKind::Interpreter {
+                interpreter: path.display().to_string(),
+                what,
+            })
         };
         let flavour = if is_musl(path) {
             Flavour::Musl
         } else {
             let bytes = system.read(path, LARGEST)?;
             let bytes = bytes.ok_or_else(|| unknown("does not exist there"))?;
-            let glibc = Glibc::read(&bytes);
+            let glibc = Glibc::read(&bytes, program.format());
             Flavour::Glibc(glibc.ok_or_else(|| unknown("is neither glibc's loader nor musl's"))?)
         };
         Ok(Self {
@@ -109,7 +108,7 @@ pub(crate) fn is_musl(interpreter: &Path) -> bool {
 }
 
 impl Glibc {
-    fn read(bytes: &[u8]) -> Option<Self> {
+    fn read(bytes: &[u8], format: Format) -> Option<Self> {
         let system_dirs = system_dirs(bytes)?;
         let first = system_dirs.first()?;
         let lib = first.strip_prefix(b"/")?.strip_suffix(b"/")?;
@@ -127,21 +126,25 @@ impl Glibc {
             subdirectories: Vec::new(),
             hwcaps: Vec::new(),
         };
-        if glibc.since(33) {
+        if glibc.since(33) && format == Format::X86_64 {
             glibc.hwcaps = isa_levels();
         }
-        glibc.subdirectories = glibc.subdirectories();
+        glibc.subdirectories = glibc.subdirectories(format);
         Some(glibc)
     }
 
     /// glibc-hwcaps came with 2.33; 2.37 dropped the older hardware subdirectories. Of those, only
     /// the two that every x86-64 processor has are known here (elf/dl-hwcaps.c,
-    /// `_dl_important_hwcaps`).
-    fn subdirectories(&self) -> Vec<String> {
+    /// `_dl_important_hwcaps`), and of other machines' the one that all have.
+    fn subdirectories(&self, format: Format) -> Vec<String> {
         let hwcaps = self.hwcaps.iter();
         let mut all: Vec<String> = hwcaps.map(|name| format!("glibc-hwcaps/{name}/")).collect();
         if !self.since(37) {
-            all.extend(["tls/x86_64/", "tls/", "x86_64/"].map(str::to_owned));
+            let known: &[&str] = match format == Format::X86_64 {
+                true => &["tls/x86_64/", "tls/", "x86_64/"],
+                false => &["tls/"],
+            };
+            all.extend(known.iter().copied().map(str::to_owned));
         }
         all.push(String::new());
         all

@@ -17,7 +17,7 @@ pub(crate) use self::functions::Function;
 pub(crate) use self::relocations::Relocations;
 use super::symbols::{GnuHash, Symbols};
 use super::system::Opened;
-use crate::elf::{FileOffset, Header, Segment, Vaddr};
+use crate::elf::{Entry, FileOffset, Format, Header, Segment, Symbol, Vaddr};
 use crate::error::Result;
 use crate::parse::{self, Dynamic, NEEDED_TOO_LONG, Table, locate};
 use crate::source::Source;
@@ -71,11 +71,12 @@ impl Object {
     pub(crate) fn read(
         opened: Opened,
         path: &std::path::Path,
+        format: Format,
     ) -> std::result::Result<Self, Rejected> {
         let identity = opened.identity;
         let source = Source::new(opened.file, path, opened.len).read_ahead();
         let source = source.map_err(|error| Rejected::Damaged(error.kind().to_string()))?;
-        if is_foreign(&source) {
+        if is_foreign(&source, format) {
             return Err(Rejected::Foreign);
         }
         let read = parse::read_header(&source).and_then(|header| Self::parse(&source, &header));
@@ -101,14 +102,14 @@ impl Object {
     }
 }
 
-/// An ELF file that is not for x86-64: the loader passes over it (glibc elf/dl-load.c, `open_verify`).
-fn is_foreign(source: &Source) -> bool {
-    let start = source.bytes(FileOffset(0), source.len().min(20), "the ELF header");
+/// An ELF file of another format than the program: the loader passes over it (glibc elf/dl-load.c, `open_verify`).
+fn is_foreign(source: &Source, format: Format) -> bool {
+    let len = source.len().min(Format::IDENTIFIED_BY);
+    let start = source.bytes(FileOffset(0), len, "the ELF header");
     start.is_ok_and(|start| {
-        let class = start.get(4).copied();
-        let machine = start.get(18..20);
-        let here = class == Some(2) && machine == Some(&62_u16.to_le_bytes());
-        start.starts_with(&object::elf::ELFMAG) && start.len() == 20 && !here
+        let is_whole = start.len() as u64 == Format::IDENTIFIED_BY;
+        let is_elf = start.starts_with(&object::elf::ELFMAG) && is_whole;
+        is_elf && Format::identify(&start) != Some(format)
     })
 }
 
@@ -200,13 +201,18 @@ impl Reader<'_> {
         let size = self.dynamic.get(DT_STRSZ).unwrap_or(0);
         let strings = self.table(DT_STRTAB, size, "the dynamic string table")?;
         let (count, hash) = self.count_symbols()?;
-        let table = self.table(DT_SYMTAB, 24 * count, "the dynamic symbol table")?;
+        let table = self.table(
+            DT_SYMTAB,
+            Symbol::size(self.source.format()) * count,
+            "the dynamic symbol table",
+        )?;
         let versions = self.table(DT_VERSYM, 2 * count, "the symbol version table")?;
         let mut names = Vec::new();
         if !versions.is_empty() {
             self.version_names(&mut names)?;
         }
         Ok(Symbols {
+            format: self.source.format(),
             table,
             strings,
             hash,
@@ -232,13 +238,14 @@ impl Reader<'_> {
         let count = tables.symbol_count(sysv, gnu, rela, &[])?;
         let hash = match gnu {
             Some(Table { at, size, .. }) if size <= LARGEST_TABLE => {
-                GnuHash::new(&self.source.bytes(at, size, "the DT_GNU_HASH table")?)
+                let bytes = self.source.bytes(at, size, "the DT_GNU_HASH table")?;
+                GnuHash::new(&bytes, self.source.format())
             }
             _ => None,
         };
         // A table that hashes nothing says nothing of the undefined symbols before its first.
         let first = hash.as_ref().map_or(0, |hash| u64::from(hash.first()));
-        let lies = first.saturating_mul(24) > self.source.len();
+        let lies = first.saturating_mul(Symbol::size(self.source.format())) > self.source.len();
         Ok((count.max(if lies { 0 } else { first }), hash))
     }
 

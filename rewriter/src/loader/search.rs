@@ -25,6 +25,7 @@ use super::ldso::{Flavour, Loader};
 use super::object::{Object, Rejected};
 use super::system::System;
 use super::{as_path, as_text};
+use crate::elf::Format;
 use crate::error::Result;
 
 /// How a library was found.
@@ -72,6 +73,8 @@ type Directories = Rc<Vec<Vec<u8>>>;
 pub(crate) struct Search<'a> {
     system: &'a System,
     loader: &'a Loader,
+    /// What the loader does not pass over.
+    format: Format,
     /// The executable has more rights than whoever starts it (AT_SECURE).
     secure: bool,
     cache: Cache,
@@ -101,11 +104,13 @@ impl<'a> Search<'a> {
         secure: bool,
         library_path: &[u8],
         executable: &Loaded,
+        format: Format,
     ) -> Result<Self> {
         let working_directory = std::env::current_dir().unwrap_or_default();
         let mut search = Self {
             system,
             loader,
+            format,
             secure,
             cache: Cache::default(),
             library_path: Rc::default(),
@@ -120,7 +125,7 @@ impl<'a> Search<'a> {
             Flavour::Glibc(glibc) => {
                 const LARGEST: u64 = 256 << 20;
                 let file = system.read(&glibc.cache, LARGEST)?.unwrap_or_default();
-                search.cache = Cache::new(&file, &glibc.hwcaps);
+                search.cache = Cache::new(&file, &glibc.hwcaps, format);
                 search.default = Rc::new(glibc.system_dirs.clone());
                 if !library_path.is_empty() {
                     let parts = library_path.split(|byte| b":;".contains(byte));
@@ -253,7 +258,7 @@ impl<'a> Search<'a> {
         if let Some(&place) = known.get(&opened.identity) {
             return Ok(Attempt::Found(Found::Known(place)));
         }
-        match Object::read(opened, as_path(&path)) {
+        match Object::read(opened, as_path(&path), self.format) {
             Ok(object) if self.is_musl_libc(&object) => Ok(Attempt::Found(Found::Loader)),
             Ok(object) => Ok(Attempt::Found(Found::New {
                 path,

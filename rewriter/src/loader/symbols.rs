@@ -5,15 +5,12 @@ use object::elf::{
     STT_OBJECT, STT_TLS, SymbolType,
 };
 
-use crate::elf::{Entry, Symbol};
-use crate::parse::words;
-
-/// Size of a dynamic symbol in bytes.
-const SYMBOL: usize = 24;
+use crate::elf::{Class, Entry, Format, Symbol};
 
 /// .dynsym, .dynstr and what belongs to them.
 #[derive(Debug, Default)]
 pub(crate) struct Symbols {
+    pub(crate) format: Format,
     /// .dynsym as it stands in the file.
     pub(crate) table: Vec<u8>,
     pub(crate) strings: Vec<u8>,
@@ -30,24 +27,30 @@ pub(crate) struct Symbols {
 pub(crate) struct GnuHash {
     first: u32,
     bloom_shift: u32,
-    /// The Bloom filter in 32-bit halves, low half first.
-    bloom: Vec<u32>,
+    /// The Bloom filter, in words of an address's size.
+    bloom: Vec<u64>,
+    /// Bits of such a word.
+    bits: u32,
     buckets: Vec<u32>,
     chains: Vec<u32>,
 }
 
 impl GnuHash {
     /// `None` if the table contradicts itself.
-    pub(crate) fn new(bytes: &[u8]) -> Option<Self> {
-        let words = words(bytes);
+    pub(crate) fn new(bytes: &[u8], format: Format) -> Option<Self> {
+        let words = format.words(bytes);
         let [buckets, first, bloom, bloom_shift] = *words.first_chunk()?;
         let (buckets, bloom) = (usize::try_from(buckets).ok()?, usize::try_from(bloom).ok()?);
-        let (filter, rest) = words.get(4..)?.split_at_checked(bloom.checked_mul(2)?)?;
+        let per_address = usize::try_from(format.word() / 4).ok()?;
+        let filter = bloom.checked_mul(per_address)?;
+        let rest = words.get(4..)?.get(filter..)?;
+        let filter = bytes.get(16..16 + 4 * filter)?;
         let (heads, chains) = rest.split_at_checked(buckets)?;
         Some(Self {
             first,
             bloom_shift: bloom_shift % 32,
-            bloom: filter.to_vec(),
+            bloom: format.addresses(filter),
+            bits: 8 * u32::try_from(format.word()).ok()?,
             buckets: heads.to_vec(),
             chains: chains.to_vec(),
         })
@@ -87,33 +90,52 @@ impl GnuHash {
     }
 
     fn may_have(&self, hash: u32) -> bool {
-        let words = self.bloom.len() / 2;
-        let index = (hash / 64) as usize & words.wrapping_sub(1);
-        let half = |bit: u32| {
-            let half = self.bloom.get(2 * index + usize::from(bit % 64 >= 32));
-            half.is_none_or(|half| half >> (bit % 32) & 1 == 1)
+        let index = (hash / self.bits) as usize & self.bloom.len().wrapping_sub(1);
+        let has = |bit: u32| {
+            let word = self.bloom.get(index);
+            word.is_none_or(|word| word >> (bit % self.bits) & 1 == 1)
         };
-        half(hash) && half(hash >> self.bloom_shift)
+        has(hash) && has(hash >> self.bloom_shift)
     }
 }
 
 impl Symbols {
+    /// Size of a symbol, in bytes.
+    fn entry_size(&self) -> usize {
+        usize::try_from(Symbol::size(self.format)).unwrap_or(usize::MAX)
+    }
+
+    /// Where in a symbol its type is.
+    fn info_at(&self) -> usize {
+        match self.format.class {
+            Class::Elf32 => 12,
+            Class::Elf64 => 4,
+        }
+    }
+
     /// Number of symbols, the null symbol among them.
     pub(crate) fn len(&self) -> u32 {
-        u32::try_from(self.table.len() / SYMBOL).unwrap_or(u32::MAX)
+        u32::try_from(self.table.len() / self.entry_size()).unwrap_or(u32::MAX)
     }
 
     /// The symbol at `index`.
     pub(crate) fn get(&self, index: u32) -> Option<Symbol> {
-        let at = usize::try_from(index).ok()?.checked_mul(SYMBOL)?;
-        Symbol::decode(self.table.get(at..at.checked_add(SYMBOL)?)?)
+        let at = usize::try_from(index)
+            .ok()?
+            .checked_mul(self.entry_size())?;
+        Symbol::decode(
+            self.table.get(at..at.checked_add(self.entry_size())?)?,
+            self.format,
+        )
     }
 
     /// Its type, without decoding the rest.
     pub(crate) fn kind(&self, index: u32) -> Option<SymbolType> {
-        let at = usize::try_from(index).ok()?.checked_mul(SYMBOL)?;
+        let at = usize::try_from(index)
+            .ok()?
+            .checked_mul(self.entry_size())?;
         self.table
-            .get(at.checked_add(4)?)
+            .get(at.checked_add(self.info_at())?)
             .map(|info| SymbolType(info & 15))
     }
 
@@ -130,8 +152,13 @@ impl Symbols {
 
     /// The first four bytes of its name, or fewer: what tells most names apart.
     pub(crate) fn prefix(&self, index: u32) -> Option<u32> {
-        let at = usize::try_from(index).ok()?.checked_mul(SYMBOL)?;
-        let name = u32::from_le_bytes(*self.table.get(at..)?.first_chunk()?);
+        let at = usize::try_from(index)
+            .ok()?
+            .checked_mul(self.entry_size())?;
+        let name = *self
+            .format
+            .words(self.table.get(at..at.checked_add(4)?)?)
+            .first()?;
         let name = self.strings.get(usize::try_from(name).ok()?..)?;
         let bytes = name.iter().take(4).take_while(|byte| **byte != 0);
         Some(bytes.fold(0, |prefix, byte| prefix << 8 | u32::from(*byte)))
@@ -157,7 +184,7 @@ impl Symbols {
     fn version_index(&self, index: u32) -> Option<u16> {
         let at = usize::try_from(index).ok()?.checked_mul(2)?;
         let bytes = self.versions.get(at..at.checked_add(2)?)?;
-        Some(u16::from_le_bytes(bytes.try_into().ok()?))
+        self.format.half(bytes)
     }
 
     /// The definition of `name` that a reference to `version` of it gets here, if any.
@@ -214,25 +241,25 @@ impl Symbols {
 
     /// The functions that are defined at one of `addresses`, by index.
     pub(crate) fn functions_at(&self, addresses: &[u64]) -> impl Iterator<Item = (u32, Symbol)> {
-        let value = |entry: &[u8]| Some(u64::from_le_bytes(*entry.get(8..)?.first_chunk()?));
+        let format = self.format;
         let mut addresses = addresses.to_vec();
         addresses.sort_unstable();
-        let entries = (0..).zip(self.table.chunks_exact(SYMBOL));
+        let entries = (0..).zip(self.table.chunks_exact(self.entry_size()));
         entries
-            .filter(move |(_, entry)| {
-                value(entry).is_some_and(|value| addresses.binary_search(&value).is_ok())
-            })
-            .filter_map(|(index, entry)| Some((index, Symbol::decode(entry)?)))
-            .filter(|(_, symbol)| {
+            .filter_map(move |(index, entry)| Some((index, Symbol::decode(entry, format)?)))
+            .filter(move |(_, symbol)| {
                 let kind = symbol.info.st_type();
-                !symbol.is_undefined() && matches!(kind, STT_FUNC | STT_GNU_IFUNC)
+                addresses.binary_search(&symbol.value).is_ok()
+                    && !symbol.is_undefined()
+                    && matches!(kind, STT_FUNC | STT_GNU_IFUNC)
             })
     }
 
     /// Indices of the IFUNCs.
     pub(crate) fn ifuncs(&self) -> impl Iterator<Item = u32> {
-        let entries = (0..).zip(self.table.chunks_exact(SYMBOL));
-        let kind = |entry: &[u8]| entry.get(4).map(|info| SymbolType(info & 15));
+        let entries = (0..).zip(self.table.chunks_exact(self.entry_size()));
+        let info_at = self.info_at();
+        let kind = move |entry: &[u8]| entry.get(info_at).map(|info| SymbolType(info & 15));
         entries
             .filter(move |(_, entry)| kind(entry) == Some(STT_GNU_IFUNC))
             .map(|(index, _)| index)

@@ -10,13 +10,16 @@ use object::elf::{
 };
 
 use super::{Dynamic, read_dynamic};
-use crate::elf::{Entry, FileOffset, Header, PAGE, Segment};
-use crate::error::{ErrorKind, Result};
+use crate::elf::{Entry, FileOffset, Format, Header, PAGE, Segment};
+use crate::error::{Error, ErrorKind, Result};
 use crate::source::Source;
+
+/// The largest that an ELF header is, in bytes.
+const MAX_HEADER: u64 = 64;
 
 pub(crate) fn read_header(source: &Source) -> Result<Header> {
     let len = source.len();
-    let start = source.bytes(FileOffset(0), len.min(Header::SIZE), "the ELF header")?;
+    let start = source.bytes(FileOffset(0), len.min(MAX_HEADER), "the ELF header")?;
     if start.is_empty() {
         return Err(source.error(ErrorKind::Empty));
     }
@@ -26,32 +29,43 @@ pub(crate) fn read_header(source: &Source) -> Result<Header> {
     if !start.starts_with(&object::elf::ELFMAG) {
         return Err(source.error(ErrorKind::NotElf));
     }
-    let word = |at: usize| -> Option<u16> {
-        let bytes = [*start.get(at)?, *start.get(at + 1)?];
-        Some(match start.get(5) {
-            Some(2) => u16::from_be_bytes(bytes),
-            _ => u16::from_le_bytes(bytes),
-        })
+    let Some(format) = Format::identify(&start) else {
+        return Err(refuse_format(source, &start));
     };
-    if let (Some(&class), Some(&data), Some(machine)) = (start.get(4), start.get(5), word(18)) {
-        let name = machine_name(Machine(machine), data == 2);
-        if class == 1 {
-            return Err(source.error(ErrorKind::Class32 { machine: name }));
-        }
-        if class == 2 && (machine != object::elf::EM_X86_64.0 || data != 1) {
-            return Err(source.error(ErrorKind::Machine { machine: name }));
-        }
-        if class != 2 {
-            return Err(source.malformed(format!("its ELF class is {class}")));
-        }
-    }
-    source.check(FileOffset(0), Header::SIZE, "the ELF header")?;
-    let header = Header::decode(&start).ok_or_else(|| source.error(ErrorKind::NotElf))?;
+    source.check(FileOffset(0), Header::size(format), "the ELF header")?;
+    let header = Header::decode(&start, format).ok_or_else(|| source.error(ErrorKind::NotElf))?;
     match header.file_type() {
         ET_EXEC | ET_DYN => Ok(header),
         ET_REL => Err(source.error(ErrorKind::Relocatable)),
         ET_CORE => Err(source.error(ErrorKind::Core)),
         other => Err(source.malformed(format!("its ELF type is {}", other.0))),
+    }
+}
+
+/// Why the ELF file that begins with `start` is none that is known.
+fn refuse_format(source: &Source, start: &[u8]) -> Error {
+    let word = |at: usize| -> Option<u16> {
+        let bytes = *start.get(at..)?.first_chunk()?;
+        Some(match start.get(5) {
+            Some(2) => u16::from_be_bytes(bytes),
+            _ => u16::from_le_bytes(bytes),
+        })
+    };
+    let (Some(&class), Some(&data), Some(machine)) = (start.get(4), start.get(5), word(18)) else {
+        let check = source.check(
+            FileOffset(0),
+            Header::size(Format::default()),
+            "the ELF header",
+        );
+        return check
+            .err()
+            .unwrap_or_else(|| source.error(ErrorKind::NotElf));
+    };
+    let machine = Format::machine_name(Machine(machine), data == 2);
+    match class {
+        1 => source.error(ErrorKind::Class32 { machine }),
+        2 => source.error(ErrorKind::Machine { machine }),
+        _ => source.malformed(format!("its ELF class is {class}")),
     }
 }
 
@@ -61,28 +75,6 @@ fn script(source: &Source) -> Result<ErrorKind> {
     Ok(ErrorKind::Script {
         interpreter: String::from_utf8_lossy(line).trim().to_owned(),
     })
-}
-
-fn machine_name(machine: Machine, big_endian: bool) -> String {
-    use object::elf as e;
-    let name = match machine {
-        e::EM_386 => "i386",
-        e::EM_X86_64 => "x86-64",
-        e::EM_AARCH64 => "AArch64",
-        e::EM_ARM => "ARM",
-        e::EM_RISCV => "RISC-V",
-        e::EM_PPC64 => "64-bit PowerPC",
-        e::EM_PPC => "PowerPC",
-        e::EM_S390 => "S/390",
-        e::EM_MIPS => "MIPS",
-        e::EM_LOONGARCH => "LoongArch",
-        e::EM_SPARCV9 => "SPARC V9",
-        _ => return format!("machine number {}", machine.0),
-    };
-    match big_endian {
-        true => format!("big-endian {name}"),
-        false => name.to_owned(),
-    }
 }
 
 /// PT_INTERP: the loader's path. A program without one is refused.

@@ -3,7 +3,7 @@
 use object::elf::{DT_GNU_HASH, DT_HASH, DT_PLTREL, DT_REL, DT_SYMTAB, DynamicTag};
 
 use super::{Dynamic, Table, locate};
-use crate::elf::{Entry, FileOffset, PAGE, Rela, Section, Segment, Vaddr};
+use crate::elf::{Entry, FileOffset, PAGE, Rela, Section, Segment, Symbol, Vaddr};
 use crate::error::{ErrorKind, Result};
 use crate::source::Source;
 
@@ -74,9 +74,13 @@ impl Tables<'_> {
         let Some(address) = self.dynamic.get(DT_HASH).map(Vaddr) else {
             return Ok(None);
         };
-        let head = self.table(address, 8, WHAT)?;
-        let head = words(&self.source.bytes(head.at, 8, WHAT)?);
-        let size = 4 * (2 + u64::from(head[0]) + u64::from(head[1]));
+        let word = self.source.format().hash_word();
+        let head = self.table(address, 2 * word, WHAT)?;
+        let head = self
+            .source
+            .format()
+            .hash_words(&self.source.bytes(head.at, 2 * word, WHAT)?);
+        let size = (2_u64.saturating_add(head[0]).saturating_add(head[1])).saturating_mul(word);
         self.table(address, size, WHAT).map(Some)
     }
 
@@ -87,16 +91,18 @@ impl Tables<'_> {
         let Some(address) = self.dynamic.get(DT_GNU_HASH).map(Vaddr) else {
             return Ok(None);
         };
+        let format = self.source.format();
         let head = self.table(address, 16, WHAT)?;
-        let head = words(&self.source.bytes(head.at, 16, WHAT)?);
+        let head = format.words(&self.source.bytes(head.at, 16, WHAT)?);
         let (buckets, first_symbol, bloom) = (u64::from(head[0]), u64::from(head[1]), head[2]);
-        let before_chains = 16 + 8 * u64::from(bloom) + 4 * buckets;
+        let before_chains = 16 + format.word() * u64::from(bloom) + 4 * buckets;
         let fixed = self.table(address, before_chains, WHAT)?;
         let buckets_at = FileOffset(fixed.at.0 + before_chains - 4 * buckets);
         let mut last = 0;
         self.source
             .for_each_window(buckets_at, 4 * buckets, WHAT, |_, window| {
-                last = words(window)
+                last = format
+                    .words(window)
                     .into_iter()
                     .fold(last, |last, word| last.max(u64::from(word)));
                 Ok(())
@@ -108,7 +114,7 @@ impl Tables<'_> {
             // The rest of the segment, a page at a time: the chain must end in it.
             let chain = self.table(Vaddr(address.0 + before_chains + 4 * index), 4, WHAT)?;
             let rest = self.source.len() - chain.at.0;
-            let page = words(&self.source.bytes(chain.at, rest.min(PAGE), WHAT)?);
+            let page = format.words(&self.source.bytes(chain.at, rest.min(PAGE), WHAT)?);
             let steps = page.len() as u64;
             if let Some(end) = page.iter().position(|word| word & 1 == 1) {
                 let size = before_chains + 4 * (index + end as u64 + 1);
@@ -127,15 +133,16 @@ impl Tables<'_> {
         relocations: [Option<Table>; 2],
         sections: &[Section],
     ) -> Result<u64> {
+        let format = self.source.format();
         let mut count = 1;
         if let Some(hash) = sysv_hash {
-            count = count.max(u64::from(
-                words(&self.source.bytes(hash.at, 8, "DT_HASH")?)[1],
-            ));
+            let size = 2 * format.hash_word();
+            let head = self.source.bytes(hash.at, size, "DT_HASH")?;
+            count = count.max(format.hash_words(&head)[1]);
         }
         if let Some(hash) = gnu_hash {
-            let head = words(&self.source.bytes(hash.at, 16, "DT_GNU_HASH")?);
-            let before_chains = 16 + 8 * u64::from(head[2]) + 4 * u64::from(head[0]);
+            let head = format.words(&self.source.bytes(hash.at, 16, "DT_GNU_HASH")?);
+            let before_chains = 16 + format.word() * u64::from(head[2]) + 4 * u64::from(head[0]);
             let chains = (hash.size - before_chains) / 4;
             if chains > 0 {
                 count = count.max(u64::from(head[1]) + chains);
@@ -146,10 +153,10 @@ impl Tables<'_> {
             section.kind == object::elf::SHT_DYNSYM && Some(section.vaddr) == symtab
         });
         if let Some(section) = of_section {
-            return Ok(count.max(section.size / 24));
+            return Ok(count.max(section.size / Symbol::size(format)));
         }
         for table in relocations.into_iter().flatten() {
-            let entries = table.size / Rela::SIZE;
+            let entries = table.size / Rela::size(format);
             const WHAT: &str = "a relocation table";
             self.source
                 .for_each(table.at, entries, WHAT, |_, rela: Rela| {
@@ -170,18 +177,4 @@ pub(crate) fn without_plt(rela: Table, jmprel: Option<Table>) -> Table {
         Some(size) if ends_together && plt.size > 0 => Table { size, ..rela },
         _ => rela,
     }
-}
-
-/// The little-endian words of `bytes`.
-pub(crate) fn words(bytes: &[u8]) -> Vec<u32> {
-    bytes
-        .chunks_exact(4)
-        .map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]))
-        .collect()
-}
-
-/// The little-endian 64-bit numbers in `bytes`.
-pub(crate) fn longs(bytes: &[u8]) -> Vec<u64> {
-    let (longs, _) = bytes.as_chunks();
-    longs.iter().map(|long| u64::from_le_bytes(*long)).collect()
 }

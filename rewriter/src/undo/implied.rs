@@ -6,8 +6,8 @@
 //! have moved everything that the loader does not read.
 
 use object::elf::{
-    DF_1_INITFIRST, DT_FLAGS_1, DT_NEEDED, DT_NULL, DT_PREINIT_ARRAY, DT_PREINIT_ARRAYSZ,
-    R_X86_64_64, R_X86_64_GLOB_DAT, STB_WEAK, STT_NOTYPE, SymbolInfo,
+    DF_1_INITFIRST, DT_FLAGS_1, DT_NEEDED, DT_NULL, DT_PREINIT_ARRAY, DT_PREINIT_ARRAYSZ, STB_WEAK,
+    STT_NOTYPE, SymbolInfo,
 };
 
 use super::{Word, short};
@@ -34,7 +34,7 @@ pub(super) struct Implied {
     swapped: bool,
     /// From the old place of the recycled relocation to the slot, in units of 8 bytes.
     distance: i32,
-    /// The recycled relocation was an R_X86_64_GLOB_DAT, not an R_X86_64_64.
+    /// The recycled relocation was an R_*_GLOB_DAT, not one like R_X86_64_64.
     glob_dat: bool,
     /// There was no DT_FLAGS_1.
     flags_are_new: bool,
@@ -175,7 +175,7 @@ fn describe(
     }
     let at = image
         .rela
-        .and_then(|table| table.at.checked_add(Rela::SIZE * relocation));
+        .and_then(|table| table.at.checked_add(Rela::size(image.format) * relocation));
     let old: Vec<Rela> = match at {
         Some(at) => source.table(at, 1, "the relocation table")?,
         None => Vec::new(),
@@ -201,7 +201,7 @@ fn describe(
         renamed: NAMES.map(|name| renamed.iter().any(|dead| dead.name == name)),
         swapped: !renamed.is_sorted_by_key(|dead| dead.index),
         distance,
-        glob_dat: old.kind == R_X86_64_GLOB_DAT,
+        glob_dat: old.kind == image.format.relocations.glob_dat,
         flags_are_new: flags.is_none(),
         initfirst: flags.unwrap_or(0) & DF_1_INITFIRST.0 != 0,
         spare: spare.map(|spare| spare as u64),
@@ -252,7 +252,8 @@ fn distance(slot: Vaddr, place: Vaddr) -> Option<i32> {
 
 fn read_hash(source: &Source, table: Table) -> Result<SysvHash> {
     let bytes = source.bytes(table.at, table.size, "the DT_HASH table")?;
-    SysvHash::decode(&bytes).ok_or_else(|| source.malformed("its DT_HASH table has no buckets"))
+    SysvHash::decode(&bytes, source.format())
+        .ok_or_else(|| source.malformed("its DT_HASH table has no buckets"))
 }
 
 /// Bytes of the original, and where they go.
@@ -316,7 +317,8 @@ impl Implied {
     ) -> Result<Option<Vec<Overwritten>>> {
         let symbol =
             |index: u32, name: usize, string: Option<u64>| -> Result<Option<Overwritten>> {
-                let at = FileOffset(image.symtab.at.0 + Symbol::SIZE * u64::from(index));
+                let at =
+                    FileOffset(image.symtab.at.0 + Symbol::size(image.format) * u64::from(index));
                 let symbols: Vec<Symbol> = result.table(at, 1, "the dynamic symbol table")?;
                 let known = NAMES.get(name).zip(self.chain_positions.get(name));
                 let found = symbols.first().zip(known);
@@ -358,19 +360,19 @@ impl Implied {
     }
 
     fn relocation(&self, image: &Image, hints: &Hints) -> Option<Edit> {
-        let skip = Rela::SIZE.checked_mul(hints.relocation)?;
+        let skip = Rela::size(image.format).checked_mul(hints.relocation)?;
         let at = image.rela?.at.checked_add(skip)?;
         let distance = 8 * i64::from(self.distance);
         let old = Rela {
             place: Vaddr(hints.slot.0.wrapping_sub(distance.cast_unsigned())),
             symbol: hints.init,
             kind: match self.glob_dat {
-                true => R_X86_64_GLOB_DAT,
-                false => R_X86_64_64,
+                true => image.format.relocations.glob_dat,
+                false => image.format.relocations.symbolic,
             },
             addend: 0,
         };
-        Some((at, old.encode()))
+        Some((at, old.encode(image.format)))
     }
 
     /// .dynamic without what was added at its end, DT_NEEDED without its first, and the slot, which
@@ -409,7 +411,10 @@ impl Implied {
             value,
         };
         entries.extend(spare.into_iter().map(null));
-        let bytes = entries.iter().flat_map(|entry| entry.encode()).collect();
+        let bytes = entries
+            .iter()
+            .flat_map(|entry| entry.encode(image.format))
+            .collect();
         Some((dynamic.table.at, bytes))
     }
 }
@@ -449,8 +454,9 @@ impl Overwritten {
             info: SymbolInfo::new(STB_WEAK, STT_NOTYPE),
             ..self.symbol
         };
-        let symbol_at = FileOffset(image.symtab.at.0 + Symbol::SIZE * u64::from(self.index));
-        Ok([(symbol_at, symbol.encode()), (name_at, name)])
+        let symbol_at =
+            FileOffset(image.symtab.at.0 + Symbol::size(image.format) * u64::from(self.index));
+        Ok([(symbol_at, symbol.encode(image.format)), (name_at, name)])
     }
 }
 
@@ -466,7 +472,7 @@ fn hash(result: &Source, image: &Image, overwritten: &[Overwritten]) -> Result<O
             hash.insert(symbol.index, symbol.name, symbol.position);
         }
     }
-    Ok(Some((table.at, hash.encode())))
+    Ok(Some((table.at, hash.encode(image.format))))
 }
 
 #[cfg(test)]

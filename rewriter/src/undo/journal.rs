@@ -136,7 +136,13 @@ fn words(result: &Source, at: FileOffset, count: u64) -> Result<Option<Vec<u64>>
         return Ok(None);
     };
     let bytes = result.bytes(at, size, "the undo journal")?;
-    Ok(Some(crate::parse::longs(&bytes)))
+    let (numbers, _) = bytes.as_chunks();
+    Ok(Some(
+        numbers
+            .iter()
+            .map(|number| u64::from_le_bytes(*number))
+            .collect(),
+    ))
 }
 
 /// CRC-32 of `body`, and of what is in `result` but neither in a run nor in the journal (`own`).

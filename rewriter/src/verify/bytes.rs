@@ -3,9 +3,8 @@
 use goblin::elf::dynamic as tag;
 use goblin::elf::program_header as pt;
 use goblin::elf::section_header::SHT_SYMTAB;
-use goblin::elf::sym::Symtab;
 
-use super::view::{CTX, View};
+use super::view::View;
 use super::{Check, Dead};
 use crate::elf::{FileOffset, PAGE, overlap};
 use crate::error::Result;
@@ -60,9 +59,12 @@ impl Check<'_> {
         let headers = |view: &View<'_>| {
             let header = &view.header;
             [
-                (0, 64),
+                (0, u64::from(header.e_ehsize)),
                 view.program_headers(),
-                (header.e_shoff, view.sections.len() as u64 * 64),
+                (
+                    header.e_shoff,
+                    view.sections.len() as u64 * u64::from(header.e_shentsize),
+                ),
             ]
         };
         let mut ranges: Vec<(u64, u64)> = headers(before).into();
@@ -78,26 +80,21 @@ impl Check<'_> {
         }
         let strings = before.table(tag::DT_STRTAB, 1)?.map_or(0, |table| table.at);
         let symbols = before
-            .table(tag::DT_SYMTAB, 24)?
+            .table(tag::DT_SYMTAB, before.symbol_size())?
             .map_or(0, |table| table.at);
         for symbol in dead {
             ranges.push((strings + symbol.name, symbol.len));
-            ranges.push((symbols + 24 * symbol.index, 24));
+            ranges.push((
+                symbols + before.symbol_size() * symbol.index,
+                before.symbol_size(),
+            ));
         }
 
         if let Some(table) = Self::relocation_table(before)? {
             ranges.push((table.at, table.size));
         }
-        if let Some(table) = before.table(tag::DT_HASH, 8)? {
-            let words = crate::parse::words(&before.source.bytes(
-                FileOffset(table.at),
-                8,
-                "the DT_HASH table",
-            )?);
-            ranges.push((
-                table.at,
-                4 * (2 + u64::from(words[0]) + u64::from(words[1])),
-            ));
+        if let Some(table) = before.table(tag::DT_HASH, 1)? {
+            ranges.push((table.at, before.hash_size(table.at)?.1));
         }
         self.allow_debugger_symbols(&mut ranges)?;
         let array = self.array(after)?;
@@ -124,11 +121,11 @@ impl Check<'_> {
         {
             let at = FileOffset(table.sh_offset);
             source.for_each_window(at, table.sh_size, "the symbol table", |skip, window| {
-                let symbols = Symtab::parse(window, 0, window.len() / 24, CTX);
-                let symbols = symbols.map_err(|error| self.broken(error.to_string()))?;
+                let symbols = self.before.symbols(window)?;
                 for (index, symbol) in (0..).zip(symbols.iter()) {
                     if moved.get(symbol.st_shndx) == Some(&true) {
-                        ranges.push((table.sh_offset + skip + 24 * index + 8, 8));
+                        let size = self.before.symbol_size();
+                        ranges.push((table.sh_offset + skip + size * index, size));
                     }
                 }
                 Ok(())

@@ -4,7 +4,6 @@ use goblin::elf::dynamic::DT_HASH;
 
 use super::view::View;
 use super::{Check, Dead};
-use crate::elf::FileOffset;
 use crate::error::Result;
 
 /// The bucket whose chain each symbol is in, by symbol; and the number of buckets.
@@ -51,18 +50,13 @@ impl Check<'_> {
     }
 
     fn chains(&self, view: &View<'_>) -> Result<Option<Chains>> {
-        let Some(head) = view.table(DT_HASH, 8)? else {
+        let Some(head) = view.table(DT_HASH, 1)? else {
             return Ok(None);
         };
-        let read = |size: u64| -> Result<Vec<u32>> {
-            let at = FileOffset(view.locate(head.vaddr, size)?);
-            let bytes = view.source.bytes(at, size, "the DT_HASH table")?;
-            Ok(crate::parse::words(&bytes))
-        };
-        let counts = read(8)?;
-        let size = 4 * (2 + u64::from(counts[0]) + u64::from(counts[1]));
-        let words = read(size)?;
-        let buckets = usize::try_from(counts[0]).unwrap_or(usize::MAX);
+        let (entry, size) = view.hash_size(head.at)?;
+        let at = view.locate(head.vaddr, size)?;
+        let words = view.numbers(at, size / entry, entry)?;
+        let buckets = usize::try_from(words[0]).unwrap_or(usize::MAX);
         let (buckets, chain) = words[2..].split_at(buckets);
         let mut bucket_of = vec![None; chain.len()];
         for (bucket, &first) in buckets.iter().enumerate() {

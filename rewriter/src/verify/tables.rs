@@ -1,10 +1,10 @@
 //! The checks of the tables that the loader reads: .dynamic, symbols, strings, relocations.
 
 use goblin::elf::dynamic as tag;
-use goblin::elf::reloc::{R_X86_64_64, R_X86_64_RELATIVE};
-use goblin::elf::sym::{STB_GLOBAL, STB_WEAK, Symtab, st_bind};
+use goblin::elf::reloc::Reloc;
+use goblin::elf::sym::{STB_GLOBAL, STB_WEAK, st_bind};
 
-use super::view::{CTX, Range, View};
+use super::view::{Range, View};
 use super::{Check, Dead};
 use crate::elf::{FileOffset, overlap};
 use crate::error::Result;
@@ -68,7 +68,7 @@ impl Check<'_> {
     /// All symbols are what they were, but for those that never resolved: one of them, or a new
     /// one at the end, is the init symbol. Returns those that changed.
     pub(super) fn symbols(&self) -> Result<Vec<Dead>> {
-        let size = self.symbol_count()? * 24;
+        let size = self.symbol_count()? * self.before.symbol_size();
         let tables = (
             self.before.table(tag::DT_SYMTAB, size)?,
             self.after.table(tag::DT_SYMTAB, size)?,
@@ -77,21 +77,27 @@ impl Check<'_> {
             return Err(self.broken("DT_SYMTAB was lost"));
         };
         let mut changed = Vec::new();
-        self.pairs(before, after, 24, |index, old, new| {
-            if old == new {
-                return Ok(());
-            }
-            let was_dead = self.dead_symbol(index)?;
-            let was_dead =
-                was_dead.ok_or_else(|| self.broken("a symbol changed that the program uses"))?;
-            changed.push(was_dead);
-            let new = self.after.symbol(index)?;
-            let name = self.after.string(new.st_name as u64)?;
-            let init = name == self.request.init.as_bytes();
-            let bind = if init { STB_GLOBAL } else { STB_WEAK };
-            let expected = new.st_shndx == 0 && st_bind(new.st_info) == bind && new.st_value == 0;
-            self.require(expected, "a recycled symbol is not an undefined one")
-        })?;
+        self.pairs(
+            before,
+            after,
+            self.before.symbol_size(),
+            |index, old, new| {
+                if old == new {
+                    return Ok(());
+                }
+                let was_dead = self.dead_symbol(index)?;
+                let was_dead = was_dead
+                    .ok_or_else(|| self.broken("a symbol changed that the program uses"))?;
+                changed.push(was_dead);
+                let new = self.after.symbol(index)?;
+                let name = self.after.string(new.st_name as u64)?;
+                let init = name == self.request.init.as_bytes();
+                let bind = if init { STB_GLOBAL } else { STB_WEAK };
+                let expected =
+                    new.st_shndx == 0 && st_bind(new.st_info) == bind && new.st_value == 0;
+                self.require(expected, "a recycled symbol is not an undefined one")
+            },
+        )?;
         self.add_renamed_in_place(&mut changed)?;
         Ok(changed)
     }
@@ -110,16 +116,15 @@ impl Check<'_> {
         };
         let mut ours = self.written.iter();
         let whole = ours.all(|&(at, len)| !overlap(strings, size, at, len) || owned(at, len));
-        let Some(table) = self.before.table(tag::DT_SYMTAB, 24)?.filter(|_| !whole) else {
+        let Some(table) = self.before.table(tag::DT_SYMTAB, 1)?.filter(|_| !whole) else {
             return Ok(());
         };
-        let size = self.symbol_count()? * 24;
+        let size = self.symbol_count()? * self.before.symbol_size();
         let source = self.before.source;
         let what = "the dynamic symbol table";
         source.for_each_window(FileOffset(table.at), size, what, |start, window| {
-            let symbols = Symtab::parse(window, 0, window.len() / 24, CTX);
-            let symbols = symbols.map_err(|error| self.broken(error.to_string()))?;
-            for (index, symbol) in (start / 24..).zip(symbols.iter()) {
+            let symbols = self.before.symbols(window)?;
+            for (index, symbol) in (start / self.before.symbol_size()..).zip(symbols.iter()) {
                 let weak = symbol.st_shndx == 0 && st_bind(symbol.st_info) == STB_WEAK;
                 if weak && changed.iter().all(|dead| dead.index != index) {
                     changed.extend(self.dead_symbol(index)?);
@@ -175,19 +180,20 @@ impl Check<'_> {
 
     /// One new entry, first, filled by one relocation against the init symbol; then the old ones.
     pub(super) fn preinit_array(&self) -> Result<()> {
+        let word = self.before.word();
         let (before, after) = (self.array(&self.before)?, self.array(&self.after)?);
         self.require(
-            after.size == before.size + 8,
+            after.size == before.size + word,
             "DT_PREINIT_ARRAY has not one more entry",
         )?;
-        self.require(after.vaddr % 8 == 0, "DT_PREINIT_ARRAY is not aligned")?;
-        for entry in 0..before.size / 8 {
-            let old = before.vaddr + 8 * entry;
-            let new = after.vaddr + 8 * (entry + 1);
+        self.require(after.vaddr % word == 0, "DT_PREINIT_ARRAY is not aligned")?;
+        for entry in 0..before.size / word {
+            let old = before.vaddr + word * entry;
+            let new = after.vaddr + word * (entry + 1);
             if old != new {
                 let value = |view: &View<'_>, at: u64| -> Result<Vec<u8>> {
-                    let at = FileOffset(view.locate(at, 8)?);
-                    view.source.bytes(at, 8, "a preinit entry")
+                    let at = FileOffset(view.locate(at, word)?);
+                    view.source.bytes(at, word, "a preinit entry")
                 };
                 let kept = value(&self.before, old)? == value(&self.after, new)?;
                 self.require(kept, "an entry of the preinit array lost its value")?;
@@ -210,18 +216,26 @@ impl Check<'_> {
             size: common,
             ..after
         };
-        self.pairs(before, shared, 24, |_, old, new| {
-            if old != new {
-                init += u32::from(self.changed_relocation(&Entry::read(old), &Entry::read(new))?);
-            }
-            Ok(())
-        })?;
+        self.pairs(
+            before,
+            shared,
+            self.before.relocation_size(),
+            |_, old, new| {
+                if old != new {
+                    let (old, new) = (self.before.relocations(old)?, self.after.relocations(new)?);
+                    for (old, new) in old.iter().zip(&new) {
+                        init += u32::from(self.changed_relocation(old, new)?);
+                    }
+                }
+                Ok(())
+            },
+        )?;
         let added = after.size - common;
         let bytes =
             self.after
                 .source
                 .bytes(FileOffset(after.at + common), added, "the new relocations")?;
-        for new in bytes.chunks_exact(24).map(Entry::read) {
+        for new in self.after.relocations(&bytes)? {
             init += u32::from(self.new_relocation(&new)?);
         }
         self.require(
@@ -233,6 +247,7 @@ impl Check<'_> {
 
     /// No relocation that was there before, of whatever kind, touches the new entry.
     fn fills_alone(&self, table: Range) -> Result<()> {
+        let word = self.after.word();
         let slot = self.array(&self.after)?.vaddr;
         let mut count = 0;
         let plt = self.after.table(tag::DT_JMPREL, self.plt_size())?;
@@ -240,9 +255,9 @@ impl Check<'_> {
             let at = FileOffset(table.at);
             let source = self.after.source;
             source.for_each_window(at, table.size, "a relocation table", |_, window| {
-                let entries = window.chunks_exact(24).map(Entry::read);
+                let entries = self.after.relocations(window)?.into_iter();
                 count += entries
-                    .filter(|entry| overlap(entry.place, 8, slot, 8))
+                    .filter(|entry| overlap(entry.r_offset, word, slot, word))
                     .count();
                 Ok(())
             })?;
@@ -252,14 +267,14 @@ impl Check<'_> {
 
     /// True if `new` fills the new entry; an error if it is neither that nor an old preinit
     /// entry's.
-    fn changed_relocation(&self, old: &Entry, new: &Entry) -> Result<bool> {
+    fn changed_relocation(&self, old: &Reloc, new: &Reloc) -> Result<bool> {
         let (before, after) = (self.array(&self.before)?, self.array(&self.after)?);
         if self.fills_new_entry(new)? {
             return Ok(true);
         }
-        let skip = old.place.wrapping_sub(before.vaddr);
-        let follows = skip < before.size && new.place == after.vaddr + 8 + skip;
-        let same = (old.info, old.addend) == (new.info, new.addend);
+        let skip = old.r_offset.wrapping_sub(before.vaddr);
+        let follows = skip < before.size && new.r_offset == after.vaddr + self.after.word() + skip;
+        let same = (old.r_sym, old.r_type, old.r_addend) == (new.r_sym, new.r_type, new.r_addend);
         self.require(
             follows && same,
             "a relocation changed that had no reason to",
@@ -268,18 +283,18 @@ impl Check<'_> {
     }
 
     /// The same for a relocation that was not there before: a packed one of an old entry.
-    fn new_relocation(&self, new: &Entry) -> Result<bool> {
+    fn new_relocation(&self, new: &Reloc) -> Result<bool> {
         if self.fills_new_entry(new)? {
             return Ok(true);
         }
         let array = self.array(&self.after)?;
-        let inside = new.place > array.vaddr && new.place < array.vaddr + array.size;
-        let value = self.after.source.bytes(
-            FileOffset(self.after.locate(new.place, 8)?),
-            8,
-            "a preinit entry",
-        )?;
-        let relative = new.info == u64::from(R_X86_64_RELATIVE) && new.addend == value[..];
+        let inside = new.r_offset > array.vaddr && new.r_offset < array.vaddr + array.size;
+        let word = self.after.word();
+        let at = self.after.locate(new.r_offset, word)?;
+        let value = self.after.numbers(at, 1, word)?;
+        let addend = new.r_addend.map(i64::cast_unsigned);
+        let (_, kind) = self.after.relocation_types()?;
+        let relative = (new.r_sym, new.r_type) == (0, kind) && addend == value.first().copied();
         self.require(
             inside && relative,
             "a relocation was added without a reason",
@@ -287,42 +302,19 @@ impl Check<'_> {
         Ok(false)
     }
 
-    fn fills_new_entry(&self, new: &Entry) -> Result<bool> {
-        if new.place != self.array(&self.after)?.vaddr {
+    fn fills_new_entry(&self, new: &Reloc) -> Result<bool> {
+        if new.r_offset != self.array(&self.after)?.vaddr {
             return Ok(false);
         }
-        let symbol = self.after.symbol(new.info >> 32)?;
+        let symbol = self.after.symbol(new.r_sym as u64)?;
         let name = self.after.string(symbol.st_name as u64)?;
-        let kind = new.info & u64::from(u32::MAX);
-        let filled = kind == u64::from(R_X86_64_64)
-            && new.addend == [0; 8]
+        let (kind, _) = self.after.relocation_types()?;
+        let filled = new.r_type == kind
+            && new.r_addend == Some(0)
             && name == self.request.init.as_bytes()
             && symbol.st_shndx == 0
             && st_bind(symbol.st_info) == STB_GLOBAL;
         self.require(filled, "the new preinit entry is filled by something else")?;
         Ok(true)
-    }
-}
-
-/// A relocation as it stands in the file.
-struct Entry {
-    place: u64,
-    info: u64,
-    addend: [u8; 8],
-}
-
-impl Entry {
-    /// `bytes` are the 24 of one entry.
-    fn read(bytes: &[u8]) -> Self {
-        let word = |at: usize| -> [u8; 8] {
-            let mut word = [0; 8];
-            word.copy_from_slice(&bytes[at..at + 8]);
-            word
-        };
-        Self {
-            place: u64::from_le_bytes(word(0)),
-            info: u64::from_le_bytes(word(8)),
-            addend: word(16),
-        }
     }
 }

@@ -3,22 +3,17 @@
 //! Nothing here is shared with `parse`, which uses `object`: a mistake in one of them, or in our
 //! use of it, shows as a disagreement. Tables are read piece by piece, like the input's.
 
-use goblin::container::{Container, Ctx, Endian};
+use goblin::container::Ctx;
 use goblin::elf::dynamic::{DT_NEEDED, DT_NULL, Dynamic};
-use goblin::elf::header::Header;
+use goblin::elf::header::{self, Header};
 use goblin::elf::program_header::{PT_DYNAMIC, PT_LOAD, ProgramHeader};
+use goblin::elf::reloc::{self, Reloc, RelocSection};
 use goblin::elf::section_header::SectionHeader;
 use goblin::elf::sym::{Sym, Symtab};
 
 use crate::elf::FileOffset;
 use crate::error::{ErrorKind, Result};
 use crate::source::Source;
-
-/// A 64-bit little-endian file.
-pub(crate) const CTX: Ctx = Ctx {
-    container: Container::Big,
-    le: Endian::Little,
-};
 
 /// A range of a file that the dynamic section names.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +27,8 @@ pub(crate) struct Range {
 #[derive(Debug)]
 pub(crate) struct View<'a> {
     pub(crate) source: &'a Source,
+    /// Byte order and size of addresses.
+    pub(crate) ctx: Ctx,
     pub(crate) header: Header,
     pub(crate) segments: Vec<ProgramHeader>,
     pub(crate) sections: Vec<SectionHeader>,
@@ -48,29 +45,34 @@ impl<'a> View<'a> {
     pub(crate) fn read(source: &'a Source) -> Result<Self> {
         let failed = |error: goblin::error::Error| broken(source, format!("goblin says: {error}"));
         let bytes = |at, size, what| source.bytes(FileOffset(at), size, what);
-        let start = bytes(0, 64, "the ELF header")?;
+        let start = bytes(0, source.len().min(64), "the ELF header")?;
         let header = goblin::elf::Elf::parse_header(&start).map_err(failed)?;
+        let class = header.container().map_err(failed)?;
+        let ctx = Ctx::new(class, header.endianness().map_err(failed)?);
         let count = usize::from(header.e_phnum);
-        let table = bytes(header.e_phoff, count as u64 * 56, "the program headers")?;
-        let segments = ProgramHeader::parse(&table, 0, count, CTX).map_err(failed)?;
+        let size = count as u64 * ProgramHeader::size(ctx) as u64;
+        let table = bytes(header.e_phoff, size, "the program headers")?;
+        let segments = ProgramHeader::parse(&table, 0, count, ctx).map_err(failed)?;
         let sections = match header.e_shoff {
             0 => Vec::new(),
             at => {
+                let entry = SectionHeader::size(ctx) as u64;
                 let count = match header.e_shnum {
                     0 => {
-                        let first = bytes(at, 64, "the section headers")?;
-                        let first = SectionHeader::parse_from(&first, 0, 1, CTX).map_err(failed)?;
+                        let first = bytes(at, entry, "the section headers")?;
+                        let first = SectionHeader::parse_from(&first, 0, 1, ctx).map_err(failed)?;
                         first.first().map_or(0, |first| first.sh_size)
                     }
                     count => u64::from(count),
                 };
-                let table = bytes(at, count.saturating_mul(64), "the section headers")?;
-                parse_sections(&table).map_err(failed)?
+                let table = bytes(at, count.saturating_mul(entry), "the section headers")?;
+                parse_sections(&table, ctx).map_err(failed)?
             }
         };
-        let dynamic = read_dynamic(source, &segments)?;
+        let dynamic = read_dynamic(source, &segments, ctx)?;
         Ok(Self {
             source,
+            ctx,
             header,
             segments,
             sections,
@@ -78,9 +80,83 @@ impl<'a> View<'a> {
         })
     }
 
+    /// Size of an address, in bytes.
+    pub(crate) fn word(&self) -> u64 {
+        self.ctx.size() as u64
+    }
+
+    /// Size of a dynamic symbol, in bytes.
+    pub(crate) fn symbol_size(&self) -> u64 {
+        Sym::size(self.ctx.container) as u64
+    }
+
+    /// Size of a relocation, in bytes.
+    pub(crate) fn relocation_size(&self) -> u64 {
+        Reloc::size(true, self.ctx) as u64
+    }
+
+    /// The relocations that `bytes` are.
+    pub(crate) fn relocations(&self, bytes: &[u8]) -> Result<Vec<Reloc>> {
+        let parsed = RelocSection::parse(bytes, 0, bytes.len(), true, self.ctx);
+        let parsed = parsed.map_err(|error| broken(self.source, error.to_string()))?;
+        Ok(parsed.iter().collect())
+    }
+
+    /// The symbols that `bytes` are.
+    pub(crate) fn symbols(&self, bytes: &'a [u8]) -> Result<Symtab<'a>> {
+        let count = bytes.len() / Sym::size(self.ctx.container);
+        let parsed = Symtab::parse(bytes, 0, count, self.ctx);
+        parsed.map_err(|error| broken(self.source, error.to_string()))
+    }
+
+    /// Sizes of DT_HASH's entries, and of all of it, in bytes.
+    pub(crate) fn hash_size(&self, at: u64) -> Result<(u64, u64)> {
+        let entry = match (self.header.e_machine, self.ctx.is_big()) {
+            (header::EM_S390, true) => 8, // S/390's ELF ABI, "Hash Table"
+            _ => 4,
+        };
+        let head = self.numbers(at, 2, entry)?;
+        let count = head
+            .iter()
+            .fold(2, |sum: u64, count| sum.saturating_add(*count));
+        Ok((entry, entry.saturating_mul(count)))
+    }
+
+    /// `count` numbers of `size` bytes at the file offset `at`.
+    pub(crate) fn numbers(&self, at: u64, count: u64, size: u64) -> Result<Vec<u64>> {
+        let bytes = self
+            .source
+            .bytes(FileOffset(at), count.saturating_mul(size), "a table")?;
+        let number = |bytes: &[u8]| {
+            let add = |sum: u64, byte: &u8| sum << 8 | u64::from(*byte);
+            match self.ctx.is_little_endian() {
+                true => bytes.iter().rev().fold(0, add),
+                false => bytes.iter().fold(0, add),
+            }
+        };
+        let size = usize::try_from(size).unwrap_or(1);
+        Ok(bytes.chunks_exact(size).map(number).collect())
+    }
+
+    /// The types of the relocations that add a symbol's address or the load bias to an addend.
+    pub(crate) fn relocation_types(&self) -> Result<(u32, u32)> {
+        match self.header.e_machine {
+            header::EM_X86_64 => Ok((reloc::R_X86_64_64, reloc::R_X86_64_RELATIVE)),
+            header::EM_AARCH64 => Ok((reloc::R_AARCH64_ABS64, reloc::R_AARCH64_RELATIVE)),
+            header::EM_RISCV => Ok((reloc::R_RISCV_64, reloc::R_RISCV_RELATIVE)),
+            header::EM_PPC64 => Ok((reloc::R_PPC64_ADDR64, reloc::R_PPC64_RELATIVE)),
+            header::EM_S390 => Ok((22, 12)), // R_390_64 and R_390_RELATIVE, which goblin does not have
+            header::EM_LOONGARCH => Ok((reloc::R_LARCH_64, reloc::R_LARCH_RELATIVE)),
+            other => Err(broken(self.source, format!("it is for machine {other}"))),
+        }
+    }
+
     /// Offset and size of the program header table.
     pub(crate) fn program_headers(&self) -> (u64, u64) {
-        (self.header.e_phoff, 56 * self.segments.len() as u64)
+        (
+            self.header.e_phoff,
+            (ProgramHeader::size(self.ctx) * self.segments.len()) as u64,
+        )
     }
 
     pub(crate) fn loads(&self) -> impl Iterator<Item = &ProgramHeader> {
@@ -156,11 +232,13 @@ impl<'a> View<'a> {
 
     /// The dynamic symbol with this index.
     pub(crate) fn symbol(&self, index: u64) -> Result<Sym> {
-        let size = index.saturating_add(1).saturating_mul(24);
+        let size = index.saturating_add(1).saturating_mul(self.symbol_size());
         let table = self.table(goblin::elf::dynamic::DT_SYMTAB, size)?;
-        let at = table.map_or(0, |table| table.at + size - 24);
-        let bytes = self.source.bytes(FileOffset(at), 24, "a dynamic symbol")?;
-        let symbols = Symtab::parse(&bytes, 0, 1, CTX).map_err(|error| {
+        let at = table.map_or(0, |table| table.at + size - self.symbol_size());
+        let bytes = self
+            .source
+            .bytes(FileOffset(at), self.symbol_size(), "a dynamic symbol")?;
+        let symbols = Symtab::parse(&bytes, 0, 1, self.ctx).map_err(|error| {
             broken(
                 self.source,
                 format!("goblin cannot read symbol {index}: {error}"),
@@ -171,11 +249,11 @@ impl<'a> View<'a> {
     }
 }
 
-fn parse_sections(table: &[u8]) -> goblin::error::Result<Vec<SectionHeader>> {
-    SectionHeader::parse_from(table, 0, table.len() / 64, CTX)
+fn parse_sections(table: &[u8], ctx: Ctx) -> goblin::error::Result<Vec<SectionHeader>> {
+    SectionHeader::parse_from(table, 0, table.len() / SectionHeader::size(ctx), ctx)
 }
 
-fn read_dynamic(source: &Source, segments: &[ProgramHeader]) -> Result<Vec<(u64, u64)>> {
+fn read_dynamic(source: &Source, segments: &[ProgramHeader], ctx: Ctx) -> Result<Vec<(u64, u64)>> {
     let segment = segments
         .iter()
         .rfind(|segment| segment.p_type == PT_DYNAMIC);
@@ -187,7 +265,7 @@ fn read_dynamic(source: &Source, segments: &[ProgramHeader]) -> Result<Vec<(u64,
     )?;
     let mut here = segment.clone();
     here.p_offset = 0;
-    let parsed = Dynamic::parse(&bytes, &[here], CTX);
+    let parsed = Dynamic::parse(&bytes, &[here], ctx);
     let parsed = parsed.map_err(|error| broken(source, format!("goblin says: {error}")))?;
     let entries = parsed.map(|dynamic| dynamic.dyns).unwrap_or_default();
     let entries = entries.iter().map(|entry| (entry.d_tag, entry.d_val));

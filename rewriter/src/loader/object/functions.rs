@@ -34,14 +34,12 @@ impl Reader<'_> {
 
     /// The array's entries with the values that they have in the file.
     pub(super) fn array(&self, tag: DynamicTag, size_tag: DynamicTag) -> Result<Vec<Function>> {
+        let format = self.source.format();
         let size = self.dynamic.get(size_tag).unwrap_or(0);
-        let bytes = self.table(tag, size - size % 8, "an array of constructors")?;
-        let value = |bytes: &[u8]| {
-            let bytes = bytes.iter().rev();
-            bytes.fold(0, |sum, &byte| sum << 8 | u64::from(byte))
-        };
-        let functions = bytes.chunks_exact(8).map(|bytes| Function {
-            address: Some(Vaddr(value(bytes))),
+        let bytes = self.table(tag, size - size % format.word(), "an array of constructors")?;
+        let addresses = format.addresses(&bytes).into_iter();
+        let functions = addresses.map(|address| Function {
+            address: Some(Vaddr(address)),
             ..Function::default()
         });
         Ok(functions.collect())
@@ -95,7 +93,7 @@ impl Reader<'_> {
             return Ok(());
         };
         let addresses: HashSet<u64> = addresses.iter().copied().collect();
-        let count = symtab.size / Symbol::SIZE;
+        let count = symtab.size / Symbol::size(self.source.format());
         const WHAT: &str = "the symbol table";
         self.source
             .for_each(symtab.offset, count, WHAT, |_, symbol: Symbol| {

@@ -2,18 +2,17 @@
 
 use object::elf::{
     DT_INIT_ARRAY, DT_JMPREL, DT_PLTRELSZ, DT_PREINIT_ARRAY, DT_RELA, DT_RELASZ, DynamicTag,
-    R_X86_64_64, R_X86_64_COPY, R_X86_64_IRELATIVE, R_X86_64_JUMP_SLOT, R_X86_64_RELATIVE,
 };
 
 use super::{Function, Object, Reader};
-use crate::elf::{Entry, FileOffset, Header, Rela, Vaddr};
+use crate::elf::{self, Entry, FileOffset, Header, Rela, Vaddr};
 use crate::error::Result;
 use crate::parse::{self, Table};
 
 /// What relocation does besides storing addresses.
 #[derive(Debug, Default)]
 pub(crate) struct Relocations {
-    /// R_X86_64_IRELATIVE: resolvers of the object's own that run when it is relocated.
+    /// R_*_IRELATIVE: resolvers of the object's own that run when it is relocated.
     pub(crate) irelative: u64,
     /// Symbols that are bound when it is relocated, by index, each once, in that order.
     pub(crate) bound: Vec<u32>,
@@ -45,29 +44,32 @@ impl Reader<'_> {
             self.entries(DT_PREINIT_ARRAY, object.preinit_array.len()),
             trampoline.map_or(0..0, |code| code.slot.0..code.slot.0.saturating_add(8)),
         ];
+        let word = self.source.format().word();
+        let types = self.source.format().relocations;
         let mut seen = vec![false; object.symbols.len() as usize];
         for table in self.relocation_tables()? {
-            let count = table.size / Rela::SIZE;
+            let count = table.size / Rela::size(self.source.format());
             const WHAT: &str = "a relocation table";
             self.source
                 .for_each(table.at, count, WHAT, |_, rela: Rela| {
                     let place = rela.place.0;
                     let [init, preinit, slot] = &arrays;
                     if init.contains(&place) {
-                        store(entry_of(&mut object.init_array, init.start, place), &rela);
+                        let entry = entry_of(&mut object.init_array, (place - init.start) / word);
+                        store(entry, &rela, types);
                     } else if preinit.contains(&place) {
-                        store(
-                            entry_of(&mut object.preinit_array, preinit.start, place),
-                            &rela,
-                        );
+                        let entry =
+                            entry_of(&mut object.preinit_array, (place - preinit.start) / word);
+                        store(entry, &rela, types);
                     } else if slot.contains(&place) {
-                        store(Some(object.trampoline.insert(Function::default())), &rela);
+                        let function = object.trampoline.insert(Function::default());
+                        store(Some(function), &rela, types);
                     }
                     match rela.kind {
-                        R_X86_64_RELATIVE => {}
-                        R_X86_64_IRELATIVE => object.relocations.irelative += 1,
-                        R_X86_64_COPY => object.relocations.copies.push(rela.symbol),
-                        R_X86_64_JUMP_SLOT if !object.now => {}
+                        kind if kind == types.relative => {}
+                        kind if kind == types.irelative => object.relocations.irelative += 1,
+                        kind if kind == types.copy => object.relocations.copies.push(rela.symbol),
+                        kind if kind == types.jump_slot && !object.now => {}
                         _ => {
                             let seen = seen.get_mut(rela.symbol as usize);
                             if seen.is_some_and(|seen| !std::mem::replace(seen, true)) {
@@ -84,22 +86,21 @@ impl Reader<'_> {
     /// The addresses of an array's entries.
     fn entries(&self, tag: DynamicTag, count: usize) -> std::ops::Range<u64> {
         let start = self.dynamic.get(tag).unwrap_or(0);
-        start..start.saturating_add(8 * count as u64)
+        start..start.saturating_add(self.source.format().word() * count as u64)
     }
 }
 
-/// The entry of `array` (at address `start`) that a relocation at `place` fills.
-fn entry_of(array: &mut [Function], start: u64, place: u64) -> Option<&mut Function> {
-    array.get_mut(usize::try_from(place.checked_sub(start)? / 8).ok()?)
+fn entry_of(array: &mut [Function], index: u64) -> Option<&mut Function> {
+    array.get_mut(usize::try_from(index).ok()?)
 }
 
-fn store(entry: Option<&mut Function>, rela: &Rela) {
+fn store(entry: Option<&mut Function>, rela: &Rela, types: elf::Relocations) {
     let Some(entry) = entry else { return };
     match rela.kind {
-        R_X86_64_RELATIVE | R_X86_64_IRELATIVE => {
+        kind if kind == types.relative || kind == types.irelative => {
             entry.address = Some(Vaddr(rela.addend.cast_unsigned()));
         }
-        R_X86_64_64 => {
+        kind if kind == types.symbolic => {
             entry.address = None;
             entry.reference = Some(rela.symbol);
         }
