@@ -5,7 +5,7 @@
 //! after this module works with plain integers and never with byte order.
 
 pub(crate) use self::entries::{Dyn, Rela, Symbol};
-pub(crate) use self::format::{Class, Format, Relocations};
+pub(crate) use self::format::{Addends, Class, Format, Relocations};
 pub(crate) use self::header::Header;
 pub(crate) use self::section::Section;
 pub(crate) use self::segment::Segment;

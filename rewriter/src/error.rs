@@ -156,11 +156,23 @@ pub enum ErrorKind {
         /// The contradiction.
         what: String,
     },
-    /// PROG has DT_REL, or PLT relocations of that kind.
+    /// PROG has relocations of the kind that its machine has not.
     #[error(
-        "has relocations without addends (DT_REL), which glibc does not apply on x86-64; link it with -z rela"
+        "has relocations {what}, which glibc does not apply on {machine}; link it with {advice}"
     )]
-    NoAddends,
+    OtherRelocations {
+        /// Of which kind they are.
+        what: &'static str,
+        /// The machine's name.
+        machine: String,
+        /// The linker's option for the others.
+        advice: &'static str,
+    },
+    /// Its dynamic symbols have an order.
+    #[error(
+        "is for MIPS, whose dynamic symbols are in the order of its GOT, so that none can be added; link the runtime into it"
+    )]
+    GotOrder,
     /// The change needs room that cannot be made.
     #[error("{what}; {advice}")]
     NoRoom {

@@ -178,7 +178,7 @@ fn grown_tables(image: &Image, growing: Growing) -> Vec<Move> {
     if growing.symbol {
         grow(".dynsym", Some(image.symtab), Symbol::size(image.format), 8);
         grow(".gnu.version", image.versym, 2, 2);
-        grow(".hash", image.sysv_hash, 4, 8);
+        grow(".hash", image.sysv_hash, image.format.hash_word(), 8);
     }
     if growing.relocations > 0 {
         let nothing = Table {
@@ -188,7 +188,7 @@ fn grown_tables(image: &Image, growing: Growing) -> Vec<Move> {
         };
         let from = image.rela.unwrap_or(nothing);
         grow(
-            ".rela.dyn",
+            image.format.relocations.addends.tags().section,
             Some(from),
             growing.relocations * Rela::size(image.format),
             8,
@@ -239,7 +239,11 @@ fn movable_blocks(source: &Source, image: &Image) -> Result<Vec<Move>> {
         (".dynsym", Some(image.symtab), 8),
         (".dynstr", Some(image.strtab), 1),
         (".gnu.version", image.versym, 2),
-        (".rela.dyn", image.rela, 8),
+        (
+            image.format.relocations.addends.tags().section,
+            image.rela,
+            8,
+        ),
         (".rela.plt", image.jmprel, 8),
     ];
     for (name, table, align) in tables {

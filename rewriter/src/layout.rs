@@ -8,7 +8,9 @@ mod content;
 
 use object::elf::{PF_R, PF_W, PF_X, PT_GNU_RELRO, PT_LOAD, PT_PHDR, ProgramFlags, SHT_NOBITS};
 
-use crate::elf::{Dyn, Entry, FileOffset, Header, PAGE, Section, Segment, Vaddr, align_up};
+use crate::elf::{
+    Addends, Class, Dyn, Entry, FileOffset, Header, PAGE, Section, Segment, Vaddr, align_up,
+};
 use crate::error::{ErrorKind, Result};
 use crate::headers::Move;
 use crate::parse::{Image, locate};
@@ -30,8 +32,8 @@ pub(crate) struct Layout {
     pub(crate) spans: Spans,
     /// Address of the new preinit entry.
     pub(crate) slot: Vaddr,
-    /// The same in the file.
-    pub(crate) slot_at: FileOffset,
+    /// Where in the file the word goes that leads back.
+    pub(crate) word_at: FileOffset,
     /// Where the undo journal goes, if there is to be one.
     pub(crate) journal: FileOffset,
     /// The result leads back to the input.
@@ -76,7 +78,7 @@ impl Layout {
         builder.put_at(slot, vec![0; usize::try_from(word).unwrap_or(8)])?; // ours, whatever it says in the end
         Ok(Self {
             slot,
-            slot_at: builder.file_offset(slot, word)?,
+            word_at: builder.file_offset(builder.word_place(slot), word)?,
             journal,
             leads_back: false,
             code: builder.code,
@@ -148,13 +150,25 @@ impl<'a> Builder<'a> {
         }
     }
 
+    /// Address of the word that leads back: the slot, or where that has to hold an addend, the value of the first
+    /// DT_NULL.
+    fn word_place(&self, slot: Vaddr) -> Vaddr {
+        let format = self.image.format;
+        let (start, _) = self.dynamic_place();
+        let before = self.plan.dynamic.entries.len() as u64 * Dyn::size(format);
+        match format.relocations.addends {
+            Addends::Explicit => slot,
+            Addends::Implicit => Vaddr(start.0 + before + format.word()),
+        }
+    }
+
     /// Address of .dynamic, and how many entries it has with all its DT_NULLs.
     fn dynamic_place(&self) -> (Vaddr, u64) {
         let old = &self.image.dynamic;
         match (self.plan.dynamic.moves, &self.room) {
             (true, Some(room)) => (
                 Vaddr(room.start.0 + room::IN_FRONT),
-                self.plan.dynamic.entries.len() as u64 + 1,
+                (self.plan.dynamic.entries.len() + self.plan.dynamic.nulls) as u64,
             ),
             _ => (old.table.vaddr, old.capacity() as u64),
         }
@@ -285,8 +299,7 @@ impl<'a> Builder<'a> {
             self.relocate(table, FileOffset(at), Vaddr(base + (at - start)));
             at += size;
         }
-        self.add_segment(PF_R, FileOffset(start), Vaddr(base), at - start);
-        Ok(())
+        self.add_segment(PF_R, FileOffset(start), Vaddr(base), at - start)
     }
 
     /// File offset and address of a segment that begins with the program header table. Kernels before
@@ -337,7 +350,20 @@ impl<'a> Builder<'a> {
     }
 
     /// Adds a PT_LOAD behind the others.
-    fn add_segment(&mut self, flags: ProgramFlags, offset: FileOffset, vaddr: Vaddr, size: u64) {
+    fn add_segment(
+        &mut self,
+        flags: ProgramFlags,
+        offset: FileOffset,
+        vaddr: Vaddr,
+        size: u64,
+    ) -> Result<()> {
+        if vaddr
+            .0
+            .checked_add(size)
+            .is_none_or(|end| end > self.limit())
+        {
+            return Err(self.overflow());
+        }
         let last = self.segments.iter().rposition(|s| s.kind == PT_LOAD);
         let segment = Segment {
             kind: PT_LOAD,
@@ -358,6 +384,15 @@ impl<'a> Builder<'a> {
             table.filesz += Segment::size(self.image.format);
             table.memsz += Segment::size(self.image.format);
         }
+        Ok(())
+    }
+
+    /// The largest address or offset that the file can name.
+    fn limit(&self) -> u64 {
+        match self.image.format.class {
+            Class::Elf32 => u64::from(u32::MAX),
+            Class::Elf64 => u64::MAX,
+        }
     }
 
     /// Maps the trampoline: executable, and never writable. A section of its own keeps it in the file
@@ -369,7 +404,7 @@ impl<'a> Builder<'a> {
         let (start, base) = self.next_place()?;
         self.insert(FileOffset(start), trampoline::SIZE, Content::Zero)?;
         let flags = ProgramFlags(PF_R.0 | PF_X.0);
-        self.add_segment(flags, FileOffset(start), Vaddr(base), trampoline::SIZE);
+        self.add_segment(flags, FileOffset(start), Vaddr(base), trampoline::SIZE)?;
         self.code = Some(Vaddr(base));
         let old_entry = self.image.header.entry();
         let of_entry = self.image.sections.iter().find(|section| {
@@ -414,7 +449,7 @@ impl<'a> Builder<'a> {
         let size = room.end.0 - room.start.0;
         self.insert(FileOffset(start), size, Content::Zero)?;
         let flags = ProgramFlags(PF_R.0 | PF_W.0);
-        self.add_segment(flags, FileOffset(start), Vaddr(base), size);
+        self.add_segment(flags, FileOffset(start), Vaddr(base), size)?;
         self.room = Some(Room {
             start: Vaddr(base),
             end: Vaddr(base + size),
@@ -500,7 +535,7 @@ impl<'a> Builder<'a> {
     fn insert(&mut self, at: FileOffset, len: u64, content: Content) -> Result<()> {
         let most = self.source.len() + MAX_HOLE;
         let end = at.checked_add(len);
-        let end = end.filter(|end| end.0.saturating_sub(self.end) <= most);
+        let end = end.filter(|end| end.0.saturating_sub(self.end) <= most && end.0 <= self.limit());
         let end = end.ok_or_else(|| self.overflow())?;
         self.end = self.end.max(end.0);
         self.inserted.push((at, len, content));

@@ -10,9 +10,8 @@ mod tables;
 use std::path::PathBuf;
 
 use object::elf::{
-    DT_JMPREL, DT_NULL, DT_PLTRELSZ, DT_PREINIT_ARRAY, DT_PREINIT_ARRAYSZ, DT_RELA, DT_RELASZ,
-    DT_STRSZ, DT_STRTAB, DT_SYMTAB, DT_VERSYM, DynamicTag, PT_DYNAMIC, PT_GNU_RELRO, PT_LOAD,
-    PT_NULL,
+    DT_JMPREL, DT_NULL, DT_PLTRELSZ, DT_PREINIT_ARRAY, DT_PREINIT_ARRAYSZ, DT_STRSZ, DT_STRTAB,
+    DT_SYMTAB, DT_VERSYM, DynamicTag, PT_DYNAMIC, PT_GNU_RELRO, PT_LOAD, PT_NULL,
 };
 
 pub(crate) use self::identify::read_header;
@@ -61,6 +60,12 @@ impl Dynamic {
     /// Entries that fit where the table is, terminator included.
     pub(crate) fn capacity(&self) -> usize {
         self.entries.len() + self.spare.len()
+    }
+
+    /// Address of the first DT_NULL's value, if the table has one.
+    pub(crate) fn first_null(&self, format: Format) -> Vaddr {
+        let before = self.entries.len() as u64 * Dyn::size(format);
+        Vaddr(self.table.vaddr.0 + before + format.word())
     }
 
     /// Value of the last entry with `tag`: that is the one which a loader keeps (glibc
@@ -142,14 +147,15 @@ impl Image {
             segments: &segments,
             dynamic: &dynamic,
         };
-        tables.refuse_rel()?;
+        tables.refuse_other_relocations()?;
         let strtab = tables.sized(DT_STRTAB, DT_STRSZ, "the dynamic string table")?;
         let strtab = strtab.ok_or_else(|| source.malformed("it has no DT_STRTAB"))?;
         if strtab.size > u64::from(u32::MAX / 2) {
             return Err(source.malformed("its dynamic string table is larger than 2 GiB"));
         }
         let jmprel = tables.sized(DT_JMPREL, DT_PLTRELSZ, "the PLT relocation table")?;
-        let rela = tables.sized(DT_RELA, DT_RELASZ, "the relocation table")?;
+        let tags = source.format().relocations.addends.tags();
+        let rela = tables.sized(tags.table, tags.size, "the relocation table")?;
         let rela = rela.map(|rela| without_plt(rela, jmprel));
         // The loader goes on to the end of the last one that begins inside.
         if [rela, jmprel]

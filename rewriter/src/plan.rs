@@ -5,11 +5,11 @@
 //! new here; `layout` gives them.
 
 use object::elf::{
-    DF_1_INITFIRST, DT_FLAGS_1, DT_NEEDED, DT_PREINIT_ARRAY, DT_PREINIT_ARRAYSZ, DT_RELA,
-    DT_RELAENT, DT_RELASZ, DynamicTag, STB_GLOBAL, STT_NOTYPE, SymbolInfo,
+    DF_1_INITFIRST, DT_FLAGS_1, DT_NEEDED, DT_PREINIT_ARRAY, DT_PREINIT_ARRAYSZ, DynamicTag,
+    STB_GLOBAL, STT_NOTYPE, SymbolInfo,
 };
 
-use crate::elf::{Dyn, Entry, Rela, Segment, Symbol};
+use crate::elf::{Addends, Dyn, Entry, Rela, Segment, Symbol};
 use crate::error::Result;
 use crate::headers::{self, Growing, Headers};
 use crate::names::{self, Names, Needed, Strings};
@@ -80,6 +80,8 @@ impl Preinit {
 pub(crate) struct DynamicPlan {
     pub(crate) entries: Vec<Dyn>,
     pub(crate) moves: bool,
+    /// How many DT_NULLs it ends with at least.
+    pub(crate) nulls: usize,
 }
 
 /// Everything that changes.
@@ -173,9 +175,11 @@ impl Fixed {
         let entries = dynamic_entries(image, &self.names, self.listed, grows, self.phase);
         let left = image.preinit.filter(|_| preinit.moves());
         let headers = headers::plan(source, image, growing, left)?;
+        let nulls = nulls(image, &preinit);
         let dynamic = DynamicPlan {
-            moves: entries.len() >= image.dynamic.capacity() || headers.dynamic_makes_way,
+            moves: entries.len() + nulls > image.dynamic.capacity() || headers.dynamic_makes_way,
             entries,
+            nulls,
         };
         let preinit = match dynamic.moves {
             true => preinit,
@@ -183,7 +187,7 @@ impl Fixed {
         };
         let wanted = Wanted {
             dynamic: match dynamic.moves {
-                true => (dynamic.entries.len() as u64 + 1) * Dyn::size(image.format),
+                true => (dynamic.entries.len() + nulls) as u64 * Dyn::size(image.format),
                 false => 0,
             },
             array: preinit.wanted(image.format.word()),
@@ -206,6 +210,15 @@ impl Fixed {
             room,
             headers,
         }))
+    }
+}
+
+/// How many DT_NULLs the result's .dynamic needs at its end: one. Where addends are implicit, the value of the first
+/// leads back (see `undo`), and that of the last may be the slot.
+fn nulls(image: &Image, preinit: &Preinit) -> usize {
+    match (image.format.relocations.addends, preinit) {
+        (Addends::Implicit, Preinit::Terminator) => 2,
+        _ => 1,
     }
 }
 
@@ -332,9 +345,10 @@ fn dynamic_entries(
         set(&mut entries, DT_PREINIT_ARRAYSZ, array_size);
     }
     if rela_grows && image.rela.is_none() {
-        set(&mut entries, DT_RELA, 0);
-        set(&mut entries, DT_RELASZ, 0);
-        set(&mut entries, DT_RELAENT, Rela::size(image.format));
+        let tags = image.format.relocations.addends.tags();
+        set(&mut entries, tags.table, 0);
+        set(&mut entries, tags.size, 0);
+        set(&mut entries, tags.entry, Rela::size(image.format));
     }
     entries
 }

@@ -6,9 +6,7 @@
 //! for what a rewrite adds; this module finds out where it is so. The GOT slot keeps its 0, which
 //! is what the start files test for.
 
-use object::elf::{
-    DT_AUXILIARY, DT_FILTER, DT_NEEDED, DT_RELACOUNT, DT_RPATH, DT_RUNPATH, DT_SONAME, STB_WEAK,
-};
+use object::elf::{DT_AUXILIARY, DT_FILTER, DT_NEEDED, DT_RPATH, DT_RUNPATH, DT_SONAME, STB_WEAK};
 
 use crate::elf::{Entry, FileOffset, Rela, Symbol, Vaddr, overlap};
 use crate::error::Result;
@@ -226,7 +224,11 @@ fn relative_count(image: &Image) -> u64 {
         .rela
         .map_or(0, |table| table.size / Rela::size(image.format));
     match (image.preinit, image.musl) {
-        (None, false) => image.dynamic.get(DT_RELACOUNT).unwrap_or(0).min(all),
+        (None, false) => image
+            .dynamic
+            .get(image.format.relocations.addends.tags().count)
+            .unwrap_or(0)
+            .min(all),
         _ => 0,
     }
 }

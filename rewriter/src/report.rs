@@ -178,6 +178,7 @@ pub(crate) fn tables(
         strings.0,
         format!("{} and {}, {}", request.needed, request.init, strings.1),
     );
+    let relocations = image.format.relocations.addends.tags().section;
     match &plan.init_symbol {
         InitSymbol::Recycled { dead, relocation } => {
             let name = dead.name;
@@ -187,7 +188,7 @@ pub(crate) fn tables(
                 format!("symbol {} was {name}", dead.index),
             );
             say(
-                ".rela.dyn",
+                relocations,
                 Action::Recycled,
                 format!("relocation {relocation} filled {name}'s GOT slot, which keeps its 0"),
             );
@@ -195,13 +196,15 @@ pub(crate) fn tables(
         InitSymbol::Appended => {
             say(".dynsym", Action::Moved, "one symbol longer".to_owned());
             say(
-                ".rela.dyn",
+                relocations,
                 Action::Moved,
                 "one relocation longer".to_owned(),
             );
         }
     }
-    let old = image.preinit.map_or(0, |array| array.size / 8);
+    let old = image
+        .preinit
+        .map_or(0, |array| array.size / image.format.word());
     let preinit = match plan.preinit {
         Preinit::Terminator => (
             Action::InPlace,

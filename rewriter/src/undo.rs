@@ -2,7 +2,8 @@
 //!
 //! The slot of the new preinit entry has eight bytes in the file that nobody reads: the loader
 //! fills the slot from a relocation with an explicit addend. They hold a [`Word`], which says how to
-//! go back. Where nothing grew, the result and the word imply the rest, so that this works after
+//! go back. Where addends are implicit, the slot has to hold 0, and the value of the first DT_NULL has the word;
+//! and where it has 32 bits, it always leads to a journal. Where nothing grew, the result and the word imply the rest, so that this works after
 //! strip and objcopy as well ([`implied`]). Otherwise the word leads to a journal at the end of the
 //! ELF part ([`journal`]).
 
@@ -11,7 +12,7 @@ mod journal;
 
 use self::implied::{Hints, Implied};
 use self::journal::Journal;
-use crate::elf::FileOffset;
+use crate::elf::{Addends, FileOffset};
 use crate::error::{ErrorKind, Result};
 use crate::layout::Layout;
 use crate::parse::{Image, locate};
@@ -22,7 +23,7 @@ use crate::runtime::Request;
 use crate::source::Source;
 use crate::spans::{Content, Spans};
 
-/// The slot's eight bytes in the file. The two lowest bits say which of these it is; 0 is none.
+/// What leads back. The two lowest bits say which of these it is; 0 is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Word {
     /// What the result does not say of the original, and a part of a checksum.
@@ -37,7 +38,8 @@ impl Word {
             Self::Implied(implied, sum) => {
                 1 | implied.encode() << 2 | u64::from(sum) << (2 + Implied::BITS)
             }
-            Self::Journal(at) => 2 | at.0 << 2,
+            // It lies at a multiple of 8.
+            Self::Journal(at) => 2 | at.0,
         }
     }
 
@@ -47,7 +49,7 @@ impl Word {
                 let sum = u32::try_from(word >> (2 + Implied::BITS)).ok()?;
                 Some(Self::Implied(Implied::decode(word >> 2), sum))
             }
-            2 => Some(Self::Journal(FileOffset(word >> 2))),
+            2 => Some(Self::Journal(FileOffset(word & !3))),
             _ => None,
         }
     }
@@ -79,7 +81,7 @@ pub(crate) fn record(
     };
     layout.leads_back = true;
     let bytes = source.format().address(word.encode());
-    put(source, &mut layout.spans, layout.slot_at, bytes)?;
+    put(source, &mut layout.spans, layout.word_at, bytes)?;
     if let Word::Journal(at) = word {
         let journal = Journal::of(source, &layout.spans)?;
         let bytes = journal.encode(&source.through(&layout.spans)?, at)?;
@@ -100,8 +102,12 @@ pub(crate) fn original(source: &Source) -> Result<(Rewritten, Spans)> {
     let found = found.ok_or_else(|| source.error(ErrorKind::NotRewritten))?;
     let lost = || source.error(ErrorKind::NoUndo);
     let format = source.format();
-    let at = locate(&image.segments, found.slot, format.word()).ok_or_else(lost)?;
-    let bytes = source.bytes(at, format.word(), "the preinit entry")?;
+    let at = match format.relocations.addends {
+        Addends::Explicit => found.slot,
+        Addends::Implicit => image.dynamic.first_null(format),
+    };
+    let at = locate(&image.segments, at, format.word()).ok_or_else(lost)?;
+    let bytes = source.bytes(at, format.word(), "what leads back")?;
     let word = format.addresses(&bytes).first().copied();
     let spans = match word.and_then(Word::decode) {
         None => None,

@@ -307,7 +307,7 @@ impl Check<'_> {
             tag::DT_GNU_HASH,
             tag::DT_VERSYM,
             tag::DT_VERNEED,
-            tag::DT_RELA,
+            before.relocation_tags().0,
             tag::DT_JMPREL,
             DT_RELR,
         ];
@@ -343,8 +343,9 @@ impl Check<'_> {
 
     /// .rela.dyn without the PLT relocations that DT_RELASZ may include.
     fn relocation_table(view: &View<'_>) -> Result<Option<Range>> {
-        let size = view.get(tag::DT_RELASZ).unwrap_or(0);
-        let Some(table) = view.table(tag::DT_RELA, size)? else {
+        let (table, size) = view.relocation_tags();
+        let size = view.get(size).unwrap_or(0);
+        let Some(table) = view.table(table, size)? else {
             return Ok(None);
         };
         let plt = view.get(tag::DT_JMPREL).zip(view.get(tag::DT_PLTRELSZ));

@@ -1,14 +1,14 @@
 //! Entries of the tables that the loader reads: .dynamic, dynamic symbols, and relocations.
 
 use object::elf::{
-    Dyn32, Dyn64, DynamicTag, Rela32, Rela64, RelocationType, Sym32, Sym64, SymbolInfo,
-    SymbolOther, SymbolSection,
+    Dyn32, Dyn64, DynamicTag, Rel32, Rel64, Rela32, Rela64, RelocationType, Sym32, Sym64,
+    SymbolInfo, SymbolOther, SymbolSection,
 };
 use object::pod::bytes_of;
 use object::read::elf;
 use object::{Endianness, I32, I64, U16, U32, U64};
 
-use super::{Class, Entry, Format, Vaddr, low, raw};
+use super::{Addends, Class, Entry, Format, Vaddr, low, raw};
 
 /// An entry of .dynamic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,7 +133,7 @@ impl Entry for Symbol {
     }
 }
 
-/// A relocation with an explicit addend.
+/// A relocation. Where the place that it fills has the addend, there is none here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rela {
     pub(crate) place: Vaddr,
@@ -144,7 +144,10 @@ pub(crate) struct Rela {
 
 impl Entry for Rela {
     fn size(format: Format) -> u64 {
-        3 * format.word()
+        match format.relocations.addends {
+            Addends::Explicit => 3 * format.word(),
+            Addends::Implicit => 2 * format.word(),
+        }
     }
 
     fn decode(bytes: &[u8], format: Format) -> Option<Self> {
@@ -157,15 +160,21 @@ impl Entry for Rela {
             }
         }
         let endian = format.endian;
-        Some(match format.class {
-            Class::Elf32 => read(raw::<Rela32<Endianness>>(bytes)?, endian),
-            Class::Elf64 => read(raw::<Rela64<Endianness>>(bytes)?, endian),
+        Some(match (format.class, format.relocations.addends) {
+            (Class::Elf32, Addends::Explicit) => read(raw::<Rela32<Endianness>>(bytes)?, endian),
+            (Class::Elf32, Addends::Implicit) => {
+                read(&Rela32::from(*raw::<Rel32<Endianness>>(bytes)?), endian)
+            }
+            (Class::Elf64, Addends::Explicit) => read(raw::<Rela64<Endianness>>(bytes)?, endian),
+            (Class::Elf64, Addends::Implicit) => {
+                read(&Rela64::from(*raw::<Rel64<Endianness>>(bytes)?), endian)
+            }
         })
     }
 
     fn encode(&self, format: Format) -> Vec<u8> {
         let endian = format.endian;
-        match format.class {
+        let mut bytes = match format.class {
             Class::Elf32 => bytes_of(&Rela32::<Endianness> {
                 r_offset: U32::new(endian, low(self.place.0)),
                 r_info: Rela32::r_info(endian, self.symbol, self.kind),
@@ -178,6 +187,9 @@ impl Entry for Rela {
                 r_addend: I64::new(endian, self.addend),
             })
             .to_vec(),
-        }
+        };
+        // The addend comes last; where there is none, the rest is all.
+        bytes.truncate(usize::try_from(Self::size(format)).unwrap_or(usize::MAX));
+        bytes
     }
 }

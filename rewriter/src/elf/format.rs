@@ -3,8 +3,8 @@
 
 use object::Endianness;
 use object::elf::{
-    self, DataEncoding, ELFCLASS32, ELFCLASS64, ELFDATA2LSB, ELFDATA2MSB, ELFMAG, FileClass,
-    Machine, RelocationType,
+    self, DataEncoding, DynamicTag, ELFCLASS32, ELFCLASS64, ELFDATA2LSB, ELFDATA2MSB, ELFMAG,
+    FileClass, Machine, RelocationType,
 };
 
 use super::low;
@@ -40,6 +40,49 @@ pub(crate) struct Relocations {
     pub(crate) jump_slot: RelocationType,
     /// What the resolver at the load bias and the addend returns.
     pub(crate) irelative: RelocationType,
+    /// Where addends are.
+    pub(crate) addends: Addends,
+}
+
+/// Where a relocation's addend is. glibc is built for one of the two (`ELF_MACHINE_NO_REL`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Addends {
+    /// In the relocation: DT_RELA.
+    Explicit,
+    /// In the word that it fills: DT_REL.
+    Implicit,
+}
+
+/// The dynamic entries for a table of relocations, and its usual name.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RelocationTags {
+    pub(crate) table: DynamicTag,
+    pub(crate) size: DynamicTag,
+    pub(crate) entry: DynamicTag,
+    /// How many relative ones it begins with.
+    pub(crate) count: DynamicTag,
+    pub(crate) section: &'static str,
+}
+
+impl Addends {
+    pub(crate) fn tags(self) -> RelocationTags {
+        match self {
+            Self::Explicit => RelocationTags {
+                table: elf::DT_RELA,
+                size: elf::DT_RELASZ,
+                entry: elf::DT_RELAENT,
+                count: elf::DT_RELACOUNT,
+                section: ".rela.dyn",
+            },
+            Self::Implicit => RelocationTags {
+                table: elf::DT_REL,
+                size: elf::DT_RELSZ,
+                entry: elf::DT_RELENT,
+                count: elf::DT_RELCOUNT,
+                section: ".rel.dyn",
+            },
+        }
+    }
 }
 
 impl Format {
@@ -202,6 +245,7 @@ impl Relocations {
         copy: elf::R_X86_64_COPY,
         jump_slot: elf::R_X86_64_JUMP_SLOT,
         irelative: elf::R_X86_64_IRELATIVE,
+        addends: Addends::Explicit,
     };
 
     /// Those of a machine. `None` if it is none of those that are known.
@@ -209,6 +253,28 @@ impl Relocations {
         use object::elf as e;
         let types = match (machine, class) {
             (e::EM_X86_64, Class::Elf64) => return Some(Self::X86_64),
+            (e::EM_X86_64, Class::Elf32) => {
+                return Some(Self {
+                    symbolic: e::R_X86_64_32, // x32
+                    ..Self::X86_64
+                });
+            }
+            (e::EM_386, Class::Elf32) => [
+                e::R_386_32,
+                e::R_386_RELATIVE,
+                e::R_386_GLOB_DAT,
+                e::R_386_COPY,
+                e::R_386_JMP_SLOT,
+                e::R_386_IRELATIVE,
+            ],
+            (e::EM_ARM, Class::Elf32) => [
+                e::R_ARM_ABS32,
+                e::R_ARM_RELATIVE,
+                e::R_ARM_GLOB_DAT,
+                e::R_ARM_COPY,
+                e::R_ARM_JUMP_SLOT,
+                e::R_ARM_IRELATIVE,
+            ],
             (e::EM_AARCH64, Class::Elf64) => [
                 e::R_AARCH64_ABS64,
                 e::R_AARCH64_RELATIVE,
@@ -259,6 +325,10 @@ impl Relocations {
             copy,
             jump_slot,
             irelative,
+            addends: match machine {
+                e::EM_386 | e::EM_ARM => Addends::Implicit,
+                _ => Addends::Explicit,
+            },
         })
     }
 }

@@ -1,12 +1,12 @@
 //! What each table holds in the result, put where the layout has placed it.
 
 use object::elf::{
-    DT_GNU_HASH, DT_HASH, DT_JMPREL, DT_PREINIT_ARRAY, DT_RELA, DT_RELASZ, DT_STRSZ, DT_STRTAB,
-    DT_SYMTAB, DT_VERSYM, DynamicTag, SHT_DYNAMIC, SHT_PREINIT_ARRAY, SHT_SYMTAB,
+    DT_GNU_HASH, DT_HASH, DT_JMPREL, DT_PREINIT_ARRAY, DT_STRSZ, DT_STRTAB, DT_SYMTAB, DT_VERSYM,
+    DynamicTag, SHT_DYNAMIC, SHT_PREINIT_ARRAY, SHT_SYMTAB,
 };
 
 use super::Builder;
-use crate::elf::{Dyn, Entry, FileOffset, Rela, Section, Segment, Symbol, Vaddr};
+use crate::elf::{Addends, Dyn, Entry, FileOffset, Format, Rela, Section, Segment, Symbol, Vaddr};
 use crate::error::{ErrorKind, Result};
 use crate::parse::locate;
 use crate::plan::{InitSymbol, Preinit, init_symbol_entry, set};
@@ -106,7 +106,7 @@ impl Builder<'_> {
             kind: self.image.format.relocations.symbolic,
             addend: 0,
         };
-        let mut gained = self.gained(".rela.dyn");
+        let mut gained = self.gained(self.image.format.relocations.addends.tags().section);
         if let InitSymbol::Recycled { relocation, .. } = self.plan.init_symbol {
             self.put_relocation(relocation, slot)?;
         } else {
@@ -179,7 +179,7 @@ impl Builder<'_> {
         }
         let (start, _) = self.dynamic_place();
         let mut bytes = encode(&entries);
-        bytes.resize(bytes.len() + entry, 0); // DT_NULL
+        bytes.resize(bytes.len() + entry * self.plan.dynamic.nulls, 0);
         let size = bytes.len() as u64;
         let at = self.file_offset(start, size)?;
         self.put_bytes(at, bytes)?;
@@ -205,6 +205,10 @@ impl Builder<'_> {
     /// Puts a value that a spare DT_NULL had into the new terminator, for `undo`: nobody reads either.
     fn keep_spare_value(&mut self, table: Vaddr, used: usize) -> Result<()> {
         let dynamic = &self.image.dynamic;
+        // Elsewhere it is the way back itself that stands there.
+        if self.image.format.relocations.addends == Addends::Implicit {
+            return Ok(());
+        }
         let taken = dynamic.spare.iter().take(used - dynamic.entries.len());
         match taken.copied().find(|&value| value != 0) {
             Some(value) if used + 1 < dynamic.capacity() => {
@@ -224,7 +228,7 @@ impl Builder<'_> {
             set(&mut entries, DT_PREINIT_ARRAY, self.array().0);
         }
         for (table, to) in &self.moved {
-            let (address_tag, size_tag) = tags(table.name);
+            let (address_tag, size_tag) = tags(table.name, self.image.format);
             let Some(tag) = address_tag else { continue };
             set(&mut entries, tag, to.0);
             if let Some(tag) = size_tag {
@@ -385,14 +389,15 @@ fn changed_entries(old: &[u8], new: &[u8], size: usize) -> Vec<(u64, Vec<u8>)> {
 }
 
 /// The dynamic entries that say where a table is, and how many bytes it has.
-fn tags(name: &str) -> (Option<DynamicTag>, Option<DynamicTag>) {
+fn tags(name: &str, format: Format) -> (Option<DynamicTag>, Option<DynamicTag>) {
+    let relocations = format.relocations.addends.tags();
     match name {
+        name if name == relocations.section => (Some(relocations.table), Some(relocations.size)),
         ".dynstr" => (Some(DT_STRTAB), Some(DT_STRSZ)),
         ".dynsym" => (Some(DT_SYMTAB), None),
         ".gnu.version" => (Some(DT_VERSYM), None),
         ".gnu.hash" => (Some(DT_GNU_HASH), None),
         ".hash" => (Some(DT_HASH), None),
-        ".rela.dyn" => (Some(DT_RELA), Some(DT_RELASZ)),
         ".rela.plt" => (Some(DT_JMPREL), None),
         _ => (None, None),
     }

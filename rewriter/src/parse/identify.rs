@@ -5,8 +5,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use object::elf::{
-    DF_1_PIE, DT_FLAGS_1, DT_SONAME, ET_CORE, ET_DYN, ET_EXEC, ET_REL, Machine, PT_INTERP, PT_LOAD,
-    PT_NOTE,
+    self, DF_1_PIE, DT_FLAGS_1, DT_SONAME, ET_CORE, ET_DYN, ET_EXEC, ET_REL, Machine, PT_INTERP,
+    PT_LOAD, PT_NOTE,
 };
 
 use super::{Dynamic, read_dynamic};
@@ -26,7 +26,7 @@ pub(crate) fn read_header(source: &Source) -> Result<Header> {
     if start.starts_with(b"#!") {
         return Err(source.error(script(source)?));
     }
-    if !start.starts_with(&object::elf::ELFMAG) {
+    if !start.starts_with(&elf::ELFMAG) {
         return Err(source.error(ErrorKind::NotElf));
     }
     let Some(format) = Format::identify(&start) else {
@@ -61,8 +61,11 @@ fn refuse_format(source: &Source, start: &[u8]) -> Error {
             .err()
             .unwrap_or_else(|| source.error(ErrorKind::NotElf));
     };
-    let machine = Format::machine_name(Machine(machine), data == 2);
+    let number = Machine(machine);
+    let machine = Format::machine_name(number, data == 2);
     match class {
+        // psABI, "Global Offset Table": DT_MIPS_GOTSYM is where the symbols begin that each have an entry.
+        1 | 2 if number == elf::EM_MIPS => source.error(ErrorKind::GotOrder),
         1 => source.error(ErrorKind::Class32 { machine }),
         2 => source.error(ErrorKind::Machine { machine }),
         _ => source.malformed(format!("its ELF class is {class}")),

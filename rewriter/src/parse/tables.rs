@@ -1,9 +1,9 @@
 //! The tables that .dynamic names: where each is, and how long.
 
-use object::elf::{DT_GNU_HASH, DT_HASH, DT_PLTREL, DT_REL, DT_SYMTAB, DynamicTag};
+use object::elf::{DT_GNU_HASH, DT_HASH, DT_PLTREL, DT_REL, DT_RELA, DT_SYMTAB, DynamicTag};
 
 use super::{Dynamic, Table, locate};
-use crate::elf::{Entry, FileOffset, PAGE, Rela, Section, Segment, Symbol, Vaddr};
+use crate::elf::{Addends, Entry, FileOffset, PAGE, Rela, Section, Segment, Symbol, Vaddr};
 use crate::error::{ErrorKind, Result};
 use crate::source::Source;
 
@@ -27,11 +27,19 @@ impl Tables<'_> {
         })
     }
 
-    /// Refuses relocations that are not of the kind that the x86-64 psABI has ("Relocation Types").
-    pub(crate) fn refuse_rel(&self) -> Result<()> {
+    /// Refuses relocations that are not of the kind that the machine's ABI has: glibc does not apply them.
+    pub(crate) fn refuse_other_relocations(&self) -> Result<()> {
+        let (other, what, advice) = match self.source.format().relocations.addends {
+            Addends::Explicit => (DT_REL, "without addends (DT_REL)", "-z rela"),
+            Addends::Implicit => (DT_RELA, "with addends (DT_RELA)", "-z rel"),
+        };
         let plt = self.dynamic.get(DT_PLTREL);
-        match self.dynamic.get(DT_REL).is_some() || plt == Some(DT_REL.0.cast_unsigned()) {
-            true => Err(self.source.error(ErrorKind::NoAddends)),
+        match self.dynamic.get(other).is_some() || plt == Some(other.0.cast_unsigned()) {
+            true => Err(self.source.error(ErrorKind::OtherRelocations {
+                what,
+                machine: self.source.format().name(),
+                advice,
+            })),
             false => Ok(()),
         }
     }

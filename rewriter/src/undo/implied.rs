@@ -11,7 +11,7 @@ use object::elf::{
 };
 
 use super::{Word, short};
-use crate::elf::{Dyn, Entry, FileOffset, Rela, Symbol, Vaddr};
+use crate::elf::{Class, Dyn, Entry, FileOffset, Rela, Symbol, Vaddr};
 use crate::error::Result;
 use crate::layout::Layout;
 use crate::names::FILLER;
@@ -111,6 +111,9 @@ pub(super) fn find(
     plan: &Plan,
     layout: &Layout,
 ) -> Result<Option<Word>> {
+    if image.format.class == Class::Elf32 {
+        return Ok(None); // there are no 64 bits that nobody reads
+    }
     let Some((implied, hints)) = describe(source, image, plan, layout)? else {
         return Ok(None);
     };

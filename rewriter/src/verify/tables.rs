@@ -39,6 +39,9 @@ impl Check<'_> {
             tag::DT_RELA,
             tag::DT_RELASZ,
             tag::DT_RELAENT,
+            tag::DT_REL,
+            tag::DT_RELSZ,
+            tag::DT_RELENT,
             tag::DT_JMPREL,
         ];
         let fixed = |view: &View<'_>| -> Vec<(u64, u64)> {
@@ -206,7 +209,7 @@ impl Check<'_> {
     /// fills the new entry, either a new one or one that filled a slot for nothing.
     pub(super) fn relocations(&self) -> Result<()> {
         let after = Self::relocation_table(&self.after)?;
-        let after = after.ok_or_else(|| self.broken("there is no DT_RELA"))?;
+        let after = after.ok_or_else(|| self.broken("there are no relocations"))?;
         let empty = Range { size: 0, ..after };
         let before = Self::relocation_table(&self.before)?.unwrap_or(empty);
         let common = before.size.min(after.size);
@@ -294,7 +297,8 @@ impl Check<'_> {
         let value = self.after.numbers(at, 1, word)?;
         let addend = new.r_addend.map(i64::cast_unsigned);
         let (_, kind) = self.after.relocation_types()?;
-        let relative = (new.r_sym, new.r_type) == (0, kind) && addend == value.first().copied();
+        let relative = (new.r_sym, new.r_type) == (0, kind)
+            && (addend == value.first().copied() || !self.after.has_addends());
         self.require(
             inside && relative,
             "a relocation was added without a reason",
@@ -309,8 +313,16 @@ impl Check<'_> {
         let symbol = self.after.symbol(new.r_sym as u64)?;
         let name = self.after.string(symbol.st_name as u64)?;
         let (kind, _) = self.after.relocation_types()?;
+        let addend = match new.r_addend {
+            Some(addend) => Some(addend.cast_unsigned()),
+            None => {
+                let word = self.after.word();
+                let at = self.after.locate(new.r_offset, word)?;
+                self.after.numbers(at, 1, word)?.first().copied()
+            }
+        };
         let filled = new.r_type == kind
-            && new.r_addend == Some(0)
+            && addend == Some(0)
             && name == self.request.init.as_bytes()
             && symbol.st_shndx == 0
             && st_bind(symbol.st_info) == STB_GLOBAL;

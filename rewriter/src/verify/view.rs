@@ -4,7 +4,7 @@
 //! use of it, shows as a disagreement. Tables are read piece by piece, like the input's.
 
 use goblin::container::Ctx;
-use goblin::elf::dynamic::{DT_NEEDED, DT_NULL, Dynamic};
+use goblin::elf::dynamic::{self, DT_NEEDED, DT_NULL, Dynamic};
 use goblin::elf::header::{self, Header};
 use goblin::elf::program_header::{PT_DYNAMIC, PT_LOAD, ProgramHeader};
 use goblin::elf::reloc::{self, Reloc, RelocSection};
@@ -90,14 +90,27 @@ impl<'a> View<'a> {
         Sym::size(self.ctx.container) as u64
     }
 
+    /// Whether the machine's relocations have their addends with them.
+    pub(crate) fn has_addends(&self) -> bool {
+        !matches!(self.header.e_machine, header::EM_386 | header::EM_ARM)
+    }
+
+    /// The tags of the table of relocations, and of its size.
+    pub(crate) fn relocation_tags(&self) -> (u64, u64) {
+        match self.has_addends() {
+            true => (dynamic::DT_RELA, dynamic::DT_RELASZ),
+            false => (dynamic::DT_REL, dynamic::DT_RELSZ),
+        }
+    }
+
     /// Size of a relocation, in bytes.
     pub(crate) fn relocation_size(&self) -> u64 {
-        Reloc::size(true, self.ctx) as u64
+        Reloc::size(self.has_addends(), self.ctx) as u64
     }
 
     /// The relocations that `bytes` are.
     pub(crate) fn relocations(&self, bytes: &[u8]) -> Result<Vec<Reloc>> {
-        let parsed = RelocSection::parse(bytes, 0, bytes.len(), true, self.ctx);
+        let parsed = RelocSection::parse(bytes, 0, bytes.len(), self.has_addends(), self.ctx);
         let parsed = parsed.map_err(|error| broken(self.source, error.to_string()))?;
         Ok(parsed.iter().collect())
     }
@@ -141,7 +154,12 @@ impl<'a> View<'a> {
     /// The types of the relocations that add a symbol's address or the load bias to an addend.
     pub(crate) fn relocation_types(&self) -> Result<(u32, u32)> {
         match self.header.e_machine {
-            header::EM_X86_64 => Ok((reloc::R_X86_64_64, reloc::R_X86_64_RELATIVE)),
+            header::EM_X86_64 if self.ctx.is_big() => {
+                Ok((reloc::R_X86_64_64, reloc::R_X86_64_RELATIVE))
+            }
+            header::EM_X86_64 => Ok((reloc::R_X86_64_32, reloc::R_X86_64_RELATIVE)),
+            header::EM_386 => Ok((reloc::R_386_32, reloc::R_386_RELATIVE)),
+            header::EM_ARM => Ok((reloc::R_ARM_ABS32, reloc::R_ARM_RELATIVE)),
             header::EM_AARCH64 => Ok((reloc::R_AARCH64_ABS64, reloc::R_AARCH64_RELATIVE)),
             header::EM_RISCV => Ok((reloc::R_RISCV_64, reloc::R_RISCV_RELATIVE)),
             header::EM_PPC64 => Ok((reloc::R_PPC64_ADDR64, reloc::R_PPC64_RELATIVE)),
@@ -233,7 +251,7 @@ impl<'a> View<'a> {
     /// The dynamic symbol with this index.
     pub(crate) fn symbol(&self, index: u64) -> Result<Sym> {
         let size = index.saturating_add(1).saturating_mul(self.symbol_size());
-        let table = self.table(goblin::elf::dynamic::DT_SYMTAB, size)?;
+        let table = self.table(dynamic::DT_SYMTAB, size)?;
         let at = table.map_or(0, |table| table.at + size - self.symbol_size());
         let bytes = self
             .source

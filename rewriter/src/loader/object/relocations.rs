@@ -1,8 +1,6 @@
 //! What relocation calls, binds and copies, and what it stores where functions are called from.
 
-use object::elf::{
-    DT_INIT_ARRAY, DT_JMPREL, DT_PLTRELSZ, DT_PREINIT_ARRAY, DT_RELA, DT_RELASZ, DynamicTag,
-};
+use object::elf::{DT_INIT_ARRAY, DT_JMPREL, DT_PLTRELSZ, DT_PREINIT_ARRAY, DynamicTag};
 
 use super::{Function, Object, Reader};
 use crate::elf::{self, Entry, FileOffset, Header, Rela, Vaddr};
@@ -32,7 +30,8 @@ impl Reader<'_> {
             Ok(Table { vaddr, at, size })
         };
         let jmprel = table(DT_JMPREL, DT_PLTRELSZ, "the PLT relocation table")?;
-        let rela = table(DT_RELA, DT_RELASZ, "the relocation table")?;
+        let tags = self.source.format().relocations.addends.tags();
+        let rela = table(tags.table, tags.size, "the relocation table")?;
         Ok([parse::without_plt(rela, Some(jmprel)), jmprel])
     }
 
@@ -98,7 +97,10 @@ fn store(entry: Option<&mut Function>, rela: &Rela, types: elf::Relocations) {
     let Some(entry) = entry else { return };
     match rela.kind {
         kind if kind == types.relative || kind == types.irelative => {
-            entry.address = Some(Vaddr(rela.addend.cast_unsigned()));
+            // An implicit addend is the entry's value in the file.
+            if types.addends == elf::Addends::Explicit {
+                entry.address = Some(Vaddr(rela.addend.cast_unsigned()));
+            }
         }
         kind if kind == types.symbolic => {
             entry.address = None;
