@@ -75,10 +75,13 @@ impl Layout {
         builder.put_headers()?;
         let slot = builder.array();
         let word = image.format.word();
-        builder.put_at(slot, vec![0; usize::try_from(word).unwrap_or(8)])?; // ours, whatever it says in the end
+        let word_place = builder.word_place(slot);
+        for ours in [slot, word_place] {
+            builder.put_at(ours, image.format.address(0))?; // whatever it says in the end
+        }
         Ok(Self {
             slot,
-            word_at: builder.file_offset(builder.word_place(slot), word)?,
+            word_at: builder.file_offset(word_place, word)?,
             journal,
             leads_back: false,
             code: builder.code,

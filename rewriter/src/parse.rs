@@ -169,8 +169,9 @@ impl Image {
         let gnu_hash = tables.gnu_hash()?;
         let sysv_hash = tables.sysv_hash()?;
         let symbols = tables.symbol_count(sysv_hash, gnu_hash, [rela, jmprel], &sections)?;
+        let symbol_size = Symbol::size(source.format());
         let symtab = tables
-            .counted(DT_SYMTAB, symbols, 24, "the dynamic symbol table")?
+            .counted(DT_SYMTAB, symbols, symbol_size, "the dynamic symbol table")?
             .ok_or_else(|| source.malformed("it has no DT_SYMTAB"))?;
         let versym = tables.counted(DT_VERSYM, symbols, 2, "the symbol version table")?;
         let trampoline = trampoline(source, &header, &segments)?.filter(|_| musl);
@@ -390,7 +391,7 @@ pub(crate) fn read_dynamic(source: &Source, segments: &[Segment]) -> Result<Dyna
         .rfind(|segment| segment.kind == PT_DYNAMIC)
         .ok_or_else(|| source.malformed("it has a PT_INTERP, but no PT_DYNAMIC"))?;
     let at = locate(segments, segment.vaddr, segment.filesz);
-    if at != Some(segment.offset) || segment.vaddr.0 % 8 != 0 {
+    if at != Some(segment.offset) || segment.vaddr.0 % source.format().word() != 0 {
         return Err(source.malformed("its PT_DYNAMIC lies in no PT_LOAD segment"));
     }
     let slots: Vec<Dyn> = source.table(

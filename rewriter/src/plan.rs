@@ -269,12 +269,13 @@ fn plan_preinit(
         return Ok(Preinit::Terminator);
     };
     let word = image.format.word();
-    if array.size % word != 0 || array.vaddr.0 % word != 0 {
-        return Err(source.malformed("its preinit array has an impossible size or place"));
+    if array.size % word != 0 {
+        return Err(source.malformed("its preinit array has an impossible size"));
     }
     let (_, load) = room::writable_load(source, image)?;
-    // An array at the start of the segment grows downwards, and its entries stay.
-    if load.vaddr == array.vaddr && !apart {
+    // An array at the start of the segment grows downwards, and its entries stay. (That of RISC-V's crt1.o is not
+    // aligned.)
+    if load.vaddr == array.vaddr && array.vaddr.0 % word == 0 && !apart {
         return Ok(Preinit::Extended);
     }
     let aligned = |rela: &Rela| rela.place.0.wrapping_sub(array.vaddr.0) % word == 0;

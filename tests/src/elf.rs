@@ -4,10 +4,11 @@ use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use object::Endianness;
 use object::elf;
 use object::read::elf::{FileHeader, ProgramHeader};
 
-type Header = elf::FileHeader64<object::Endianness>;
+type Header = elf::FileHeader64<Endianness>;
 
 /// A 64-bit little-endian ELF file.
 #[derive(Debug)]
@@ -276,4 +277,22 @@ pub fn is_dynamic_executable(path: &Path) -> bool {
         && header
             .program_headers(endian, &*bytes)
             .is_ok_and(|all| all.iter().any(|p| p.p_type(endian) == elf::PT_INTERP))
+}
+
+/// Whether the file is an ELF file, of any machine, that a loader runs.
+pub fn has_interpreter(path: &Path) -> bool {
+    fn has<H: FileHeader>(bytes: &[u8]) -> Option<bool> {
+        let header = H::parse(bytes).ok()?;
+        let endian = header.endian().ok()?;
+        let all = header.program_headers(endian, bytes).ok()?;
+        Some(
+            all.iter()
+                .any(|segment| segment.p_type(endian) == elf::PT_INTERP),
+        )
+    }
+    let Ok(bytes) = fs::read(path) else {
+        return false;
+    };
+    let found = has::<elf::FileHeader64<Endianness>>(&bytes);
+    found.or_else(|| has::<elf::FileHeader32<Endianness>>(&bytes)) == Some(true)
 }

@@ -36,7 +36,7 @@ pub fn all() -> &'static [Tree] {
 }
 
 /// As in `tests/trees`.
-fn place() -> PathBuf {
+pub(crate) fn place() -> PathBuf {
     let variable = |name| std::env::var_os(name).map(PathBuf::from);
     let target = || {
         let target = variable("CARGO_TARGET_DIR");

@@ -134,22 +134,21 @@ fn patched(offset: usize, new: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// EI_CLASS and e_machine say i386; a real one has another layout behind that, which a refusal must
+/// EI_CLASS and e_machine say SPARC; a real one has another layout behind that, which a refusal must
 /// not look at.
 fn class_32() {
     let mut bytes = patched(4, &[1]);
-    bytes[18..20].copy_from_slice(&[3, 0]);
-    refuse_bytes("i386", &bytes, &["32-bit", "not supported yet"]);
-    refuse_bytes("i386-short", &bytes[..52], &["32-bit", "not supported yet"]);
+    bytes[18..20].copy_from_slice(&[2, 0]);
+    refuse_bytes("sparc", &bytes, &["32-bit", "not supported yet"]);
+    refuse_bytes(
+        "sparc-short",
+        &bytes[..52],
+        &["32-bit", "not supported yet"],
+    );
 }
 
 fn other_machines() {
-    for (machine, name) in [
-        (183, "AArch64"),
-        (243, "RISC-V"),
-        (22, "390"),
-        (21, "PowerPC"),
-    ] {
+    for (machine, name) in [(43, "SPARC V9"), (50, "machine number 50"), (20, "PowerPC")] {
         let bytes = patched(18, &[machine, 0]);
         let dir = Dir::new("machine");
         let prog = dir.write("machine", bytes);

@@ -28,6 +28,7 @@ mod index;
 mod languages;
 mod layouts;
 mod loader_model;
+mod machines;
 mod odd_layouts;
 mod order;
 mod phases;
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
         rust_crate::trials(),
         work::trials(),
         hostile::trials(),
+        machines::trials(),
         samples::trials(),
         order::trials(),
         layouts::trials(),

@@ -2,7 +2,7 @@
 
 use object::elf::{
     DT_GNU_HASH, DT_HASH, DT_JMPREL, DT_PREINIT_ARRAY, DT_STRSZ, DT_STRTAB, DT_SYMTAB, DT_VERSYM,
-    DynamicTag, SHT_DYNAMIC, SHT_PREINIT_ARRAY, SHT_SYMTAB,
+    DynamicTag, SHN_ABS, SHT_DYNAMIC, SHT_PREINIT_ARRAY, SHT_SYMTAB,
 };
 
 use super::Builder;
@@ -11,6 +11,7 @@ use crate::error::{ErrorKind, Result};
 use crate::parse::locate;
 use crate::plan::{InitSymbol, Preinit, init_symbol_entry, set};
 use crate::runtime::Request;
+use crate::source::Source;
 use crate::sysv_hash::SysvHash;
 use crate::trampoline::Trampoline;
 
@@ -325,6 +326,9 @@ impl Builder<'_> {
         if shifts.iter().all(|&shift| shift == 0) {
             return Ok(());
         }
+        // Most linkers have `_DYNAMIC` in no section.
+        let dynamic = self.image.dynamic.table.vaddr;
+        let dynamic_shift = self.dynamic_place().0.0.wrapping_sub(dynamic.0);
         let mut changed = Vec::new();
         for table in self
             .image
@@ -333,11 +337,16 @@ impl Builder<'_> {
             .filter(|section| section.kind == SHT_SYMTAB)
         {
             let count = table.size / Symbol::size(self.image.format);
+            let link = usize::try_from(table.link).ok();
+            let names = link.and_then(|link| self.image.sections.get(link));
+            let source = self.source;
             let visit = |index, symbol: Symbol| {
-                let shift = shifts
-                    .get(usize::from(symbol.section.0))
-                    .copied()
-                    .unwrap_or(0);
+                let shift = match symbol.section {
+                    SHN_ABS if symbol.value == dynamic.0 && is_dynamic(source, names, &symbol)? => {
+                        dynamic_shift
+                    }
+                    section => shifts.get(usize::from(section.0)).copied().unwrap_or(0),
+                };
                 if shift != 0 {
                     let value = symbol.value.wrapping_add(shift);
                     let at = FileOffset(table.offset.0 + Symbol::size(self.image.format) * index);
@@ -371,6 +380,21 @@ impl Builder<'_> {
             }
         }
     }
+}
+
+/// Whether a symbol, whose name is in `names`, is `_DYNAMIC`.
+fn is_dynamic(source: &Source, names: Option<&Section>, symbol: &Symbol) -> Result<bool> {
+    const NAME: &[u8] = b"_DYNAMIC\0";
+    let (name, size) = (u64::from(symbol.name), NAME.len() as u64);
+    let inside = |names: &&Section| {
+        name.checked_add(size)
+            .is_some_and(|end| end <= names.file_size())
+    };
+    let Some(names) = names.filter(inside) else {
+        return Ok(false);
+    };
+    let at = FileOffset(names.offset.0 + name);
+    Ok(source.bytes(at, size, "a symbol's name")? == NAME)
 }
 
 /// A table entry's size, as memory counts.

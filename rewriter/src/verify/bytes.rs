@@ -2,7 +2,7 @@
 
 use goblin::elf::dynamic as tag;
 use goblin::elf::program_header as pt;
-use goblin::elf::section_header::SHT_SYMTAB;
+use goblin::elf::section_header::{SHN_ABS, SHT_SYMTAB};
 
 use super::view::View;
 use super::{Check, Dead};
@@ -114,6 +114,9 @@ impl Check<'_> {
             return Ok(());
         }
         let source = self.before.source;
+        let segments = &mut self.before.segments.iter();
+        let dynamic = segments.rfind(|s| s.p_type == pt::PT_DYNAMIC);
+        let dynamic = dynamic.map_or(0, |segment| segment.p_vaddr);
         for table in sections
             .0
             .iter()
@@ -123,7 +126,10 @@ impl Check<'_> {
             source.for_each_window(at, table.sh_size, "the symbol table", |skip, window| {
                 let symbols = self.before.symbols(window)?;
                 for (index, symbol) in (0..).zip(symbols.iter()) {
-                    if moved.get(symbol.st_shndx) == Some(&true) {
+                    // `_DYNAMIC` often is in no section.
+                    let absolute =
+                        symbol.st_shndx == SHN_ABS as usize && symbol.st_value == dynamic;
+                    if absolute || moved.get(symbol.st_shndx) == Some(&true) {
                         let size = self.before.symbol_size();
                         ranges.push((table.sh_offset + skip + size * index, size));
                     }

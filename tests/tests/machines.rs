@@ -1,0 +1,371 @@
+//! Programs for other machines, of 32 and 64 bits and either byte order: rewritten on this one, and run by an
+//! emulator with the libc of the compiler that made them, or of Debian.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use allocs_tests::explain::{self, Explanation};
+use allocs_tests::loader::{self, Event};
+use allocs_tests::machine::{self, Machine};
+use allocs_tests::tool::Rewritten;
+use allocs_tests::{Command, Dir, Outcome, Rewrite, elf, needs, tool, trial, trials};
+use libtest_mimic::Trial;
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let mut all = trials!["machines":
+        mips_is_refused,
+        own_runtime_is_for_this_machine,
+        runtime_for_another_machine,
+        x32_is_well_formed,
+    ];
+    for machine in machine::ALL {
+        for variant in VARIANTS {
+            let name = format!("machines::{}::{}", machine.name, variant.0);
+            all.push(trial(name, move || runs_as_before(machine, variant)));
+        }
+        let real = [
+            ("programs", real_programs as fn(Machine)),
+            ("all", every_program),
+            ("explain", explained),
+        ];
+        for (what, test) in real.into_iter().filter(|_| machine.programs) {
+            let name = format!("machines::{}::{what}", machine.name);
+            all.push(trial(name, move || test(machine)));
+        }
+    }
+    all
+}
+
+/// Name, and flags of compiler and linker.
+type Variant = (&'static str, &'static [&'static str]);
+
+const VARIANTS: [Variant; 6] = [
+    ("pie", &["-fPIE", "-pie"]),
+    ("non-pie", &["-fno-pie", "-no-pie", "-Wl,-z,lazy"]),
+    ("preinit", &["-fPIE", "-pie", "-DPREINIT"]),
+    ("sysv-hash", &["-fPIE", "-pie", "-Wl,--hash-style=sysv"]),
+    (
+        "no-spare-tags",
+        &["-fPIE", "-pie", "-Wl,--spare-dynamic-tags=0"],
+    ),
+    ("norelro", &["-fPIE", "-pie", "-Wl,-z,norelro"]),
+];
+
+const NEEDED: &str = "$ORIGIN/liballocs_other.so";
+
+/// machine.c and its library, built in the directory.
+fn build(machine: Machine, dir: &Dir, flags: &[&str]) -> PathBuf {
+    let programs = Path::new(env!("CARGO_MANIFEST_DIR")).join("programs");
+    let program = dir.join("machine");
+    let compile = |args: &[&str]| machine.tool("gcc").dir(dir.path()).arg("-O1").args(args);
+    compile(&["-shared", "-fPIC", "-o", "libmachine.so"])
+        .arg(programs.join("libmachine.c"))
+        .succeed();
+    compile(flags)
+        .arg(programs.join("machine.c"))
+        .args(["./libmachine.so", "-Wl,-rpath,$ORIGIN", "-o"])
+        .arg(&program)
+        .succeed();
+    program
+}
+
+/// The program with the runtime of tests/programs.
+fn rewrite(program: &Path, out: impl AsRef<Path>) -> Rewritten {
+    Rewrite::new(program, out)
+        .args_line(&format!("--runtime {NEEDED} --init allocs_preinit"))
+        .succeed()
+}
+
+/// What the runtime says on descriptor 3.
+fn with_report(command: &Command, dir: &Dir) -> (Outcome, String) {
+    let report = dir.join("report");
+    let line = format!("exec 3>'{}'; exec {command}", report.display());
+    let outcome = Command::new("/bin/sh")
+        .arg("-c")
+        .arg(line)
+        .dir(dir.path())
+        .run();
+    let report = fs::read_to_string(report).expect("the runtime's report");
+    (outcome, report)
+}
+
+fn runs_as_before(machine: Machine, (name, flags): Variant) {
+    let dir = Dir::new(&format!("machine-{}-{name}", machine.name));
+    machine.runtime(&dir);
+    let original = build(machine, &dir, flags);
+    let rewritten = rewrite(&original, dir.join("rewritten"));
+
+    let run = |program: &Path| with_report(&machine.run(program).arg("word"), &dir);
+    let (before, _) = run(&original);
+    assert_eq!(before.code(), Some(42), "{before}");
+    assert!(before.stdout().starts_with("constructor "), "{before}");
+    let (after, report) = run(&rewritten.path);
+    assert_eq!(after.stdout, before.stdout, "{after}");
+    assert_eq!(after.code(), before.code(), "{after}");
+    assert_eq!(
+        report, "early 0\ncalled 1\nphase 1\n",
+        "{after}the runtime came first"
+    );
+
+    assert!(
+        rewritten.undo() == fs::read(&original).expect("the original"),
+        "undo"
+    );
+    in_order(machine, &rewritten.path);
+    well_formed(&original, &rewritten.path);
+    stripped(machine, &dir, &rewritten, &before);
+}
+
+/// The loader initialises the runtime ahead of all libraries, and relocates it ahead of the program.
+fn in_order(machine: Machine, program: &Path) {
+    let events = loader::trace("libs", |variables| {
+        machine
+            .run_with(variables, &machine.libraries(), program)
+            .dir(program.parent().expect("a directory"))
+            .run()
+    });
+    let mut inits = events.iter().filter_map(|event| match event {
+        Event::Init(path) => Some(path),
+        _ => None,
+    });
+    let first = inits.next().expect("a constructor");
+    assert!(
+        loader::is(first, "liballocs_other.so"),
+        "{first} is initialised first"
+    );
+}
+
+/// readelf and eu-elflint find nothing that they did not find before.
+fn well_formed(original: &Path, rewritten: &Path) {
+    let checks: [(&str, &[&str]); 3] = [
+        ("readelf", &["-aW"]),
+        ("eu-readelf", &["-a"]),
+        ("eu-elflint", &["--gnu-ld"]),
+    ];
+    for (tool, args) in checks {
+        let complaints = |file: &Path| -> Vec<String> {
+            let outcome = Command::new(needs(tool)).args(args).arg(file).run();
+            let all = match tool {
+                "eu-elflint" => outcome.stdout() + &outcome.stderr(),
+                _ => outcome.stderr(),
+            };
+            // Where a thing is and how it is called differs; what is said of it does not.
+            let known = |line: &str| line.replace(&file.display().to_string(), "FILE");
+            all.lines()
+                .map(|line| without_numbers(&known(line)))
+                .collect()
+        };
+        let before = complaints(original);
+        let new: Vec<String> = { complaints(rewritten).into_iter() }
+            .filter(|line| !before.contains(line))
+            .filter(|line| !line.contains("No errors"))
+            .collect();
+        assert!(
+            new.is_empty(),
+            "{tool} on {}: {new:#?}",
+            rewritten.display()
+        );
+    }
+}
+
+fn without_numbers(line: &str) -> String {
+    line.chars().filter(|c| !c.is_ascii_digit()).collect()
+}
+
+/// Still runs after strip. The runtime goes on being first.
+fn stripped(machine: Machine, dir: &Dir, rewritten: &Rewritten, before: &Outcome) {
+    let out = dir.join("stripped");
+    machine
+        .tool("strip")
+        .arg(&rewritten.path)
+        .arg("-o")
+        .arg(&out)
+        .succeed();
+    let (after, report) = with_report(&machine.run(&out).arg("word"), dir);
+    assert_eq!(after.stdout, before.stdout, "{after}");
+    assert_eq!(after.code(), before.code(), "{after}");
+    assert!(report.starts_with("early 0\n"), "{after}{report}");
+}
+
+/// Programs of Debian's, and something for each to do.
+const WORK: [(&str, &[&str]); 6] = [
+    (
+        "usr/bin/bash",
+        &[
+            "-c",
+            "a=(1 2 3); for i in ${a[@]}; do echo $((i * i)); done; exit 5",
+        ],
+    ),
+    (
+        "usr/bin/perl",
+        &[
+            "-e",
+            "my %h = map { $_ => $_ ** 2 } 1 .. 300; print join ',', sort values %h; exit 6",
+        ],
+    ),
+    (
+        "usr/bin/busybox",
+        &[
+            "awk",
+            "BEGIN { for (i = 1; i < 500; i++) s += i * i; print s; exit 3 }",
+        ],
+    ),
+    (
+        "usr/bin/python3.11",
+        &[
+            "-S",
+            "-E",
+            "-c",
+            "print(sorted(str(i) for i in range(300)))",
+        ],
+    ),
+    ("usr/bin/sha256sum", &["/etc/os-release"]),
+    (
+        "usr/bin/sed",
+        &["-n", "s/VERSION/version/p", "/etc/os-release"],
+    ),
+];
+
+/// Real programs do what they did, with the libc of their own system.
+fn real_programs(machine: Machine) {
+    let dir = Dir::new(&format!("programs-{}", machine.name));
+    machine.runtime(&dir);
+    let root = machine.root();
+    for (program, args) in WORK {
+        let original = root.join(program);
+        // busybox goes by its name.
+        let name = original.file_name().expect("a name");
+        let rewritten = rewrite(&original, dir.join(name));
+        let run = |path: &Path| {
+            let home = root.join("usr").display().to_string();
+            let command = machine.run_with(&[("PYTHONHOME", home)], &root, path);
+            with_report(&command.args(args), &dir)
+        };
+        let (before, _) = run(&original);
+        assert!(
+            before.status.is_some() && !before.stdout.is_empty(),
+            "{before}"
+        );
+        let (after, report) = run(&rewritten.path);
+        assert_eq!(after.stdout, before.stdout, "{before}{after}");
+        assert_eq!(after.code(), before.code(), "{after}");
+        assert!(report.starts_with("early 0\ncalled 1\n"), "{after}{report}");
+        fs::remove_file(&rewritten.path).expect("removed");
+    }
+}
+
+/// Every executable of the tree is rewritten, is well formed, and comes back.
+fn every_program(machine: Machine) {
+    let dir = Dir::new(&format!("all-{}", machine.name));
+    machine.runtime(&dir);
+    let mut count = 0;
+    for program in executables(&machine.root()) {
+        if tool::is_privileged(&program) {
+            continue;
+        }
+        let result = Rewrite::new(&program, dir.join("rewritten"))
+            .args_line("--runtime /usr/lib/liballocs_other.so --init allocs_preinit")
+            .succeed();
+        assert!(
+            result.undo() == fs::read(&program).expect("the original"),
+            "{}: undo",
+            program.display()
+        );
+        // What the tools say of one in eight, to be done in time.
+        if count % 8 == 0 {
+            well_formed(&program, &result.path);
+        }
+        fs::remove_file(&result.path).expect("removed");
+        count += 1;
+    }
+    assert!(count > 200, "{count} executables in the tree");
+}
+
+fn executables(root: &Path) -> Vec<PathBuf> {
+    let mut all = Vec::new();
+    for dir in ["usr/bin", "usr/sbin", "bin", "sbin"] {
+        for entry in fs::read_dir(root.join(dir)).expect("a directory of programs") {
+            let path = entry.expect("an entry").path();
+            if path.is_file() && !path.is_symlink() && elf::has_interpreter(&path) {
+                all.push(path);
+            }
+        }
+    }
+    all.sort();
+    all
+}
+
+/// `explain` of the tree says what the loader does there.
+fn explained(machine: Machine) {
+    let root = machine.root();
+    for program in ["usr/bin/python3.11", "usr/bin/perl"] {
+        let path = root.join(program);
+        let explanation = Explanation::new([Path::new("--sysroot"), &root, &path]);
+        let called = path.display().to_string();
+        let events = loader::trace("files:libs:reloc", |variables| {
+            let command = machine.run_with(variables, &root, &path);
+            command.args(["-c", "0"]).run()
+        });
+        explain::assert_same(&explanation.events(&called, true), &events, &explanation);
+    }
+}
+
+fn mips_is_refused() {
+    let dir = Dir::new("mips");
+    let source = dir.write("main.c", "int main(void) { return 0; }\n");
+    let program = dir.join("program");
+    Command::new(needs("mipsel-linux-gnu-gcc"))
+        .arg(source)
+        .arg("-o")
+        .arg(&program)
+        .succeed();
+    Rewrite::new(&program, dir.join("out")).refuse(
+        &dir.path(),
+        &program,
+        &["MIPS", "in the order of its GOT"],
+    );
+}
+
+fn own_runtime_is_for_this_machine() {
+    let dir = Dir::new("no-own-runtime");
+    let program = build(machine::ALL[0], &dir, VARIANTS[0].1);
+    Rewrite::new(&program, dir.join("out")).refuse(
+        &dir.path(),
+        &program,
+        &[
+            "AArch64",
+            "the runtime that comes with this program is for x86-64",
+            "--runtime",
+        ],
+    );
+}
+
+fn runtime_for_another_machine() {
+    let dir = Dir::new("another-machine");
+    let program = build(machine::ALL[0], &dir, VARIANTS[0].1);
+    let runtime = tool::runtime_in(&dir);
+    Rewrite::new(&program, dir.join("out"))
+        .args_line("--runtime $ORIGIN/liballocs_rt.so.1")
+        .refuse(&dir.path(), &runtime, &["it is for another machine"]);
+}
+
+/// No kernel here runs x32, nor does qemu: the file is looked at only.
+fn x32_is_well_formed() {
+    let dir = Dir::new("x32");
+    let source = dir.write(
+        "main.c",
+        "#include <stdio.h>\nint main(void) { return puts(\"x32\"); }\n",
+    );
+    let program = dir.join("program");
+    Command::new(needs("x86_64-linux-gnux32-gcc"))
+        .arg(source)
+        .arg("-o")
+        .arg(&program)
+        .succeed();
+    let rewritten = rewrite(&program, dir.join("rewritten"));
+    well_formed(&program, &rewritten.path);
+    assert!(
+        rewritten.undo() == fs::read(&program).expect("the original"),
+        "undo"
+    );
+}
