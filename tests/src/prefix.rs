@@ -41,8 +41,14 @@ impl Prefix {
         }
         let pkgconfig = dir.make("prefix/lib/pkgconfig").join("allocs-rt.pc");
         fs::copy(Path::new(ROOT).join("runtime/allocs-rt.pc"), pkgconfig).expect("allocs-rt.pc");
-        let bazel = path.join("share/allocs-rewrite/bazel/allocs-rewrite");
-        symlink("../../../bin/allocs-rewrite", bazel).expect("a link");
+        for (link, to) in [
+            ("allocs-rewrite", "../../../bin/allocs-rewrite"),
+            ("liballocs_rt.so.1", "../../../lib/liballocs_rt.so.1"),
+            ("allocs/allocs.h", "../../../../include/allocs.h"),
+        ] {
+            let link = path.join("share/allocs-rewrite/bazel").join(link);
+            symlink(to, link).expect("a link");
+        }
         Self { path }
     }
 
@@ -68,11 +74,13 @@ impl Prefix {
             .env("PKG_CONFIG_PATH", self.join("lib/pkgconfig"))
     }
 
-    /// A newer version of the tool takes the place of the installed one. It does the same.
+    /// Another version of the tool takes the place of the installed one. It does the same.
     pub fn upgrade(&self) {
         let tool = self.join("bin/allocs-rewrite");
         let new = self.join("bin/new");
-        copy_program(&tool, &new);
+        // Behind the ELF part, a byte of no effect.
+        let append = Command::new("sh").args(["-c", "cp -- \"$0\" \"$1\" && echo >> \"$1\""]);
+        append.args([&tool, &new]).succeed();
         fs::rename(new, tool).expect("replaced");
     }
 }

@@ -45,7 +45,8 @@ fn make() {
             .ends_with("nobody knows who allocated\n")
     );
 
-    rebuilds(&program, &source.join("main.c"), &prefix, || make(""));
+    let files = [&program, &source.join("main.c"), &prefix.runtime()];
+    rebuilds(files.map(|file| file.as_path()), &prefix, || make(""));
 
     let stage = format!(
         "install PREFIX=/usr DESTDIR={}",
@@ -58,8 +59,7 @@ fn make() {
 /// A build does nothing where nothing has changed, and rewrites the program again when its source or the
 /// tool has changed.
 pub(crate) fn rebuilds(
-    program: &Path,
-    source: &Path,
+    [program, source, runtime]: [&Path; 3],
     prefix: &Prefix,
     build: impl Fn() -> Command,
 ) {
@@ -71,12 +71,12 @@ pub(crate) fn rebuilds(
     let outcome = build().succeed();
     let edited = stamp(program);
     assert_ne!(edited, built, "{outcome}the source has changed");
-    starts_first(program, &prefix.runtime());
+    starts_first(program, runtime);
 
     prefix.upgrade();
     let outcome = build().succeed();
     assert_ne!(stamp(program), edited, "{outcome}the tool has changed");
-    starts_first(program, &prefix.runtime());
+    starts_first(program, runtime);
 
     let upgraded = stamp(program);
     let outcome = build().succeed();
@@ -100,7 +100,8 @@ fn meson() {
     compile().succeed();
     let program = build.join("concordance.allocs");
     starts_first(&program, &prefix.runtime());
-    rebuilds(&program, &source.join("main.c"), &prefix, compile);
+    let files = [&program, &source.join("main.c"), &prefix.runtime()];
+    rebuilds(files.map(|file| file.as_path()), &prefix, compile);
 
     // What is installed has no trace of the build directory, however often it is installed.
     let installed = dir.join("stage/usr/bin/concordance");

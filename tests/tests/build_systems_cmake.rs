@@ -84,12 +84,10 @@ fn works_with(name: &str, generator: &str) {
     let program = project.build.join("concordance");
     let runtime = project.prefix.runtime();
     starts_first(&program, &runtime);
-    rebuilds(
-        &program,
-        &project.source.join("main.c"),
-        &project.prefix,
-        || project.build(),
-    );
+    let source = project.source.join("main.c");
+    rebuilds([&program, &source, &runtime], &project.prefix, || {
+        project.build()
+    });
 
     let built = stamp(&program);
     fs::copy(&runtime, project.dir.join("new")).expect("a copy");
