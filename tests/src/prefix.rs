@@ -74,9 +74,9 @@ impl Prefix {
             .env("PKG_CONFIG_PATH", self.join("lib/pkgconfig"))
     }
 
-    /// Another version of the tool takes the place of the installed one. It does the same.
-    pub fn upgrade(&self) {
-        let tool = self.join("bin/allocs-rewrite");
+    /// Another version of a program in bin takes the place of the installed one. It does the same.
+    pub fn upgrade(&self, program: &str) {
+        let tool = self.join("bin").join(program);
         let new = self.join("bin/new");
         // Behind the ELF part, a byte of no effect.
         let append = Command::new("sh").args(["-c", "cp -- \"$0\" \"$1\" && echo >> \"$1\""]);
@@ -92,17 +92,17 @@ pub const TEXT: &str = "to be or\nnot to be\n";
 pub fn starts_first(program: &Path, runtime: &Path) {
     let command = Command::new(program).stdin(TEXT);
     answers(&command);
-    let inits = loader::events(&command);
+    is_first(&command, program, runtime);
+}
+
+/// The loader says that it calls `runtime` first when `command` runs `program`, and `explain` that it will.
+pub fn is_first(command: &Command, program: &Path, runtime: &Path) {
+    let inits = loader::events(command);
     let mut inits = inits.iter().filter(|event| matches!(event, Event::Init(_)));
     let first = Event::Init(runtime.display().to_string());
     assert_eq!(inits.next(), Some(&first), "{command}");
-    let explanation = Explanation::new([program]);
-    assert_eq!(
-        explanation.outcome.code(),
-        Some(0),
-        "{}",
-        explanation.outcome
-    );
+    let outcome = Explanation::new([program]).outcome;
+    assert_eq!(outcome.code(), Some(0), "{outcome}");
 }
 
 /// The program of the sample has to do what it is for, and be told who allocated.

@@ -73,7 +73,7 @@ pub(crate) fn rebuilds(
     assert_ne!(edited, built, "{outcome}the source has changed");
     starts_first(program, runtime);
 
-    prefix.upgrade();
+    prefix.upgrade("allocs-rewrite");
     let outcome = build().succeed();
     assert_ne!(stamp(program), edited, "{outcome}the tool has changed");
     starts_first(program, runtime);

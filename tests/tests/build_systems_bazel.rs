@@ -35,7 +35,12 @@ impl Workspace {
         dir.write("workspace/BUILD.bazel", build + second);
         dir.write("rules_cc/WORKSPACE", "");
         dir.write("rules_cc/cc/BUILD", "");
-        let rules = ["cc_binary", "cc_library", "cc_toolchain", "cc_toolchain_suite"];
+        let rules = [
+            "cc_binary",
+            "cc_library",
+            "cc_toolchain",
+            "cc_toolchain_suite",
+        ];
         let rules = rules.map(|rule| format!("{rule} = native.{rule}\n"));
         dir.write("rules_cc/cc/defs.bzl", rules.concat());
         needs("gcc");
@@ -159,7 +164,13 @@ fn reads_its_inputs_only() {
             continue; // a signal, or the end
         };
         // Where the loader and Rust's standard library look for what they need of the machine.
-        let machine = ["/lib/", "/usr/lib/", "/etc/ld.so.", "/proc/self/", "/sys/fs/cgroup"];
+        let machine = [
+            "/lib/",
+            "/usr/lib/",
+            "/etc/ld.so.",
+            "/proc/self/",
+            "/sys/fs/cgroup",
+        ];
         let path = path.strip_prefix(&*execroot).unwrap_or(path);
         let path = path.trim_start_matches('/');
         let expected = path.is_empty()

@@ -69,7 +69,8 @@ struct Rest {
 
 fn main() -> ExitCode {
     // Cargo gives the subcommand's name first; as a runner, this is called without.
-    let own_name = |(index, argument): &(usize, OsString)| *index == 1 && argument == "allocs-rewrite";
+    let own_name =
+        |(index, argument): &(usize, OsString)| *index == 1 && argument == "allocs-rewrite";
     let typed = env::args_os().enumerate();
     let typed = typed.filter(|argument| !own_name(argument));
     let arguments = Arguments::parse_from(typed.map(|(_, argument)| argument));
@@ -139,7 +140,10 @@ fn run(verb: &str, runtime: Option<&str>, rest: &Rest) -> Result<ExitCode> {
 /// Becomes the rewritten `program`.
 fn start(runtime: Option<&str>, program: &Path, rest: &Rest) -> Result<ExitCode> {
     rewrite(runtime, program)?;
-    Err(Command::new(rewritten(program)).args(&rest.arguments).exec().into())
+    Err(Command::new(rewritten(program))
+        .args(&rest.arguments)
+        .exec()
+        .into())
 }
 
 /// Rewrites `program`, unless that is done already, and says what was done.
@@ -153,7 +157,8 @@ fn rewrite(runtime: Option<&str>, program: &Path) -> Result<Option<String>> {
         force: true, // in a build directory, an older runtime is of no use to anybody
         ..Options::new(program, Destination::File(output))
     };
-    let report = allocs_rewrite::rewrite(&options, &mut |_, _| std::ops::ControlFlow::Continue(()))?;
+    let report =
+        allocs_rewrite::rewrite(&options, &mut |_, _| std::ops::ControlFlow::Continue(()))?;
     Ok(Some(report.summary()))
 }
 

@@ -3,5 +3,8 @@
 fn main() {
     let dictionary = dictionary::Dictionary::usual();
     let words = dictionary.classes().into_iter().flatten();
-    println!("{}", words.max_by_key(|word| word.len()).map_or("", |word| word));
+    println!(
+        "{}",
+        words.max_by_key(|word| word.len()).map_or("", |word| word)
+    );
 }

@@ -5,7 +5,10 @@ use dictionary::Dictionary;
 #[test]
 fn largest_first() {
     let dictionary = Dictionary::usual();
-    assert_eq!(dictionary.classes()[0], ["enlist", "listen", "silent", "tinsel"]);
+    assert_eq!(
+        dictionary.classes()[0],
+        ["enlist", "listen", "silent", "tinsel"]
+    );
 }
 
 #[test]
