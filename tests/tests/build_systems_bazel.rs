@@ -112,6 +112,18 @@ fn builds() {
         workspace.build()
     });
 
+    let cache = format!("--disk_cache={}", workspace.dir.join("cache").display());
+    workspace.bazel("clean").succeed();
+    workspace.build().arg(&cache).succeed();
+    workspace.bazel("clean").succeed();
+    let outcome = workspace.build().arg(&cache).succeed();
+    let text = outcome.stderr();
+    let summary = text.lines().find(|line| line.contains(" processes: "));
+    let cached =
+        summary.is_some_and(|line| line.contains("cache hit") && !line.contains("sandbox"));
+    assert!(cached, "{outcome}");
+    starts_first(&program, &runtime);
+
     // What decides whether a remote worker has to do it, or a cache has it.
     let action = workspace.bazel("aquery");
     let action = action
