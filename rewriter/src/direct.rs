@@ -126,6 +126,27 @@ impl Record {
             })
     }
 
+    /// Whether the file is the one that was edited: each byte is the old or the new one. A linker that has made
+    /// it again may have given it the same inode.
+    fn is_of(&self, file: &File) -> io::Result<bool> {
+        for edit in &self.edits {
+            let mut now = vec![0; edit.old.len()];
+            match file.read_exact_at(&mut now, edit.at) {
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+                read => read?,
+            }
+            let known = edit.old.iter().zip(&edit.new);
+            if !now
+                .iter()
+                .zip(known)
+                .all(|(now, (old, new))| now == old || now == new)
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     fn put(&self, file: &File, bytes: impl Fn(&Edit) -> &Vec<u8>) -> io::Result<()> {
         let mut edits = self.edits.iter();
         edits.try_for_each(|edit| file.write_all_at(bytes(edit), edit.at))
@@ -154,9 +175,11 @@ pub(crate) fn recover(path: &Path) -> Result<bool> {
     }
     let found: Record = serde_json::from_reader(io::BufReader::new(&record))
         .map_err(|_| Error::new(&record_path, ErrorKind::DamagedRecord))?;
-    let program = File::options().write(true).open(&path);
+    let program = File::options().read(true).write(true).open(&path);
     let program = program.map_err(|source| Error::io(&path, "open for writing", source))?;
-    let same = inode(&program, &path)? == found.inode;
+    let is_of = found.is_of(&program);
+    let is_of = is_of.map_err(|source| Error::io(&path, "read", source))?;
+    let same = is_of && inode(&program, &path)? == found.inode;
     if same {
         let back = found.put(&program, |edit| &edit.old);
         back.map_err(|source| Error::io(&path, "write", source))?;

@@ -171,6 +171,17 @@ pub fn undo(file: &Path, output: &Destination, progress: &mut Progress<'_>) -> R
     })
 }
 
+/// The runtime's DT_NEEDED string, if `file` is a rewritten executable.
+///
+/// # Errors
+/// Those of reading it.
+pub fn runtime_of(file: &Path) -> Result<Option<String>> {
+    let input = input::open(file)?;
+    let image = Image::parse(&input.source)?;
+    let found = rewritten::recognise(&input.source, &image, None)?;
+    Ok(found.map(|found| found.needed))
+}
+
 /// The options with what they leave open as `found` has it. The own runtime stays the own one, so that
 /// its file is there.
 fn keep(options: &Options, found: &Rewritten) -> Options {

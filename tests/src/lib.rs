@@ -11,6 +11,7 @@
 //! | [`behaviour`] | whether a program does what it did before |
 //! | [`both_ways`] | a program rewritten with and without growing |
 //! | [`tool`] | `allocs-rewrite`: where it is, its JSON |
+//! | [`prefix`] | the project, installed |
 //! | [`mirror`] | a tree where system programs can be replaced |
 //! | [`sample`] | `samples/`: directives, compilers, variants |
 //! | [`elf`] | segments, dynamic entries, preinit entries of a file |
@@ -46,6 +47,7 @@ pub mod machine;
 pub mod mirror;
 pub mod needs;
 pub mod others;
+pub mod prefix;
 pub mod report;
 pub mod sample;
 pub mod structure;

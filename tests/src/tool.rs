@@ -27,6 +27,8 @@ pub fn binary() -> &'static Path {
                 "--workspace",
                 "--bin",
                 "allocs-rewrite",
+                "--bin",
+                "cargo-allocs-rewrite",
                 "--locked",
             ])
             .args(["--message-format", "json-render-diagnostics"])
@@ -47,6 +49,12 @@ pub fn binary() -> &'static Path {
             .find(|path| path.ends_with("allocs-rewrite"))
             .expect("cargo names the binary that it built")
     })
+}
+
+/// Both programs that are installed: `allocs-rewrite` and `cargo-allocs-rewrite`.
+pub fn binaries() -> [PathBuf; 2] {
+    let tool = binary();
+    [tool.to_owned(), tool.with_file_name("cargo-allocs-rewrite")]
 }
 
 /// The runtime as a file, for `--runtime` with an absolute path.

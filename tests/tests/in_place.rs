@@ -21,6 +21,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         direct_replaces_a_running_program,
         direct_replaces_a_privileged_program,
         direct_cut_off,
+        direct_cut_off_and_linked_again,
         direct_twice_at_once,
         direct_with_a_damaged_record,
         direct_disk_error,
@@ -278,6 +279,26 @@ fn direct_cut_off() {
         fs::write(&file, &original).expect("the original");
     }
     assert!(recovered > 2, "cut off in the middle {recovered} times");
+}
+
+/// A run was cut off, and then the program was linked again, in the same inode: that is what counts.
+fn direct_cut_off_and_linked_again() {
+    let dir = Dir::new("direct-linked-again");
+    let file = program(&dir);
+    Command::new(needs("strace"))
+        .args(["-f", "-o", "/dev/null", "-e"])
+        .arg("inject=pwrite64:signal=KILL:when=2")
+        .arg(tool::binary())
+        .arg("--in-place=direct")
+        .arg(&file)
+        .run();
+    assert!(record(&file).exists(), "this was to be cut off");
+    let another = read(Path::new("/usr/bin/env"));
+    assert!(read(&file) != another);
+    fs::write(&file, &another).expect("another program");
+    in_place("--in-place=direct", &file).succeed();
+    assert!(!record(&file).exists());
+    assert!(tool::undo(&file) == another);
 }
 
 /// While a run edits the program, another one keeps away.

@@ -12,6 +12,10 @@
 mod bad_input;
 mod bad_runtime;
 mod bounds;
+mod build_systems;
+mod build_systems_bazel;
+mod build_systems_cargo;
+mod build_systems_cmake;
 mod changes;
 mod combinations;
 mod copy;
@@ -78,6 +82,10 @@ fn main() -> ExitCode {
         bad_input::trials(),
         bad_runtime::trials(),
         bounds::trials(),
+        build_systems::trials(),
+        build_systems_bazel::trials(),
+        build_systems_cargo::trials(),
+        build_systems_cmake::trials(),
         facades::trials(),
         copy::trials(),
         debugging::trials(),

@@ -1,14 +1,16 @@
 //! The terminal sessions in the README and in docs/ say what a terminal says.
 //!
 //! A block marked `console` holds commands behind `$ ` and what each prints. They are run in order,
-//! in a directory that has `samples/`, and printed text is compared word by word, apart from the
+//! in a directory that has `samples/`, where the project is installed, and printed text is compared word by word, apart from the
 //! digits: process numbers and counts differ from run to run.
 
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use allocs_tests::{Command, Dir, needs, tool, trial};
+use allocs_tests::prefix::Prefix;
+use allocs_tests::sample::rustc;
+use allocs_tests::{Dir, needs, trial};
 use libtest_mimic::Trial;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
@@ -66,14 +68,24 @@ fn sessions(path: &Path) -> Vec<Step> {
 
 fn replay(document: &Path) {
     let dir = Dir::new("readme");
-    symlink(format!("{ROOT}/samples"), dir.join("samples")).expect("a link");
-    needs("gcc");
-    let binary = tool::binary().parent().expect("a directory");
-    let path = format!("{}:/usr/bin:/bin", binary.display());
+    // Samples, and for those that depend on a crate of the project's, its workspace.
+    for name in ["samples", "Cargo.toml", "rewriter", "runtime", "tests"] {
+        symlink(format!("{ROOT}/{name}"), dir.join(name)).expect("a link");
+    }
+    for program in ["cmake", "gcc", "make", "meson", "ninja", "pkg-config"] {
+        needs(program);
+    }
+    // Installed, as if in /usr.
+    let prefix = Prefix::new(&dir);
+    let rust = rustc().parent().expect("a directory").display().to_string();
+    let path = format!("{}:{rust}", prefix.search_path());
     for step in sessions(document) {
-        let outcome = Command::new("sh")
+        let outcome = prefix
+            .command("sh")
             .args(["-c", &format!("exec 2>&1; {}", step.command)])
             .env("PATH", &path)
+            .env("LD_LIBRARY_PATH", prefix.join("lib"))
+            .env("CARGO_HOME", dir.join("cargo"))
             .dir(dir.path())
             .succeed();
         let here = dir.path().display().to_string();
