@@ -21,6 +21,7 @@
 //! | [`census`] | reports made by hand, about real programs |
 //! | [`loader`] | what LD_DEBUG wrote |
 //! | [`tree`] | root trees with other versions of glibc |
+//! | [`machine`] | a machine where packages can be installed |
 //! | [`others`] | other rewriters |
 //! | [`xfs`] | a file system that shares blocks |
 //! | [`explain`] | what `allocs-rewrite explain` says |
@@ -41,6 +42,7 @@ pub mod explain;
 pub mod graph;
 pub mod loader;
 pub mod looked_at;
+pub mod machine;
 pub mod mirror;
 pub mod needs;
 pub mod others;

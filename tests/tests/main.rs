@@ -30,6 +30,7 @@ mod layouts;
 mod loader_model;
 mod odd_layouts;
 mod order;
+mod packages;
 mod phases;
 mod pkg_config;
 mod questions;
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
     allocs_tests::trial::remember_places();
     // The long ones first, so that no core is idle at the end.
     let trials = [
+        packages::trials(),
         stress::trials(),
         index::trials(),
         questions::trials(),
