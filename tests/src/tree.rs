@@ -38,7 +38,11 @@ pub fn all() -> &'static [Tree] {
 /// A tree with Debian's essential packages, installed and configured by dpkg.
 pub fn essential() -> PathBuf {
     let root = place().join("essential");
-    assert!(root.is_dir(), "{} is missing: run tests/run, or tests/trees", root.display());
+    assert!(
+        root.is_dir(),
+        "{} is missing: run tests/run, or tests/trees",
+        root.display()
+    );
     root
 }
 

@@ -48,9 +48,13 @@ fn shell(script: &str, dir: &Path) -> Command {
 /// The commands in docs/packaging.md that have `words` among them.
 fn documented(words: &str) -> String {
     let text = fs::read_to_string(format!("{ROOT}/docs/packaging.md")).expect("the document");
-    let mut blocks = text.split("```").filter_map(|block| block.strip_prefix("sh\n"));
+    let mut blocks = text
+        .split("```")
+        .filter_map(|block| block.strip_prefix("sh\n"));
     let block = blocks.find(|block| block.contains(words));
-    block.unwrap_or_else(|| panic!("no commands with {words}")).to_owned()
+    block
+        .unwrap_or_else(|| panic!("no commands with {words}"))
+        .to_owned()
 }
 
 /// A command in a copy of the sources as they are here, with the repository of a release.
@@ -58,10 +62,12 @@ fn in_sources(script: &str, dir: &Path) -> Command {
     needs("/usr/bin/git");
     let git = |script: &str| {
         let command = shell(script, dir).env("GIT_CONFIG_GLOBAL", "/dev/null");
-        ["AUTHOR", "COMMITTER"].iter().fold(command, |command, who| {
-            let command = command.env(format!("GIT_{who}_NAME"), "a");
-            command.env(format!("GIT_{who}_EMAIL"), "a@example.org")
-        })
+        ["AUTHOR", "COMMITTER"]
+            .iter()
+            .fold(command, |command, who| {
+                let command = command.env(format!("GIT_{who}_NAME"), "a");
+                command.env(format!("GIT_{who}_EMAIL"), "a@example.org")
+            })
     };
     fs::create_dir(dir).expect("a new directory");
     let copy = "here=$PWD; cd \"$1\"
@@ -115,7 +121,9 @@ fn packages() -> &'static (PathBuf, Outcome) {
 
 fn entries(dir: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir).expect("a directory");
-    let mut all: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
+    let mut all: Vec<PathBuf> = entries
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
     all.sort();
     all
 }
@@ -132,7 +140,7 @@ fn clean() -> Machine {
 /// This machine, with the project's packages installed.
 fn builder() -> Machine {
     let machine = Machine::over(Path::new("/"));
-    machine.install(&["liballocs-rt1", "liballocs-rt-dev", "allocs-rewrite"].map(package));
+    machine.install(["liballocs-rt1", "liballocs-rt-dev", "allocs-rewrite"].map(package));
     machine
 }
 
@@ -154,19 +162,32 @@ fn release() {
         .arg(&program)
         .succeed();
     let outcome = Command::new(&program).env("ALLOCS_REPORT", "-").succeed();
-    assert!(outcome.stderr().contains("started: relocation"), "{outcome}");
+    assert!(
+        outcome.stderr().contains("started: relocation"),
+        "{outcome}"
+    );
 
     // What is embedded is what is installed.
     Command::new(dir.join("bin/allocs-rewrite"))
-        .args([Path::new("/bin/true"), Path::new("-o"), &dir.make("embedded").join("true")])
+        .args([
+            Path::new("/bin/true"),
+            Path::new("-o"),
+            &dir.make("embedded").join("true"),
+        ])
         .succeed();
     assert_eq!(
         fs::read(dir.join("embedded").join(SONAME)).expect("the embedded runtime"),
         fs::read(&library).expect("the installed runtime"),
     );
-    assert_eq!(fs::read_link(dir.join("lib/liballocs_rt.so")).expect("a link"), Path::new(SONAME));
+    assert_eq!(
+        fs::read_link(dir.join("lib/liballocs_rt.so")).expect("a link"),
+        Path::new(SONAME)
+    );
 
-    let source = dir.write("asks.c", "#include <allocs.h>\nint main(void) { return alloc_get_size != 0; }\n");
+    let source = dir.write(
+        "asks.c",
+        "#include <allocs.h>\nint main(void) { return alloc_get_size != 0; }\n",
+    );
     let flags = Command::line("pkg-config --cflags allocs-rt")
         .env("PKG_CONFIG_PATH", dir.join("share/pkgconfig"))
         .succeed();
@@ -175,9 +196,13 @@ fn release() {
         .arg(source)
         .args(flags.stdout().split_whitespace())
         .succeed();
-    let licences = fs::read_to_string(dir.join("share/doc/allocs-rewrite/THIRD-PARTY")).expect("THIRD-PARTY");
+    let licences =
+        fs::read_to_string(dir.join("share/doc/allocs-rewrite/THIRD-PARTY")).expect("THIRD-PARTY");
     for crate_ in ["clap", "goblin", "iced-x86", "object", "serde_json"] {
-        assert!(licences.contains(&format!("\n{crate_}-")), "{crate_} is missing");
+        assert!(
+            licences.contains(&format!("\n{crate_}-")),
+            "{crate_} is missing"
+        );
     }
 }
 
@@ -189,13 +214,19 @@ fn release_refused() {
         let outcome = in_sources(&script, &dir.join("sources")).run();
         assert_eq!(outcome.code(), Some(1), "{outcome}");
         let stderr = outcome.stderr();
-        assert!(stderr.contains(says) && stderr.lines().count() == 1, "{outcome}");
+        assert!(
+            stderr.contains(says) && stderr.lines().count() == 1,
+            "{outcome}"
+        );
         assert!(entries(&dir.join("out")).is_empty(), "{outcome}");
     };
     let commit = "git commit --quiet --all --message=change";
     refused("echo >>README.md", "the working tree has changes");
     refused("touch new", "the working tree has changes");
-    refused(&format!("sed -i s/^##/#/ CHANGELOG.md; {commit}"), "CHANGELOG.md has no section");
+    refused(
+        &format!("sed -i s/^##/#/ CHANGELOG.md; {commit}"),
+        "CHANGELOG.md has no section",
+    );
     refused(
         &format!("sed -i s/{VERSION}-1/9-1/ rewriter/dist/debian/changelog; {commit}"),
         "rewriter/dist/debian/changelog does not begin with",
@@ -207,32 +238,49 @@ fn debian() {
     let (_, outcome) = packages();
     assert!(!outcome.stdout().contains("\nW: "), "{outcome}");
     let field = |name, field| {
-        let outcome = Command::line("dpkg-deb --field").arg(package(name)).arg(field).succeed();
+        let outcome = Command::line("dpkg-deb --field")
+            .arg(package(name))
+            .arg(field)
+            .succeed();
         outcome.stdout().trim().to_owned()
     };
     assert_eq!(field("liballocs-rt1", "Multi-Arch"), "same");
     let depends = field("allocs-rewrite", "Depends");
-    assert!(depends.contains(&format!("liballocs-rt1 (= {VERSION}-1)")), "{depends}");
+    assert!(
+        depends.contains(&format!("liballocs-rt1 (= {VERSION}-1)")),
+        "{depends}"
+    );
 
     let machine = clean();
-    machine.install(&["liballocs-rt1", "liballocs-rt-dev", "allocs-rewrite"].map(package));
+    machine.install(["liballocs-rt1", "liballocs-rt-dev", "allocs-rewrite"].map(package));
     let dir = Dir::new("autopkgtest");
     machine
         .command("sh")
         .arg(machine.take(Path::new(ROOT).join("rewriter/dist/debian/tests/rewrite")))
         .env("AUTOPKGTEST_TMP", dir.path())
         .succeed();
-    machine.command("dpkg").args(["--purge", "allocs-rewrite", "liballocs-rt-dev", "liballocs-rt1"]).succeed();
+    machine
+        .command("dpkg")
+        .args([
+            "--purge",
+            "allocs-rewrite",
+            "liballocs-rt-dev",
+            "liballocs-rt1",
+        ])
+        .succeed();
 }
 
 /// The sample's packages, built on a machine that has the project's.
 fn sample(machine: &Machine, dir: &Dir) -> Outcome {
-    let copy = "cp -r \"$1\" \"$2\"";
-    let args = [Path::new("sh"), Path::new(&format!("{ROOT}/samples")), &dir.join("samples")];
-    shell(copy, &dir.path()).args(args).succeed();
+    Command::line("cp -r")
+        .args([Path::new(ROOT).join("samples"), dir.join("samples")])
+        .succeed();
     dir.make("build");
     let build = documented("debian-longest");
-    machine.command("sh").args(["-euc", &format!("cd {}; {build}", dir.path().display())]).succeed()
+    machine
+        .command("sh")
+        .args(["-euc", &format!("cd {}; {build}", dir.path().display())])
+        .succeed()
 }
 
 /// A package whose programs were rewritten while it was built: it depends on the runtime's package, passes lintian,
@@ -246,22 +294,45 @@ fn debhelper() {
     let name = |package: &str| format!("build/{package}_1.0_amd64.deb");
     let [built, dbgsym] = ["longest", "longest-dbgsym"].map(|package| dir.join(name(package)));
     for package in ["longest", "longest-dbgsym"] {
-        let [one, other] = [&dir, &elsewhere].map(|dir| fs::read(dir.join(name(package))).expect("a package"));
-        assert!(one == other, "{package} differs from one directory to another");
+        let [one, other] =
+            [&dir, &elsewhere].map(|dir| fs::read(dir.join(name(package))).expect("a package"));
+        assert!(
+            one == other,
+            "{package} differs from one directory to another"
+        );
     }
-    let depends = Command::line("dpkg-deb --field").arg(&built).arg("Depends").succeed();
-    assert!(depends.stdout().contains(&format!("liballocs-rt1 (>= {VERSION})")), "{depends}");
+    let depends = Command::line("dpkg-deb --field")
+        .arg(&built)
+        .arg("Depends")
+        .succeed();
+    assert!(
+        depends
+            .stdout()
+            .contains(&format!("liballocs-rt1 (>= {VERSION})")),
+        "{depends}"
+    );
 
     let unpacked = dir.make("unpacked");
     for package in [&built, &dbgsym] {
-        Command::line("dpkg-deb --extract").args([package, &unpacked]).succeed();
+        Command::line("dpkg-deb --extract")
+            .args([package, &unpacked])
+            .succeed();
     }
-    let [longest, shortest] = ["longest", "shortest"].map(|name| unpacked.join("usr/bin").join(name));
+    let [longest, shortest] =
+        ["longest", "shortest"].map(|name| unpacked.join("usr/bin").join(name));
     assert_eq!(elf::Elf::read(&longest).needed()[0], SONAME);
-    assert!(!elf::Elf::read(&shortest).needed().iter().any(|name| name == SONAME));
+    assert!(
+        !elf::Elf::read(&shortest)
+            .needed()
+            .iter()
+            .any(|name| name == SONAME)
+    );
     let lines = Command::new(needs("gdb"))
         .args(["-nx", "-batch", "-ex"])
-        .arg(format!("set debug-file-directory {}", unpacked.join("usr/lib/debug").display()))
+        .arg(format!(
+            "set debug-file-directory {}",
+            unpacked.join("usr/lib/debug").display()
+        ))
         .arg("-ex")
         .arg(format!("file {}", longest.display()))
         .args(["-ex", "info line main"])
@@ -269,14 +340,32 @@ fn debhelper() {
     assert!(lines.stdout().contains("longest.c\""), "{lines}");
 
     let machine = clean();
-    let missing = machine.command("dpkg").arg("--install").arg(machine.take(&built)).run();
-    assert!(missing.stderr().contains("depends on liballocs-rt1"), "{missing}");
-    machine.install(&[package("liballocs-rt1"), built]);
+    let missing = machine
+        .command("dpkg")
+        .arg("--install")
+        .arg(machine.take(&built))
+        .run();
+    assert!(
+        missing.stderr().contains("depends on liballocs-rt1"),
+        "{missing}"
+    );
+    machine.install([package("liballocs-rt1"), built]);
     for program in ["longest", "shortest"] {
-        let outcome = machine.command(program).stdin("one\nthree\n").env("ALLOCS_REPORT", "-").succeed();
+        let outcome = machine
+            .command(program)
+            .stdin("one\nthree\n")
+            .env("ALLOCS_REPORT", "-")
+            .succeed();
         let rewritten = program == "longest";
-        assert_eq!(outcome.stdout(), if rewritten { "three\n" } else { "one\n" });
-        assert_eq!(outcome.stderr().contains("started: relocation"), rewritten, "{outcome}");
+        assert_eq!(
+            outcome.stdout(),
+            if rewritten { "three\n" } else { "one\n" }
+        );
+        assert_eq!(
+            outcome.stderr().contains("started: relocation"),
+            rewritten,
+            "{outcome}"
+        );
     }
 }
 
@@ -284,15 +373,30 @@ fn debhelper() {
 fn debhelper_bad() {
     let machine = builder();
     for (config, rules, says) in [
-        ("usr/bin/longset", "", "Cannot find (any matches for) \"usr/bin/longset\""),
-        ("", "execute_after_dh_fixperms:\n\tchmod u+s debian/longest/usr/bin/longest\n", "--allow-setuid"),
+        (
+            "usr/bin/longset",
+            "",
+            "Cannot find (any matches for) \"usr/bin/longset\"",
+        ),
+        (
+            "",
+            "execute_after_dh_fixperms:\n\tchmod u+s debian/longest/usr/bin/longest\n",
+            "--allow-setuid",
+        ),
     ] {
         let dir = Dir::new("debhelper-bad");
         let source = dir.join("longest");
         let change = "cp -r \"$1\" \"$2\"; cd \"$2\"; echo \"$3\" >debian/longest.allocs-rewrite; echo \"$4\" >>debian/rules";
         let sample = format!("{ROOT}/samples/debian-longest");
-        shell(change, &dir.path()).args(["sh", &sample]).arg(&source).args([config, rules]).succeed();
-        let build = format!("cd {}; dpkg-buildpackage --no-sign --build=binary", source.display());
+        shell(change, &dir.path())
+            .args(["sh", &sample])
+            .arg(&source)
+            .args([config, rules])
+            .succeed();
+        let build = format!(
+            "cd {}; dpkg-buildpackage --no-sign --build=binary",
+            source.display()
+        );
         let outcome = machine.command("sh").args(["-c", &build]).run();
         assert_ne!(outcome.code(), Some(0), "{outcome}");
         assert!(outcome.stderr().contains(says), "{outcome}");
