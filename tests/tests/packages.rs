@@ -16,7 +16,6 @@ use libtest_mimic::Trial;
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 const SONAME: &str = "liballocs_rt.so.1";
-const LIBDIR: &str = "usr/lib/x86_64-linux-gnu";
 
 pub(crate) fn trials() -> Vec<Trial> {
     trials!["packages":
