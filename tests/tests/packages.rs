@@ -4,7 +4,8 @@
 //! The release is built with less optimisation, by cargo's own variables, to save minutes; nothing else differs.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -22,6 +23,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         debian,
         debhelper,
         debhelper_bad,
+        debhelper_files,
         release,
         release_refused,
     ]
@@ -368,6 +370,27 @@ fn debhelper() {
     }
 }
 
+/// Hard links stay links of one file, and a library that can be run is no program.
+fn debhelper_files() {
+    let machine = builder();
+    let dir = Dir::new("debhelper-files");
+    let rules = "execute_after_dh_fixperms:
+\tln debian/longest/usr/bin/longest debian/longest/usr/bin/again
+\tcp -L /lib/x86_64-linux-gnu/libc.so.6 debian/longest/usr/bin/library
+";
+    changed_sample(&machine, &dir, "usr/bin", rules).succeed();
+    let bin = dir.join("longest/debian/longest/usr/bin");
+    let [longest, again] =
+        ["longest", "again"].map(|name| fs::metadata(bin.join(name)).expect("a program").ino());
+    assert_eq!(longest, again);
+    assert_eq!(elf::Elf::read(bin.join("again")).needed()[0], SONAME);
+    assert!(
+        !elf::Elf::read(bin.join("library"))
+            .needed()
+            .contains(&SONAME.to_owned())
+    );
+}
+
 /// A configuration that names nothing, and a program that cannot be rewritten, end the build, which says why.
 fn debhelper_bad() {
     let machine = builder();
@@ -383,21 +406,27 @@ fn debhelper_bad() {
             "--allow-setuid",
         ),
     ] {
-        let dir = Dir::new("debhelper-bad");
-        let source = dir.join("longest");
-        let change = "cp -r \"$1\" \"$2\"; cd \"$2\"; echo \"$3\" >debian/longest.allocs-rewrite; echo \"$4\" >>debian/rules";
-        let sample = format!("{ROOT}/samples/debian-longest");
-        shell(change, &dir.path())
-            .args(["sh", &sample])
-            .arg(&source)
-            .args([config, rules])
-            .succeed();
-        let build = format!(
-            "cd {}; dpkg-buildpackage --no-sign --build=binary",
-            source.display()
-        );
-        let outcome = machine.command("sh").args(["-c", &build]).run();
+        let outcome = changed_sample(&machine, &Dir::new("debhelper-bad"), config, rules).run();
         assert_ne!(outcome.code(), Some(0), "{outcome}");
         assert!(outcome.stderr().contains(says), "{outcome}");
     }
+}
+
+/// Builds the sample with another configuration and more rules.
+fn changed_sample(machine: &Machine, dir: &Dir, config: &str, rules: &str) -> Command {
+    let source = dir.join("longest");
+    Command::line("cp -r")
+        .args([&Path::new(ROOT).join("samples/debian-longest"), &source])
+        .succeed();
+    fs::write(source.join("debian/longest.allocs-rewrite"), config).expect("a configuration");
+    let mut file = fs::OpenOptions::new()
+        .append(true)
+        .open(source.join("debian/rules"))
+        .expect("debian/rules");
+    write!(file, "\n{rules}").expect("more rules");
+    let build = format!(
+        "cd {}; dpkg-buildpackage --no-sign --build=binary",
+        source.display()
+    );
+    machine.command("sh").args(["-c", &build])
 }
