@@ -22,7 +22,8 @@
 //! | [`census`] | reports made by hand, about real programs |
 //! | [`loader`] | what LD_DEBUG wrote |
 //! | [`tree`] | root trees with other versions of glibc |
-//! | [`machine`] | other machines |
+//! | [`foreign`] | other machines |
+//! | [`machine`] | a machine where packages can be installed |
 //! | [`others`] | other rewriters |
 //! | [`xfs`] | a file system that shares blocks |
 //! | [`explain`] | what `allocs-rewrite explain` says |
@@ -40,6 +41,7 @@ pub mod command;
 pub mod dir;
 pub mod elf;
 pub mod explain;
+pub mod foreign;
 pub mod graph;
 pub mod loader;
 pub mod looked_at;

@@ -1,107 +1,57 @@
-//! Other machines: their compilers, the emulator that runs their programs, and real programs of theirs, which
-//! `tests/trees` unpacks.
+//! A machine that a test may change: a root tree, and a layer over it that takes every change.
 
 use std::path::{Path, PathBuf};
 
-use crate::{Command, Dir, needs, tree};
+use crate::{Command, Dir};
 
-/// A machine, and what there is for it.
-#[derive(Debug, Clone, Copy)]
+/// A root tree whose files stay as they are, whatever is installed there.
+#[derive(Debug)]
 pub struct Machine {
-    /// Debian's name.
-    pub name: &'static str,
-    /// What its tools begin with.
-    pub triplet: &'static str,
-    /// qemu's name of it.
-    pub emulator: &'static str,
-    /// Its glibc applies IFUNCs.
-    pub ifuncs: bool,
-    /// `tests/trees` unpacks programs for it.
-    pub programs: bool,
+    tree: PathBuf,
+    layer: Dir,
 }
-
-const fn machine(name: &'static str, triplet: &'static str, emulator: &'static str) -> Machine {
-    Machine {
-        name,
-        triplet,
-        emulator,
-        ifuncs: true,
-        programs: true,
-    }
-}
-
-/// All whose programs are rewritten, but x86-64.
-pub const ALL: [Machine; 8] = [
-    machine("arm64", "aarch64-linux-gnu", "aarch64"),
-    machine("armel", "arm-linux-gnueabi", "arm"),
-    machine("armhf", "arm-linux-gnueabihf", "arm"),
-    machine("i386", "i686-linux-gnu", "i386"),
-    machine("ppc64el", "powerpc64le-linux-gnu", "ppc64le"),
-    machine("s390x", "s390x-linux-gnu", "s390x"),
-    Machine {
-        programs: false, // not in the release
-        ..machine("ppc64", "powerpc64-linux-gnu", "ppc64")
-    },
-    Machine {
-        programs: false,
-        ..machine("riscv64", "riscv64-linux-gnu", "riscv64")
-    },
-];
 
 impl Machine {
-    /// One of its tools.
-    pub fn tool(&self, name: &str) -> Command {
-        Command::new(needs(&format!("{}-{name}", self.triplet)))
+    /// One that begins as `tree`; `/` is this machine. Needs root.
+    pub fn over(tree: &Path) -> Self {
+        let layer = Dir::new("machine");
+        for directory in ["upper", "work", "root"] {
+            layer.make(directory);
+        }
+        Self {
+            tree: tree.to_owned(),
+            layer,
+        }
     }
 
-    /// A command that runs `program` with the libraries below `root`; `variables` are set for the program only, not
-    /// for the emulator.
-    pub fn run_with(&self, variables: &[(&str, String)], root: &Path, program: &Path) -> Command {
-        let emulator = Command::new(needs(&format!("qemu-{}", self.emulator)));
-        let set = |command: Command, (name, value): &(&str, String)| {
-            command.arg("-E").arg(format!("{name}={value}"))
-        };
-        let emulator = variables.iter().fold(emulator, set);
-        emulator.arg("-L").arg(root).arg(program)
+    /// A command there, which sees the directory of temporary files under its own name. What is run
+    /// is the program that the machine has.
+    pub fn command(&self, program: impl AsRef<Path>) -> Command {
+        const ENTER: &str = "set -e; tree=$1 layer=$2 temporary=$3; shift 3; root=$layer/root
+            mount -t overlay -o \"lowerdir=$tree,upperdir=$layer/upper,workdir=$layer/work\" machine \"$root\"
+            mkdir -p \"$root$temporary\" \"$root/proc\" \"$root/dev\"
+            mount --rbind \"$temporary\" \"$root$temporary\"
+            mount --rbind /proc \"$root/proc\"; mount --rbind /dev \"$root/dev\"
+            exec chroot \"$root\" env --chdir=\"$PWD\" \"$@\"";
+        Command::new(crate::needs("unshare"))
+            .args(["--mount", "sh", "-c", ENTER, "sh"])
+            .args([&self.tree, &self.layer.path(), &std::env::temp_dir()])
+            .arg(program.as_ref())
+            .dir(self.layer.path())
     }
 
-    /// The same with the libraries that its compiler links to, and no variables.
-    pub fn run(&self, program: &Path) -> Command {
-        self.run_with(&[], &self.libraries(), program)
+    /// A copy of `file` that programs there can read, too.
+    pub fn take(&self, file: impl AsRef<Path>) -> PathBuf {
+        let copy = self.layer.join(file.as_ref().file_name().expect("a file"));
+        std::fs::copy(&file, &copy).expect("a copy");
+        copy
     }
 
-    /// Where those are.
-    pub fn libraries(&self) -> PathBuf {
-        Path::new("/usr").join(self.triplet)
-    }
-
-    /// The runtime for it: in the directory, as `liballocs_other.so`.
-    pub fn runtime(&self, dir: &Dir) -> PathBuf {
-        let runtime = dir.join("liballocs_other.so");
-        let without = (!self.ifuncs).then_some("-DNO_IFUNC");
-        self.tool("gcc")
-            .args([
-                "-O1",
-                "-shared",
-                "-fPIC",
-                "-Wl,-soname,liballocs_other.so,-z,initfirst",
-            ])
-            .args(without)
-            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("programs/liballocs_other.c"))
-            .arg("-o")
-            .arg(&runtime)
+    /// Installs Debian packages there, as dpkg does: they have what they depend on, or this fails.
+    pub fn install(&self, packages: impl IntoIterator<Item = PathBuf>) {
+        self.command("dpkg")
+            .args(["--force-unsafe-io", "--install"])
+            .args(packages.into_iter().map(|package| self.take(package)))
             .succeed();
-        runtime
-    }
-
-    /// The tree with its programs.
-    pub fn root(&self) -> PathBuf {
-        let root = tree::place().join("machines").join(self.name);
-        assert!(
-            root.is_dir(),
-            "{} is missing: run tests/run, or tests/trees",
-            root.display()
-        );
-        root
     }
 }

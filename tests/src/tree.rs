@@ -35,6 +35,17 @@ pub fn all() -> &'static [Tree] {
     })
 }
 
+/// A tree with Debian's essential packages, installed and configured by dpkg.
+pub fn essential() -> PathBuf {
+    let root = place().join("essential");
+    assert!(
+        root.is_dir(),
+        "{} is missing: run tests/run, or tests/trees",
+        root.display()
+    );
+    root
+}
+
 /// As in `tests/trees`.
 pub(crate) fn place() -> PathBuf {
     let variable = |name| std::env::var_os(name).map(PathBuf::from);

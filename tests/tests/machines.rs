@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use allocs_tests::explain::{self, Explanation};
+use allocs_tests::foreign::{self, Machine};
 use allocs_tests::loader::{self, Event};
-use allocs_tests::machine::{self, Machine};
 use allocs_tests::tool::Rewritten;
 use allocs_tests::{Command, Dir, Outcome, Rewrite, elf, needs, tool, trial, trials};
 use libtest_mimic::Trial;
@@ -18,7 +18,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         runtime_for_another_machine,
         x32_is_well_formed,
     ];
-    for machine in machine::ALL {
+    for machine in foreign::ALL {
         for variant in VARIANTS {
             let name = format!("machines::{}::{}", machine.name, variant.0);
             all.push(trial(name, move || runs_as_before(machine, variant)));
@@ -328,7 +328,7 @@ fn mips_is_refused() {
 
 fn own_runtime_is_for_this_machine() {
     let dir = Dir::new("no-own-runtime");
-    let program = build(machine::ALL[0], &dir, VARIANTS[0].1);
+    let program = build(foreign::ALL[0], &dir, VARIANTS[0].1);
     Rewrite::new(&program, dir.join("out")).refuse(
         &dir.path(),
         &program,
@@ -342,7 +342,7 @@ fn own_runtime_is_for_this_machine() {
 
 fn runtime_for_another_machine() {
     let dir = Dir::new("another-machine");
-    let program = build(machine::ALL[0], &dir, VARIANTS[0].1);
+    let program = build(foreign::ALL[0], &dir, VARIANTS[0].1);
     let runtime = tool::runtime_in(&dir);
     Rewrite::new(&program, dir.join("out"))
         .args_line("--runtime $ORIGIN/liballocs_rt.so.1")

@@ -35,6 +35,7 @@ mod loader_model;
 mod machines;
 mod odd_layouts;
 mod order;
+mod packages;
 mod phases;
 mod pkg_config;
 mod questions;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
     allocs_tests::trial::remember_places();
     // The long ones first, so that no core is idle at the end.
     let trials = [
+        packages::trials(),
         stress::trials(),
         index::trials(),
         questions::trials(),
