@@ -58,6 +58,11 @@ impl GnuHash {
         self.first
     }
 
+    /// True if no symbol is hashed: then `first` is no symbol's index either.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.chains.is_empty()
+    }
+
     /// Indices of the symbols whose hash is (but for the lowest bit) that of the name.
     fn candidates(&self, hash: u32) -> impl Iterator<Item = u32> {
         let start = match self.may_have(hash) {
