@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, FromArgMatches, Subcommand, ValueEnum};
 
-use allocs_rewrite::{Conditions, Destination, Options, Reading};
+use allocs_rewrite::{Conditions, Destination, ObjectOptions, Options, Reading};
 
 const ABOUT: &str = "Make an allocation runtime start before everything else in a program.";
 
@@ -28,6 +28,7 @@ pub(crate) enum Command {
     #[command(skip)]
     Rewrite(Rewrite),
     Explain(Explain),
+    Object(Object),
     Report(Report),
     Undo(Undo),
     /// Give a rewritten program another runtime, or a newer one
@@ -251,6 +252,43 @@ pub(crate) struct Explain {
     pub(crate) json: bool,
 }
 
+/// Write an object file that does the same when a program is linked with it
+///
+/// For programs that can be linked again: the runtime's init is their first preinit entry, without a
+/// rewrite. Ahead of all else on the link line go the object file and the runtime; what is printed says
+/// how they are written there. For glibc alone: musl ignores preinit entries.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status: 0 OUT was written, 1 it was not (one line on stderr says why), 2 usage.
+
+Example: allocs-rewrite object -o allocs_init.o && gcc allocs_init.o liballocs_rt.so.1 \
+-Wl,-rpath,'$ORIGIN' prog.c -o prog")]
+pub(crate) struct Object {
+    /// Where to write the object file
+    #[arg(short, long, value_name = "OUT")]
+    output: PathBuf,
+
+    /// A runtime of your own: its file, or its soname
+    ///
+    /// By default it is this project's own runtime, which is written beside the object file.
+    #[arg(long, value_name = "NAME|PATH")]
+    runtime: Option<String>,
+
+    /// The runtime's init function
+    ///
+    /// Called with argc, argv and envp ahead of all constructors. If it is an IFUNC, its resolver
+    /// runs even earlier, while the program is relocated. By default it is allocs_preinit, which is one.
+    #[arg(long, value_name = "SYMBOL")]
+    init: Option<String>,
+
+    /// Replace another version of the runtime beside the object file
+    #[arg(long)]
+    force: bool,
+
+    #[command(flatten)]
+    pub(crate) printing: Printing,
+}
+
 /// Say where a process allocates, from the reports that the runtime wrote
 ///
 /// Reads what ALLOCS_REPORT=FILE wrote, where FILE ends in .json, .pb or .pb.gz, and shows each place
@@ -353,6 +391,18 @@ impl Rewrite {
             sysroot: runtime.sysroot.clone(),
             force: runtime.force,
             allow_setuid: runtime.allow_setuid,
+        }
+    }
+}
+
+impl Object {
+    /// What the library is asked to do.
+    pub(crate) fn options(&self) -> ObjectOptions {
+        ObjectOptions {
+            output: self.output.clone(),
+            runtime: self.runtime.clone(),
+            init: self.init.clone(),
+            force: self.force,
         }
     }
 }

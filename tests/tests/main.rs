@@ -28,6 +28,7 @@ mod index;
 mod languages;
 mod layouts;
 mod loader_model;
+mod object_file;
 mod odd_layouts;
 mod order;
 mod phases;
@@ -86,6 +87,7 @@ fn main() -> ExitCode {
         runtime_exports::trials(),
         readme::trials(),
         pkg_config::trials(),
+        object_file::trials(),
         report::trials(),
         report_bad::trials(),
         combinations::trials(),

@@ -165,6 +165,13 @@ impl Symbols {
         Some(u16::from_le_bytes(bytes.try_into().ok()?))
     }
 
+    /// Index of the undefined symbol whose address in this object is `value`: its PLT entry.
+    pub(crate) fn undefined_at(&self, value: u64) -> Option<u32> {
+        let is_at = |symbol: Symbol| symbol.is_undefined() && symbol.value == value;
+        let mut all = (1..self.len()).filter(|_| value != 0);
+        all.find(|&index| self.get(index).is_some_and(is_at))
+    }
+
     /// The definition of `name` that a reference to `version` of it gets here, if any.
     pub(crate) fn find(&self, name: &[u8], version: Option<&[u8]>) -> Option<u32> {
         let defines = |&index: &u32| {
