@@ -26,6 +26,8 @@
 #![forbid(unsafe_code)]
 
 mod census;
+#[doc(hidden)]
+pub mod cli;
 mod direct;
 mod elf;
 mod error;

@@ -2,7 +2,6 @@
 
 #![forbid(unsafe_code)]
 
-mod cli;
 mod signals;
 
 use std::io::{self, Write};
@@ -15,8 +14,8 @@ use anstream::{AutoStream, ColorChoice};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
-use crate::cli::{Command, Explain, Object, Printing, Report, Rewrite, Undo};
 use crate::signals::Signals;
+use allocs_rewrite::cli::{Command, Explain, Object, Printing, Report, Rewrite, Undo};
 
 /// What takes longer than this gets a progress bar.
 const NOTICEABLE: Duration = Duration::from_millis(300);

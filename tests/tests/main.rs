@@ -28,6 +28,7 @@ mod index;
 mod languages;
 mod layouts;
 mod loader_model;
+mod manuals;
 mod object_file;
 mod odd_layouts;
 mod order;
@@ -88,6 +89,7 @@ fn main() -> ExitCode {
         readme::trials(),
         pkg_config::trials(),
         object_file::trials(),
+        manuals::trials(),
         report::trials(),
         report_bad::trials(),
         combinations::trials(),
