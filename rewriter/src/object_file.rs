@@ -3,8 +3,11 @@
 //!
 //! Linked ahead of the program's own objects, its entry is the first of DT_PREINIT_ARRAY. The linker finds
 //! the init symbol in the runtime, a shared object, and leaves the entry to the loader: one R_X86_64_64
-//! relocation, as a rewrite makes it, so an IFUNC's resolver runs while the program is relocated. There is
-//! no code in it, and nothing that depends on where or when it is made.
+//! relocation, as a rewrite makes it, so an IFUNC's resolver runs while the program is relocated. Nothing in
+//! the file depends on where or when it is made.
+//!
+//! Three entries that do nothing follow. Compilers align an array of entries to up to 32 bytes, and linkers
+//! put zeros in front of it, which the loader would call: behind 32 bytes there is nothing to fill up.
 
 use std::path::{Path, PathBuf};
 
@@ -24,6 +27,18 @@ use crate::{directory_of, output, runtime, write};
 
 const PREINIT: &str = ".preinit_array";
 const PROPERTIES: &str = ".note.gnu.property";
+/// The function that does nothing.
+const NOTHING: &str = "allocs_nothing";
+/// `endbr64; ret`, and `int3` up to the alignment of the entries, which come next in the file.
+const NOTHING_CODE: [u8; ALIGNMENT] = {
+    let mut code = [0xcc; ALIGNMENT];
+    [code[0], code[1], code[2], code[3], code[4]] = [0xf3, 0x0f, 0x1e, 0xfa, 0xc3];
+    code
+};
+/// The largest alignment of an array that compilers choose by themselves, in bytes: gcc's of constant data.
+const ALIGNMENT: usize = 32;
+/// Size of an entry in bytes.
+const ENTRY: usize = 8;
 /// The name in the symbol table's STT_FILE symbol; always the same, for the output's would make the bytes
 /// depend on it.
 const FILE: &str = "allocs_init";
@@ -165,35 +180,40 @@ fn emit(path: &Path, runtime: &str, init: &str) -> Result<Vec<u8>> {
         binary_format: BinaryFormat::Elf,
     };
     let mut artifact = ArtifactBuilder::new(target).name(FILE.to_owned()).finish();
-    let section = |kind| Decl::section(kind).with_align(Some(8));
+    let (code, entries, note) = (
+        Decl::function().local().with_align(Some(ALIGNMENT as u64)),
+        Decl::section(SectionKind::Data).with_align(Some(ALIGNMENT as u64)),
+        Decl::section(SectionKind::Text).with_align(Some(8)),
+    );
     artifact
-        .declare_with(PREINIT, section(SectionKind::Data), vec![0; 8])
+        .declare_with(NOTHING, code, NOTHING_CODE.to_vec())
+        .and_then(|()| artifact.declare_with(PREINIT, entries, vec![0; ALIGNMENT]))
+        .and_then(|()| artifact.declare_with(PROPERTIES, note, properties()))
         .map_err(failed)?;
-    artifact
-        .declare_with(PROPERTIES, section(SectionKind::Text), properties())
-        .map_err(failed)?;
-    // One name is one thing to faerie: a symbol that is called like a section is none that it can write.
+    // One name is one thing to faerie: a symbol that is called like one of those is none that it can write.
     let symbol = init.to_owned();
     artifact
         .declare(init, Decl::function_import())
         .map_err(|_| Error::new(Path::new(runtime), ErrorKind::InitName { symbol }))?;
-    let entry = Link {
-        from: PREINIT,
-        to: init,
-        at: 0,
-    };
-    let by = Reloc::Raw {
-        reloc: R_X86_64_64.0,
-        addend: 0,
-    };
-    artifact.link_with(entry, by).map_err(failed)?;
+    for at in (0..ALIGNMENT).step_by(ENTRY) {
+        let entry = Link {
+            from: PREINIT,
+            to: if at == 0 { init } else { NOTHING },
+            at: at as u64,
+        };
+        let by = Reloc::Raw {
+            reloc: R_X86_64_64.0,
+            addend: 0,
+        };
+        artifact.link_with(entry, by).map_err(failed)?;
+    }
     let mut bytes = artifact.emit().map_err(failed)?;
     set_kinds(&mut bytes).ok_or_else(|| broken("faerie's sections are not there".to_owned()))?;
     Ok(bytes)
 }
 
 /// The program keeps what it says of indirect branch tracking and shadow stacks: a linker leaves out what
-/// is not said by every object, and to say it is true of an object without code.
+/// is not said by every object. It is true of this one: its only function begins with endbr64.
 fn properties() -> Vec<u8> {
     let features = GNU_PROPERTY_X86_FEATURE_1_IBT | GNU_PROPERTY_X86_FEATURE_1_SHSTK;
     let name = *b"GNU\0";
