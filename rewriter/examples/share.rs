@@ -28,6 +28,8 @@ const COMPLETIONS: [(Shell, &str); 3] = [
     (Shell::Fish, "fish/vendor_completions.d/allocs-rewrite.fish"),
 ];
 
+const OTHER_SCRIPT: &str = "clap_complete's script is another than it was";
+
 /// Variables of the runtime, which programs that are rewritten look at.
 const RUNTIME: [(&str, &str); 4] = [
     (
@@ -70,7 +72,7 @@ fn main() -> io::Result<()> {
             // clap_complete 4.6 takes the hyphen for the beginning of a command in one of two places.
             Shell::Bash => script.replace("allocs__subcmd__rewrite", "allocs__rewrite"),
             Shell::Zsh => first_word_is_either(&script)?,
-            _ => script.into_owned(),
+            _ => program_is_no_command(&script, &command)?,
         };
         write(&share.join(file), script.as_bytes())?;
     }
@@ -97,7 +99,7 @@ fn first_word_is_either(script: &str) -> io::Result<String> {
     const PROGRAM: &str = "':program -- The dynamically linked executable:_files' \\\n";
     const COMMANDS: &str = "\":: :_allocs-rewrite_commands\" \\\n";
     const END: &str = "        esac\n    ;;\nesac\n}\n";
-    let changed = || {
+    let change = || {
         let (head, rest) = script.split_once(&[PROGRAM, COMMANDS].concat())?;
         let (cases, rest) = rest.split_once(END)?;
         let options = head
@@ -109,8 +111,18 @@ fn first_word_is_either(script: &str) -> io::Result<String> {
              _arguments \"${{_arguments_options[@]}}\" : \\\n{options}{PROGRAM}&& ret=0\n;;\n{END}{rest}"
         ))
     };
-    changed()
-        .ok_or_else(|| io::Error::other("clap_complete's script for zsh is another than it was"))
+    change().ok_or_else(|| io::Error::other(OTHER_SCRIPT))
+}
+
+/// clap_complete takes the first word for a command in fish, whatever it is.
+fn program_is_no_command(script: &str, command: &Command) -> io::Result<String> {
+    const FIRST: &str = "    if set -q argv[1]\n        # Also print the command";
+    let names: Vec<&str> = command.get_subcommands().map(Command::get_name).collect();
+    let known = format!("if contains -- \"$argv[1]\" {}", names.join(" "));
+    match script.matches(FIRST).count() {
+        1 => Ok(script.replace(FIRST, &FIRST.replace("if set -q argv[1]", &known))),
+        _ => Err(io::Error::other(OTHER_SCRIPT)),
+    }
 }
 
 /// A page's name: the words of the command joined, as git has it.
