@@ -11,6 +11,7 @@
 
 mod bad_input;
 mod bad_runtime;
+mod book;
 mod bounds;
 mod changes;
 mod combinations;
@@ -33,6 +34,7 @@ mod object_file;
 mod odd_layouts;
 mod order;
 mod phases;
+mod picture;
 mod pkg_config;
 mod questions;
 mod readme;
@@ -87,6 +89,8 @@ fn main() -> ExitCode {
         snapshots::trials(),
         runtime_exports::trials(),
         readme::trials(),
+        book::trials(),
+        picture::trials(),
         pkg_config::trials(),
         object_file::trials(),
         manuals::trials(),
