@@ -1,10 +1,11 @@
-//! The command line: what can be typed, and what it means.
+//! The command line: what can be typed, and what it means. It is public for the program and for
+//! `examples/share.rs`, which makes man pages and completions of it; it promises nothing to others.
 
 use std::path::{Path, PathBuf};
 
 use clap::{Args, FromArgMatches, Subcommand, ValueEnum};
 
-use allocs_rewrite::{Conditions, Destination, Options, Reading};
+use crate::{Conditions, Destination, ObjectOptions, Options, Reading};
 
 const ABOUT: &str = "Make an allocation runtime start before everything else in a program.";
 
@@ -23,26 +24,29 @@ Example: allocs-rewrite prog -o prog.allocs && ALLOCS_REPORT=- ./prog.allocs";
 
 /// What is to be done.
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command {
+pub enum Command {
     /// What is done when no other command is named.
     #[command(skip)]
     Rewrite(Rewrite),
     Explain(Explain),
+    Object(Object),
     Report(Report),
     Undo(Undo),
     /// Give a rewritten program another runtime, or a newer one
     ///
     /// The result is what a rewrite of the original would be: nothing is added to what was added
     /// before. What is not given stays as it is in PROG.
-    #[command(
-        after_help = "Exit status: 0 done, 1 not done (one line on stderr says why), 2 usage, 3 not done because of --require-first."
-    )]
+    #[command(after_help = "\
+Exit status: 0 done, 1 not done (one line on stderr says why), 2 usage, 3 not done because of \
+--require-first.
+
+Example: allocs-rewrite refresh --in-place prog --runtime /usr/lib/x86_64-linux-gnu/liballocs_rt.so.1")]
     Refresh(Rewrite),
 }
 
 impl Command {
     /// All that can be typed.
-    pub(crate) fn definition() -> clap::Command {
+    pub fn definition() -> clap::Command {
         let command = Rewrite::augment_args(clap::Command::new("allocs-rewrite"));
         Self::augment_subcommands(command)
             .version(env!("CARGO_PKG_VERSION"))
@@ -57,7 +61,7 @@ impl Command {
     }
 
     /// What was typed. Ends the process if that cannot be done.
-    pub(crate) fn parse() -> Self {
+    pub fn parse() -> Self {
         let matches = Self::definition().get_matches();
         let command = match matches.subcommand_name() {
             Some(_) => Self::from_arg_matches(&matches),
@@ -69,7 +73,7 @@ impl Command {
 
 /// `allocs-rewrite PROG -o OUT`, and `allocs-rewrite refresh PROG -o OUT`
 #[derive(Debug, Args)]
-pub(crate) struct Rewrite {
+pub struct Rewrite {
     /// The dynamically linked executable
     #[arg(value_name = "PROG")]
     program: PathBuf,
@@ -81,11 +85,11 @@ pub(crate) struct Rewrite {
     runtime: Runtime,
 
     #[command(flatten)]
-    pub(crate) printing: Printing,
+    pub printing: Printing,
 
     /// Print what was done to each table
     #[arg(short, long, conflicts_with_all = ["quiet", "json"])]
-    pub(crate) verbose: bool,
+    pub verbose: bool,
 }
 
 /// Give back the program that a rewritten one was made from, byte for byte
@@ -93,17 +97,20 @@ pub(crate) struct Rewrite {
 /// Also after strip or objcopy, if the rewrite kept the file's size: then it is what they make of the
 /// original. The runtime's own file stays where it is, for other programs may need it.
 #[derive(Debug, Args)]
-#[command(after_help = "Exit status: 0 done, 1 not done (one line on stderr says why), 2 usage.")]
-pub(crate) struct Undo {
+#[command(after_help = "\
+Exit status: 0 done, 1 not done (one line on stderr says why), 2 usage.
+
+Example: allocs-rewrite undo --in-place prog")]
+pub struct Undo {
     /// The rewritten executable
     #[arg(value_name = "FILE")]
-    pub(crate) program: PathBuf,
+    pub program: PathBuf,
 
     #[command(flatten)]
     place: Place,
 
     #[command(flatten)]
-    pub(crate) printing: Printing,
+    pub printing: Printing,
 }
 
 /// Where the result goes.
@@ -140,14 +147,14 @@ enum InPlace {
 
 /// How much is printed.
 #[derive(Clone, Copy, Debug, Args)]
-pub(crate) struct Printing {
+pub struct Printing {
     /// Print what was done as JSON
     #[arg(long, conflicts_with = "quiet")]
-    pub(crate) json: bool,
+    pub json: bool,
 
     /// Print nothing when all goes well
     #[arg(short, long)]
-    pub(crate) quiet: bool,
+    pub quiet: bool,
 }
 
 /// Which runtime, and how it is called.
@@ -212,13 +219,15 @@ enum Phase {
 /// loaded, from where and by which rule; what runs while it is relocated; the constructors in
 /// order; who defines malloc; and the verdict.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Exit status: 0 the runtime is first, 3 it is not (the last lines say why), 1 PROG cannot be explained, 2 usage."
-)]
-pub(crate) struct Explain {
+#[command(after_help = "\
+Exit status: 0 the runtime is first, 1 PROG cannot be explained, 2 usage, 3 it is not first (the last \
+lines say why).
+
+Example: allocs-rewrite explain --sysroot /srv/image prog")]
+pub struct Explain {
     /// The executable
     #[arg(value_name = "PROG")]
-    pub(crate) program: PathBuf,
+    pub program: PathBuf,
 
     /// The system that PROG will run in, unless it is this one
     #[arg(long, value_name = "DIR")]
@@ -244,11 +253,48 @@ pub(crate) struct Explain {
 
     /// Print what needs what as a tree, and the verdict
     #[arg(long, conflicts_with = "json")]
-    pub(crate) tree: bool,
+    pub tree: bool,
 
     /// Print everything as JSON
     #[arg(long)]
-    pub(crate) json: bool,
+    pub json: bool,
+}
+
+/// Write an object file that does the same when a program is linked with it
+///
+/// For programs that can be linked again: the runtime's init is their first preinit entry, without a
+/// rewrite. Ahead of all else on the link line go the object file and the runtime; what is printed says
+/// how they are written there. For glibc alone: musl ignores preinit entries.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status: 0 OUT was written, 1 it was not (one line on stderr says why), 2 usage.
+
+Example: allocs-rewrite object -o allocs_init.o && gcc allocs_init.o liballocs_rt.so.1 \
+-Wl,-rpath,'$ORIGIN' prog.c -o prog")]
+pub struct Object {
+    /// Where to write the object file
+    #[arg(short, long, value_name = "OUT")]
+    output: PathBuf,
+
+    /// A runtime of your own: its file, or its soname
+    ///
+    /// By default it is this project's own runtime, which is written beside the object file.
+    #[arg(long, value_name = "NAME|PATH")]
+    runtime: Option<String>,
+
+    /// The runtime's init function
+    ///
+    /// Called with argc, argv and envp ahead of all constructors. If it is an IFUNC, its resolver
+    /// runs even earlier, while the program is relocated. By default it is allocs_preinit, which is one.
+    #[arg(long, value_name = "SYMBOL")]
+    init: Option<String>,
+
+    /// Replace another version of the runtime beside the object file
+    #[arg(long)]
+    force: bool,
+
+    #[command(flatten)]
+    pub printing: Printing,
 }
 
 /// Say where a process allocates, from the reports that the runtime wrote
@@ -256,11 +302,14 @@ pub(crate) struct Explain {
 /// Reads what ALLOCS_REPORT=FILE wrote, where FILE ends in .json, .pb or .pb.gz, and shows each place
 /// that allocates with its function and source line. Reports of several processes are added up.
 #[derive(Debug, Args)]
-#[command(after_help = "Exit status: 0 done, 1 a report cannot be read, 2 usage.")]
-pub(crate) struct Report {
+#[command(after_help = "\
+Exit status: 0 done, 1 a report cannot be read, 2 usage.
+
+Example: allocs-rewrite report --diff --by calls before.json after.json")]
+pub struct Report {
     /// The reports
     #[arg(value_name = "FILE", required = true)]
-    pub(crate) reports: Vec<PathBuf>,
+    pub reports: Vec<PathBuf>,
 
     /// Say what changed from the first of two reports to the second
     #[arg(long)]
@@ -272,15 +321,15 @@ pub(crate) struct Report {
 
     /// How many sites are printed
     #[arg(long, value_name = "N", default_value_t = 20)]
-    pub(crate) top: usize,
+    pub top: usize,
 
     /// Write a page with a flame graph and a table of all sites, for a browser
     #[arg(long, value_name = "FILE", conflicts_with = "json")]
-    pub(crate) html: Option<PathBuf>,
+    pub html: Option<PathBuf>,
 
     /// Print everything as JSON
     #[arg(long)]
-    pub(crate) json: bool,
+    pub json: bool,
 
     /// The system that the processes ran in, unless it is this one
     #[arg(long, value_name = "DIR")]
@@ -304,21 +353,21 @@ enum By {
 
 impl Report {
     /// How the library is to read them.
-    pub(crate) fn reading(&self) -> Reading {
+    pub fn reading(&self) -> Reading {
         Reading {
             sysroot: self.sysroot.clone(),
             by: match self.by {
-                By::Live => allocs_rewrite::By::Live,
-                By::Chunks => allocs_rewrite::By::Chunks,
-                By::Bytes => allocs_rewrite::By::Bytes,
-                By::Calls => allocs_rewrite::By::Calls,
-                By::Peak => allocs_rewrite::By::Peak,
+                By::Live => crate::By::Live,
+                By::Chunks => crate::By::Chunks,
+                By::Bytes => crate::By::Bytes,
+                By::Calls => crate::By::Calls,
+                By::Peak => crate::By::Peak,
             },
         }
     }
 
     /// The two reports to compare. Ends the process if there are more or fewer.
-    pub(crate) fn compared(&self) -> Option<[&Path; 2]> {
+    pub fn compared(&self) -> Option<[&Path; 2]> {
         if !self.diff {
             return None;
         }
@@ -336,7 +385,7 @@ impl Report {
 
 impl Rewrite {
     /// What the library is asked to do.
-    pub(crate) fn options(&self) -> Options {
+    pub fn options(&self) -> Options {
         let runtime = &self.runtime;
         Options {
             input: self.program.clone(),
@@ -345,9 +394,9 @@ impl Rewrite {
             init: runtime.init.clone(),
             phase: match runtime.phase {
                 Phase::Auto => None,
-                Phase::Relocation => Some(allocs_rewrite::Phase::Relocation),
-                Phase::Preinit => Some(allocs_rewrite::Phase::Preinit),
-                Phase::Entry => Some(allocs_rewrite::Phase::Entry),
+                Phase::Relocation => Some(crate::Phase::Relocation),
+                Phase::Preinit => Some(crate::Phase::Preinit),
+                Phase::Entry => Some(crate::Phase::Entry),
             },
             require_first: runtime.require_first,
             sysroot: runtime.sysroot.clone(),
@@ -357,9 +406,21 @@ impl Rewrite {
     }
 }
 
+impl Object {
+    /// What the library is asked to do.
+    pub fn options(&self) -> ObjectOptions {
+        ObjectOptions {
+            output: self.output.clone(),
+            runtime: self.runtime.clone(),
+            init: self.init.clone(),
+            force: self.force,
+        }
+    }
+}
+
 impl Undo {
     /// Where the result goes.
-    pub(crate) fn destination(&self) -> Destination {
+    pub fn destination(&self) -> Destination {
         self.place.destination()
     }
 }
@@ -377,7 +438,7 @@ impl Place {
 
 impl Explain {
     /// What the library is to assume.
-    pub(crate) fn conditions(&self) -> Conditions {
+    pub fn conditions(&self) -> Conditions {
         Conditions {
             sysroot: self.sysroot.clone(),
             library_path: self.ld_library_path.clone(),

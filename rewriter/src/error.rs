@@ -193,6 +193,16 @@ pub enum ErrorKind {
         /// What to do.
         advice: &'static str,
     },
+    /// The program was linked with an object file of `allocs-rewrite object`.
+    #[error(
+        "starts a runtime first already: it was linked so that its first preinit entry is `{init}`, its first library {needed}; nothing is left to do"
+    )]
+    LinkedWithRuntime {
+        /// The runtime's DT_NEEDED string.
+        needed: String,
+        /// Its init symbol.
+        init: String,
+    },
     /// There is nothing to undo or refresh.
     #[error("is not rewritten; name a file that allocs-rewrite made")]
     NotRewritten,

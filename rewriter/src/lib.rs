@@ -18,12 +18,16 @@
 //! [`explain()`] asks what the dynamic loader will do with a program: `loader` is the model of it, one
 //! file for each of its questions, and `explain` puts the answers in the order of time.
 //!
+//! [`write_object`] writes the same as an object file, for who can link the program again.
+//!
 //! [`census()`] reads the reports that the runtime writes and says where a process allocates; [`compare`]
 //! says what changed between two of them.
 
 #![forbid(unsafe_code)]
 
 mod census;
+#[doc(hidden)]
+pub mod cli;
 mod direct;
 mod elf;
 mod error;
@@ -34,6 +38,7 @@ mod input;
 mod layout;
 mod loader;
 mod names;
+mod object_file;
 mod output;
 mod parse;
 mod phase;
@@ -64,6 +69,7 @@ pub use census::{
 };
 pub use error::{Error, ErrorKind, Result};
 pub use explain::{Conditions, Explanation, explain};
+pub use object_file::{ObjectFile, ObjectOptions, write_object};
 pub use output::{Destination, Written};
 pub use phase::Phase;
 pub use report::{Action, Report, Runtime, Size, Table, Undone};

@@ -2,7 +2,6 @@
 
 #![forbid(unsafe_code)]
 
-mod cli;
 mod signals;
 
 use std::io::{self, Write};
@@ -15,8 +14,8 @@ use anstream::{AutoStream, ColorChoice};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
-use crate::cli::{Command, Explain, Printing, Report, Rewrite, Undo};
 use crate::signals::Signals;
+use allocs_rewrite::cli::{Command, Explain, Object, Printing, Report, Rewrite, Undo};
 
 /// What takes longer than this gets a progress bar.
 const NOTICEABLE: Duration = Duration::from_millis(300);
@@ -32,6 +31,7 @@ fn main() -> ExitCode {
         Command::Refresh(refresh) => run_rewrite(&refresh, allocs_rewrite::refresh),
         Command::Undo(undo) => run_undo(&undo),
         Command::Explain(explain) => run_explain(&explain),
+        Command::Object(object) => run_object(&object),
         Command::Report(report) => run_report(&report),
     }
 }
@@ -65,6 +65,19 @@ fn run_undo(arguments: &Undo) -> ExitCode {
             let text = undone.summary() + "\n";
             let printed = print(arguments.printing, &undone, &text, &undone.notes);
             ended(printed, ExitCode::SUCCESS)
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+fn run_object(arguments: &Object) -> ExitCode {
+    match with_progress(|_| allocs_rewrite::write_object(&arguments.options())) {
+        Ok(object) => {
+            let text = object.summary() + "\n";
+            ended(
+                print(arguments.printing, &object, &text, &[]),
+                ExitCode::SUCCESS,
+            )
         }
         Err(error) => failed(&error),
     }

@@ -1,6 +1,6 @@
 //! Where the result goes: a file of its own, or the place of the program, or into the program.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, Metadata, Permissions};
 use std::io;
 use std::ops::ControlFlow;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -85,8 +85,34 @@ pub(crate) fn resolve(destination: &Destination, input: &Input) -> Result<Target
     }
 }
 
-/// Follows a symbolic link to what it names, and refuses what is no file to write.
+/// As [`file_to_write`], and knows the input under another name.
 fn resolve_file(output: &Path, input: &Input) -> Result<Target> {
+    let (path, present) = file_to_write(output)?;
+    let Some(metadata) = present else {
+        return Ok(Target {
+            path,
+            replaces_input: false,
+            direct: false,
+        });
+    };
+    let same = (metadata.dev(), metadata.ino()) == (input.metadata.dev(), input.metadata.ino());
+    if same && entry(output) != entry(input.source.path()) {
+        return Err(Error::new(
+            output,
+            ErrorKind::SameFile {
+                prog: input.source.path().display().to_string(),
+            },
+        ));
+    }
+    Ok(Target {
+        path,
+        replaces_input: same,
+        direct: false,
+    })
+}
+
+/// Follows a symbolic link to what it names, and refuses what is no file to write. Says what is there.
+pub(crate) fn file_to_write(output: &Path) -> Result<(PathBuf, Option<Metadata>)> {
     let link = fs::symlink_metadata(output);
     let is_link = link.is_ok_and(|metadata| metadata.is_symlink());
     let path = match is_link {
@@ -94,13 +120,8 @@ fn resolve_file(output: &Path, input: &Input) -> Result<Target> {
             .map_err(|source| Error::io(output, "follow the link", source))?,
         false => output.to_owned(),
     };
-    let mut target = Target {
-        path,
-        replaces_input: false,
-        direct: false,
-    };
-    let Ok(metadata) = fs::metadata(&target.path) else {
-        return Ok(target);
+    let Ok(metadata) = fs::metadata(&path) else {
+        return Ok((path, None));
     };
     let kind = metadata.file_type();
     let what = if kind.is_dir() {
@@ -112,20 +133,10 @@ fn resolve_file(output: &Path, input: &Input) -> Result<Target> {
     } else {
         None
     };
-    if let Some(what) = what {
-        return Err(Error::new(output, ErrorKind::OutputKind { what }));
+    match what {
+        Some(what) => Err(Error::new(output, ErrorKind::OutputKind { what })),
+        None => Ok((path, Some(metadata))),
     }
-    let same = (metadata.dev(), metadata.ino()) == (input.metadata.dev(), input.metadata.ino());
-    if same && entry(output) != entry(input.source.path()) {
-        return Err(Error::new(
-            output,
-            ErrorKind::SameFile {
-                prog: input.source.path().display().to_string(),
-            },
-        ));
-    }
-    target.replaces_input = same;
-    Ok(target)
 }
 
 /// The directory entry that a path names: its directory without links, and its last component.

@@ -41,6 +41,11 @@ impl Phase {
         }
     }
 
+    /// True if a symbol is the own runtime's init for any phase.
+    pub(crate) fn is_own_init(symbol: &str) -> bool {
+        Self::ALL.iter().any(|phase| phase.init_symbol() == symbol)
+    }
+
     /// As it is typed and shown.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -85,10 +90,15 @@ pub(crate) fn choose(
             "use --phase relocation or preinit",
         ),
         (false, Some(phase)) => Ok(phase),
-        (false, None) => Ok(match kind {
-            Some(Kind::Function) => Phase::Preinit,
-            Some(Kind::Ifunc) | None => Phase::Relocation,
-        }),
+        (false, None) => Ok(earliest(kind)),
+    }
+}
+
+/// The earliest phase under glibc for an init symbol of that kind.
+pub(crate) fn earliest(kind: Option<Kind>) -> Phase {
+    match kind {
+        Some(Kind::Function) => Phase::Preinit,
+        Some(Kind::Ifunc) | None => Phase::Relocation,
     }
 }
 

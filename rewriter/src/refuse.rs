@@ -26,9 +26,18 @@ fn second_rewrite(
     request: Request<'_>,
 ) -> Result<()> {
     let found = rewritten::recognise(source, image, Some(&findings.preinit))?;
-    let Some(Rewritten { needed, init, .. }) = found else {
+    let Some(Rewritten {
+        needed,
+        init,
+        linked,
+        ..
+    }) = found
+    else {
         return Ok(());
     };
+    if linked {
+        return Err(source.error(ErrorKind::LinkedWithRuntime { needed, init }));
+    }
     let same = init == request.init && needed == request.needed;
     Err(source.error(ErrorKind::AlreadyRewritten {
         needed,

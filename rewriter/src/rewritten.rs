@@ -2,13 +2,16 @@
 //!
 //! Its first preinit entry is filled by a relocation against an undefined symbol, and
 //! DF_1_INITFIRST is set; of the two, shared sanitizer runtimes have the first, and no linker sets
-//! the second by itself. One for musl has a trampoline at its entry point instead of the entry.
+//! the second by itself. What was linked with the twin of a rewrite (`object_file`) lacks the second: bfd and
+//! gold do not set it in executables even if they are asked to. There the own runtime's init symbol tells.
+//! One for musl has a trampoline at its entry point instead of the entry.
 
 use object::elf::{DF_1_INITFIRST, DT_FLAGS_1};
 
 use crate::elf::{Entry, FileOffset, Rela, Symbol, Vaddr};
 use crate::error::Result;
 use crate::parse::Image;
+use crate::phase::Phase;
 use crate::source::Source;
 
 /// What a rewritten executable starts with.
@@ -24,6 +27,8 @@ pub(crate) struct Rewritten {
     pub(crate) init: String,
     /// The runtime's DT_NEEDED string.
     pub(crate) needed: String,
+    /// It was not rewritten but linked with the twin of a rewrite.
+    pub(crate) linked: bool,
 }
 
 /// What the program starts with, if it is rewritten. `preinit` are the relocations of its preinit
@@ -36,7 +41,7 @@ pub(crate) fn recognise(
     let flags = image.dynamic.get(DT_FLAGS_1).unwrap_or(0);
     let of_array = image.preinit.map(|array| array.vaddr);
     let slot = of_array.or(image.trampoline.map(|trampoline| trampoline.slot));
-    let Some(slot) = slot.filter(|_| flags & DF_1_INITFIRST.0 != 0) else {
+    let Some(slot) = slot else {
         return Ok(None);
     };
     let found = match (of_array, preinit) {
@@ -54,14 +59,20 @@ pub(crate) fn recognise(
     let Some(symbol) = symbols.first().filter(|symbol| symbol.is_undefined()) else {
         return Ok(None);
     };
-    let needed = image.needed(source)?.into_iter().next();
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    let init = text(image.string(source, u64::from(symbol.name))?);
+    let linked = flags & DF_1_INITFIRST.0 == 0;
+    if linked && !Phase::is_own_init(&init) {
+        return Ok(None);
+    }
+    let needed = image.needed(source)?.into_iter().next();
     Ok(Some(Rewritten {
         slot,
         relocation,
         symbol: rela.symbol,
-        init: text(image.string(source, u64::from(symbol.name))?),
+        init,
         needed: text(needed.unwrap_or_default()),
+        linked,
     }))
 }
 

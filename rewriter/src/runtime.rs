@@ -1,8 +1,7 @@
 //! The runtime that goes first: the embedded one, or one that the user names.
 
 use std::fs;
-use std::io::{self, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use goblin::elf::Elf;
@@ -14,6 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::parse::Image;
 use crate::phase::Phase;
 use crate::source::Source;
+use crate::write;
 
 /// The project's own runtime, as built with this program.
 const EMBEDDED: &[u8] = include_bytes!(env!("ALLOCS_RUNTIME"));
@@ -281,7 +281,8 @@ pub(crate) fn install(directory: &Path, force: bool) -> Result<Installed> {
     if present == Present::Other && !force {
         return Err(Error::new(&path, ErrorKind::RuntimeDiffers));
     }
-    write(directory, &path).map_err(|source| Error::io(&path, "write", source))?;
+    write::whole_file(&path, EMBEDDED, 0o755)
+        .map_err(|source| Error::io(&path, "write", source))?;
     Ok(Installed {
         path,
         remove: present == Present::Nothing,
@@ -307,14 +308,4 @@ fn present(path: &Path) -> io::Result<Present> {
             false => Ok(Present::Other),
         },
     }
-}
-
-fn write(directory: &Path, path: &Path) -> io::Result<()> {
-    let mut file = tempfile::Builder::new()
-        .prefix(".allocs-rewrite-")
-        .permissions(fs::Permissions::from_mode(0o755))
-        .tempfile_in(directory)?;
-    file.write_all(EMBEDDED)?;
-    file.persist(path)?;
-    Ok(())
 }

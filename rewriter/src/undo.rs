@@ -99,6 +99,7 @@ fn put(source: &Source, spans: &mut Spans, at: FileOffset, bytes: Vec<u8>) -> Re
 pub(crate) fn original(source: &Source) -> Result<(Rewritten, Spans)> {
     let image = Image::parse(source)?;
     let found = rewritten::recognise(source, &image, None)?;
+    let found = found.filter(|found| !found.linked);
     let found = found.ok_or_else(|| source.error(ErrorKind::NotRewritten))?;
     let lost = || source.error(ErrorKind::NoUndo);
     let format = source.format();

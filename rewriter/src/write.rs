@@ -5,15 +5,16 @@
 //! shared file that change, none pass through this process. Holes stay holes. New bytes are written first
 //! and the input's are copied around them, so that a write in the wrong place cannot survive.
 
-use std::fs::{self, File};
-use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{SeekFrom, copy_file_range, ioctl_ficlone, seek};
 use rustix::io::Errno;
 use tempfile::NamedTempFile;
 
+use crate::directory_of;
 use crate::elf::{FileOffset, PAGE, align_down, align_up};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::Source;
@@ -36,13 +37,9 @@ pub(crate) struct Output {
 impl Output {
     /// Starts a file that will be `path`, in its directory.
     pub(crate) fn create(path: &Path) -> Result<Self> {
-        let directory = match path.parent() {
-            Some(parent) if parent != Path::new("") => parent,
-            _ => Path::new("."),
-        };
         let temporary = tempfile::Builder::new()
             .prefix(".allocs-rewrite-")
-            .tempfile_in(directory)
+            .tempfile_in(directory_of(path))
             .map_err(|source| Error::io(path, "write in its directory", source))?;
         Ok(Self {
             temporary,
@@ -211,6 +208,17 @@ impl Output {
     fn checked<T>(&self, action: &'static str, result: io::Result<T>) -> Result<T> {
         result.map_err(|source| Error::io(&self.path, action, source))
     }
+}
+
+/// Writes a small file that takes its name when it is whole, with `mode` as the umask leaves it.
+pub(crate) fn whole_file(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let mut file = tempfile::Builder::new()
+        .prefix(".allocs-rewrite-")
+        .permissions(Permissions::from_mode(mode))
+        .tempfile_in(directory_of(path))?;
+    file.write_all(bytes)?;
+    file.persist(path)?;
+    Ok(())
 }
 
 fn is_sparse(source: &Source) -> bool {

@@ -24,13 +24,22 @@ pub fn needs(program: &str) -> PathBuf {
 
 /// Where the linker `wild` is, which `tests/run` builds: Debian has none.
 pub fn wild() -> PathBuf {
-    let wild = tool::binary().with_file_name("../tools/bin/wild");
+    built("wild")
+}
+
+/// Where `mdbook` is, which `tests/run` builds as well.
+pub fn mdbook() -> PathBuf {
+    built("mdbook")
+}
+
+fn built(program: &str) -> PathBuf {
+    let path = tool::binary().with_file_name("../tools/bin").join(program);
     assert!(
-        wild.exists(),
+        path.exists(),
         "{} is missing: run tests/run, which builds it",
-        wild.display()
+        path.display()
     );
-    wild
+    path
 }
 
 fn package_of(program: &str) -> Option<&'static str> {

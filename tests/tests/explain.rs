@@ -10,6 +10,7 @@ use libtest_mimic::Trial;
 pub(crate) fn trials() -> Vec<Trial> {
     trials!["explain":
         first_after_the_rewrite,
+        nothing_exported,
         not_rewritten,
         rival_ahead_of_preinit,
         rival_by_preload,
@@ -93,6 +94,22 @@ fn first_after_the_rewrite() {
     assert!(
         rivals.iter().any(|rival| rival.ends_with("librival.so")),
         "{rivals:?}"
+    );
+}
+
+/// ld's hash table then says nothing of how many symbols there are.
+fn nothing_exported() {
+    let dir = Dir::new("explain-nothing-exported");
+    let source = dir.write("main.c", "int main(void) { return 0; }\n");
+    gcc(&dir, "-fno-pie -no-pie -fuse-ld=bfd -o main")
+        .arg(source)
+        .succeed();
+    let result = Rewrite::new(dir.join("main"), dir.join("rewritten")).succeed();
+    let explanation = explain::of(&result.path);
+    assert!(
+        explanation.verdict().starts_with("first: "),
+        "{}",
+        explanation.outcome
     );
 }
 

@@ -11,6 +11,7 @@
 
 mod bad_input;
 mod bad_runtime;
+mod book;
 mod bounds;
 mod build_systems;
 mod build_systems_bazel;
@@ -33,10 +34,13 @@ mod languages;
 mod layouts;
 mod loader_model;
 mod machines;
+mod manuals;
+mod object_file;
 mod odd_layouts;
 mod order;
 mod packages;
 mod phases;
+mod picture;
 mod pkg_config;
 mod questions;
 mod readme;
@@ -97,7 +101,11 @@ fn main() -> ExitCode {
         snapshots::trials(),
         runtime_exports::trials(),
         readme::trials(),
+        book::trials(),
+        picture::trials(),
         pkg_config::trials(),
+        object_file::trials(),
+        manuals::trials(),
         report::trials(),
         report_bad::trials(),
         combinations::trials(),

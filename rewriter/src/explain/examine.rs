@@ -92,6 +92,8 @@ pub(super) struct View<'a> {
 pub(super) struct Init {
     pub(super) symbol: String,
     index: u32,
+    /// It is called through the PLT, which binds it when it is called.
+    pub(super) lazy: bool,
     pub(super) definition: Option<Definition>,
     pub(super) phase: Phase,
 }
@@ -205,7 +207,8 @@ impl View<'_> {
     }
 
     /// A rewritten program has DF_1_INITFIRST, which no linker sets by itself, and a first preinit
-    /// entry that is filled with somebody else's function; for musl, a trampoline that calls it.
+    /// entry that is filled with somebody else's function; for musl, a trampoline that calls it. One that
+    /// was linked with the object file may lack the flag; there the own runtime's symbol tells.
     fn init(&self) -> Option<Init> {
         let program = self.object(EXECUTABLE);
         let entry = match self.is_musl() {
@@ -213,19 +216,23 @@ impl View<'_> {
             true => program.trampoline.as_ref(),
         };
         let index = entry.and_then(|entry| entry.reference)?;
+        let lazy = entry.is_some_and(|entry| entry.address.is_some()) && !program.now;
         let symbol = program.symbols.get(index)?;
-        if !symbol.is_undefined() || !program.has(DF_1_INITFIRST) {
+        let name = as_text(program.symbols.name(index)?);
+        let ours = program.has(DF_1_INITFIRST) || Phase::is_own_init(&name);
+        if !symbol.is_undefined() || !ours {
             return None;
         }
         let definition = self.closure.bind(EXECUTABLE, index);
         let kind = definition.and_then(|definition| self.closure.kind(definition));
         Some(Init {
-            symbol: as_text(program.symbols.name(index)?),
+            symbol: name,
             index,
+            lazy,
             definition,
             phase: match kind {
                 _ if self.is_musl() => Phase::Entry,
-                Some(STT_GNU_IFUNC) => Phase::Relocation,
+                Some(STT_GNU_IFUNC) if !lazy => Phase::Relocation,
                 _ => Phase::Preinit,
             },
         })

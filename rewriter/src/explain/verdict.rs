@@ -82,8 +82,15 @@ impl View<'_> {
                     "not first: {rival} has DF_1_INITFIRST and is mapped last of those that do, so \
                      its constructors run before `{symbol}` of {runtime}"
                 ),
-                "rewrite the original with --phase relocation, which takes an init function that is \
-                 an IFUNC; that of the project's own runtime is one",
+                match init.lazy {
+                    true => {
+                        "link it with -z now, which binds the init function while it is relocated"
+                    }
+                    false => {
+                        "rewrite the original with --phase relocation, which takes an init function \
+                         that is an IFUNC; that of the project's own runtime is one"
+                    }
+                },
             );
         }
         let when = match init.phase {

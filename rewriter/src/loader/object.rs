@@ -221,8 +221,8 @@ impl Reader<'_> {
         })
     }
 
-    /// Number of dynamic symbols: what the hash table knows of, or without one, what the relocations
-    /// refer to.
+    /// Number of dynamic symbols: what the hash table knows of; without one, or if it hashes nothing (ld
+    /// makes such a table of a program that exports nothing), what the relocations refer to.
     fn count_symbols(&self) -> Result<(u64, Option<GnuHash>)> {
         let tables = parse::Tables {
             source: self.source,
@@ -231,11 +231,6 @@ impl Reader<'_> {
         };
         let gnu = tables.gnu_hash()?;
         let sysv = tables.sysv_hash()?;
-        let rela = match (gnu, sysv) {
-            (None, None) => self.relocation_tables()?.map(Some),
-            _ => [None, None],
-        };
-        let count = tables.symbol_count(sysv, gnu, rela, &[])?;
         let hash = match gnu {
             Some(Table { at, size, .. }) if size <= LARGEST_TABLE => {
                 let bytes = self.source.bytes(at, size, "the DT_GNU_HASH table")?;
@@ -243,6 +238,12 @@ impl Reader<'_> {
             }
             _ => None,
         };
+        let hashes_nothing = gnu.is_none() || hash.as_ref().is_some_and(GnuHash::is_empty);
+        let rela = match sysv {
+            None if hashes_nothing => self.relocation_tables()?.map(Some),
+            _ => [None, None],
+        };
+        let count = tables.symbol_count(sysv, gnu, rela, &[])?;
         // A table that hashes nothing says nothing of the undefined symbols before its first.
         let first = hash.as_ref().map_or(0, |hash| u64::from(hash.first()));
         let lies = first.saturating_mul(Symbol::size(self.source.format())) > self.source.len();

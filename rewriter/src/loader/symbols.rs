@@ -61,6 +61,11 @@ impl GnuHash {
         self.first
     }
 
+    /// True if no symbol is hashed: then `first` is no symbol's index either.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.chains.is_empty()
+    }
+
     /// Indices of the symbols whose hash is (but for the lowest bit) that of the name.
     fn candidates(&self, hash: u32) -> impl Iterator<Item = u32> {
         let start = match self.may_have(hash) {
@@ -185,6 +190,13 @@ impl Symbols {
         let at = usize::try_from(index).ok()?.checked_mul(2)?;
         let bytes = self.versions.get(at..at.checked_add(2)?)?;
         self.format.half(bytes)
+    }
+
+    /// Index of the undefined symbol whose address in this object is `value`: its PLT entry.
+    pub(crate) fn undefined_at(&self, value: u64) -> Option<u32> {
+        let is_at = |symbol: Symbol| symbol.is_undefined() && symbol.value == value;
+        let mut all = (1..self.len()).filter(|_| value != 0);
+        all.find(|&index| self.get(index).is_some_and(is_at))
     }
 
     /// The definition of `name` that a reference to `version` of it gets here, if any.

@@ -79,6 +79,12 @@ impl Reader<'_> {
                     Ok(())
                 })?;
         }
+        // Without a relocation, a linker may have put in the PLT entry that it made the function's address.
+        if let Some(first) = object.preinit_array.first_mut()
+            && let Some(address) = first.address
+        {
+            first.reference = object.symbols.undefined_at(address.0);
+        }
         Ok(())
     }
 
