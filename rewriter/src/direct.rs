@@ -20,6 +20,7 @@ use crate::elf::FileOffset;
 use crate::error::{Error, ErrorKind, Result};
 use crate::input::Input;
 use crate::spans::Spans;
+use crate::temporary;
 
 /// A program about to be edited.
 #[derive(Debug)]
@@ -111,12 +112,7 @@ impl Record {
     /// Puts the record in place, whole and locked, if no other run has one there.
     fn write(&self, path: &Path) -> Result<File> {
         let failed = |source| Error::io(path, "write", source);
-        let mut file = tempfile::Builder::new()
-            .prefix(".allocs-rewrite-")
-            .tempfile_in(directory_of(path))
-            .map_err(failed)?;
-        flock(file.as_file(), FlockOperation::NonBlockingLockExclusive)
-            .map_err(|error| failed(error.into()))?;
+        let mut file = temporary::create_in(directory_of(path)).map_err(failed)?;
         let json = serde_json::to_vec(self).map_err(|error| failed(error.into()))?;
         file.write_all(&json).map_err(failed)?;
         file.persist_noclobber(path)

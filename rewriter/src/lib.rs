@@ -23,6 +23,7 @@
 
 #![forbid(unsafe_code)]
 
+mod attributes;
 mod census;
 mod direct;
 mod elf;
@@ -48,6 +49,7 @@ mod runtime;
 mod source;
 mod spans;
 mod sysv_hash;
+mod temporary;
 mod trampoline;
 mod trusted;
 mod undo;

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use goblin::elf::Elf;
@@ -13,6 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::parse::Image;
 use crate::phase::Phase;
 use crate::source::Source;
+use crate::temporary;
 
 /// The project's own runtime, as built with this program.
 const EMBEDDED: &[u8] = include_bytes!(env!("ALLOCS_RUNTIME"));
@@ -290,10 +290,7 @@ fn present(path: &Path) -> io::Result<Present> {
 }
 
 fn write(directory: &Path, path: &Path) -> io::Result<()> {
-    let mut file = tempfile::Builder::new()
-        .prefix(".allocs-rewrite-")
-        .permissions(fs::Permissions::from_mode(0o755))
-        .tempfile_in(directory)?;
+    let mut file = temporary::create_with_mode(directory, 0o755)?;
     file.write_all(EMBEDDED)?;
     file.persist(path)?;
     Ok(())

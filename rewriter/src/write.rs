@@ -14,10 +14,12 @@ use rustix::fs::{SeekFrom, copy_file_range, ioctl_ficlone, seek};
 use rustix::io::Errno;
 use tempfile::NamedTempFile;
 
+use crate::directory_of;
 use crate::elf::{FileOffset, PAGE, align_down, align_up};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::Source;
 use crate::spans::{Content, Span, Spans};
+use crate::temporary;
 
 /// Bytes that the kernel copies in one call, so that progress shows.
 const CHUNK: u64 = 4 << 20;
@@ -36,13 +38,7 @@ pub(crate) struct Output {
 impl Output {
     /// Starts a file that will be `path`, in its directory.
     pub(crate) fn create(path: &Path) -> Result<Self> {
-        let directory = match path.parent() {
-            Some(parent) if parent != Path::new("") => parent,
-            _ => Path::new("."),
-        };
-        let temporary = tempfile::Builder::new()
-            .prefix(".allocs-rewrite-")
-            .tempfile_in(directory)
+        let temporary = temporary::create_in(directory_of(path))
             .map_err(|source| Error::io(path, "write in its directory", source))?;
         Ok(Self {
             temporary,
@@ -190,11 +186,12 @@ impl Output {
         Ok(())
     }
 
-    /// Gives the file its name. The bytes are flushed to disk only where they replace others: what
-    /// is new can be made again, what is replaced cannot (cp(1) does not flush either).
-    pub(crate) fn finish(self) -> Result<()> {
+    /// Gives the file its name. The bytes are flushed to disk only where they replace others that are
+    /// to be `kept` till then: what is new can be made again, what is replaced cannot (cp(1) does not
+    /// flush either).
+    pub(crate) fn finish(self, kept: bool) -> Result<()> {
         let Self { temporary, path } = self;
-        if fs::symlink_metadata(&path).is_ok() {
+        if kept && fs::symlink_metadata(&path).is_ok() {
             let flushed = temporary.as_file().sync_all();
             flushed.map_err(|source| Error::io(&path, "flush", source))?;
         }
