@@ -9,10 +9,12 @@ use goblin::elf::header::{EM_X86_64, ET_DYN};
 use goblin::elf::sym::STT_GNU_IFUNC;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::loader::system::System;
 use crate::parse::Image;
 use crate::phase::Phase;
 use crate::source::Source;
 use crate::temporary;
+use crate::trusted;
 
 /// The project's own runtime, as built with this program.
 const EMBEDDED: &[u8] = include_bytes!(env!("ALLOCS_RUNTIME"));
@@ -142,10 +144,47 @@ pub(crate) fn check_init(needed: &str, init: &str) -> Result<()> {
     ))
 }
 
-/// Checks the runtime that `needed` names for an executable in `origin`, where it can be found, and
-/// says what its init symbol is, and where.
-pub(crate) fn check(needed: &str, init: &str, origin: &Path) -> Result<Option<(Kind, PathBuf)>> {
-    let Some(path) = find(needed, origin) else {
+/// The runtime's init symbol, and the file that defines it, where that can be found.
+pub(crate) type Found = Option<(Kind, PathBuf)>;
+
+/// What a rewrite asks of the place of its result.
+pub(crate) trait Surroundings {
+    /// Checks the runtime that `needed` names for an executable in `origin`.
+    fn check(&self, needed: &str, init: &str, origin: &Path) -> Result<Found>;
+
+    /// Says what is wrong with that runtime as a library of a privileged program, if anything is.
+    fn flaw(&self, needed: &str) -> Option<String>;
+
+    /// Sees to it that the own runtime is in `directory`.
+    fn install(&self, directory: &Path, force: bool) -> Result<Option<Installed>>;
+}
+
+/// One program on this machine.
+pub(crate) struct ThisMachine;
+
+impl Surroundings for ThisMachine {
+    fn check(&self, needed: &str, init: &str, origin: &Path) -> Result<Found> {
+        check(needed, init, &[origin], &[])
+    }
+
+    fn flaw(&self, needed: &str) -> Option<String> {
+        trusted::flaw(needed, &[])
+    }
+
+    fn install(&self, directory: &Path, force: bool) -> Result<Option<Installed>> {
+        install(directory, force).map(Some)
+    }
+}
+
+/// Checks the runtime that `needed` names, if it is to be found in one of the `trees`, or else on this
+/// machine; $ORIGIN is any of `origins`.
+pub(crate) fn check(
+    needed: &str,
+    init: &str,
+    origins: &[&Path],
+    trees: &[System],
+) -> Result<Found> {
+    let Some(path) = find(needed, origins, trees) else {
         return Ok(None);
     };
     let read = read_shared_object(&path);
@@ -170,20 +209,23 @@ pub(crate) fn check(needed: &str, init: &str, origin: &Path) -> Result<Option<(K
     }
 }
 
-fn find(needed: &str, origin: &Path) -> Option<PathBuf> {
+fn find(needed: &str, origins: &[&Path], trees: &[System]) -> Option<PathBuf> {
     let relative = needed
         .strip_prefix("$ORIGIN/")
         .or_else(|| needed.strip_prefix("${ORIGIN}/"));
     if let Some(relative) = relative {
-        return Some(origin.join(relative)).filter(|path| path.exists());
+        let candidates = origins.iter().map(|origin| origin.join(relative));
+        return candidates.into_iter().find(|path| path.exists());
     }
-    if needed.starts_with('/') {
-        return Some(PathBuf::from(needed)).filter(|path| path.exists());
-    }
-    let candidates = DEFAULT_DIRECTORIES.iter();
-    candidates
-        .map(|directory| Path::new(directory).join(needed))
-        .find(|path| path.exists())
+    let candidates: Vec<PathBuf> = match needed.starts_with('/') {
+        true => vec![PathBuf::from(needed)],
+        false => (DEFAULT_DIRECTORIES.iter())
+            .map(|directory| Path::new(directory).join(needed))
+            .collect(),
+    };
+    let in_tree = |tree: &System| candidates.iter().find_map(|path| tree.real_path(path).ok());
+    let found = trees.iter().find_map(in_tree);
+    found.or_else(|| candidates.into_iter().find(|path| path.exists()))
 }
 
 fn read_shared_object(path: &Path) -> io::Result<Vec<u8>> {
