@@ -1,10 +1,14 @@
 //! The command line: what can be typed, and what it means.
 
+mod tree;
+
 use std::path::{Path, PathBuf};
 
 use clap::{Args, FromArgMatches, Subcommand, ValueEnum};
 
 use allocs_rewrite::{Conditions, Destination, Options, Reading};
+
+pub(crate) use self::tree::Tree;
 
 const ABOUT: &str = "Make an allocation runtime start before everything else in a program.";
 
@@ -38,6 +42,7 @@ pub(crate) enum Command {
         after_help = "Exit status: 0 done, 1 not done (one line on stderr says why), 2 usage, 3 not done because of --require-first."
     )]
     Refresh(Rewrite),
+    Tree(Tree),
 }
 
 impl Command {
@@ -79,6 +84,9 @@ pub(crate) struct Rewrite {
 
     #[command(flatten)]
     runtime: Runtime,
+
+    #[command(flatten)]
+    first: First,
 
     #[command(flatten)]
     pub(crate) printing: Printing,
@@ -173,14 +181,6 @@ struct Runtime {
     #[arg(long, value_enum, default_value = "auto")]
     phase: Phase,
 
-    /// Write nothing unless the runtime will be first (exit status 3): see `explain`
-    #[arg(long)]
-    require_first: bool,
-
-    /// The system that the result will run in, for --require-first, unless it is this one
-    #[arg(long, value_name = "DIR")]
-    sysroot: Option<PathBuf>,
-
     /// Replace another version of the runtime beside the result
     #[arg(long)]
     force: bool,
@@ -191,6 +191,18 @@ struct Runtime {
     /// rights: --runtime has to be an absolute path to a file that only root can replace.
     #[arg(long)]
     allow_setuid: bool,
+}
+
+/// Whether it has to be first, and where.
+#[derive(Debug, Args)]
+struct First {
+    /// Write nothing unless the runtime will be first (exit status 3): see `explain`
+    #[arg(long)]
+    require_first: bool,
+
+    /// The system that the result will run in, for --require-first, unless it is this one
+    #[arg(long, value_name = "DIR")]
+    sysroot: Option<PathBuf>,
 }
 
 /// When the runtime's init function is called.
@@ -343,16 +355,23 @@ impl Rewrite {
             output: self.place.destination(),
             runtime: runtime.runtime.clone(),
             init: runtime.init.clone(),
-            phase: match runtime.phase {
-                Phase::Auto => None,
-                Phase::Relocation => Some(allocs_rewrite::Phase::Relocation),
-                Phase::Preinit => Some(allocs_rewrite::Phase::Preinit),
-                Phase::Entry => Some(allocs_rewrite::Phase::Entry),
-            },
-            require_first: runtime.require_first,
-            sysroot: runtime.sysroot.clone(),
+            phase: runtime.phase.phase(),
+            require_first: self.first.require_first,
+            sysroot: self.first.sysroot.clone(),
             force: runtime.force,
             allow_setuid: runtime.allow_setuid,
+        }
+    }
+}
+
+impl Phase {
+    /// What the library calls it.
+    fn phase(self) -> Option<allocs_rewrite::Phase> {
+        match self {
+            Self::Auto => None,
+            Self::Relocation => Some(allocs_rewrite::Phase::Relocation),
+            Self::Preinit => Some(allocs_rewrite::Phase::Preinit),
+            Self::Entry => Some(allocs_rewrite::Phase::Entry),
         }
     }
 }

@@ -22,6 +22,9 @@ use crate::input::Input;
 use crate::spans::Spans;
 use crate::temporary;
 
+/// Behind a dot and the program's name.
+const SUFFIX: &str = ".allocs-rewrite";
+
 /// A program about to be edited.
 #[derive(Debug)]
 pub(crate) struct Direct {
@@ -171,8 +174,14 @@ fn inode(file: &File, path: &Path) -> Result<u64> {
 fn record_path(program: &Path) -> PathBuf {
     let mut name = std::ffi::OsString::from(".");
     name.push(program.file_name().unwrap_or_default());
-    name.push(".allocs-rewrite");
+    name.push(SUFFIX);
     program.with_file_name(name)
+}
+
+/// Whether a file can only be a record, by its name.
+pub(crate) fn is_record(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+    name.starts_with(b".") && name.ends_with(SUFFIX.as_bytes()) && name.len() > SUFFIX.len() + 1
 }
 
 fn remove(record: &Path) -> Result<()> {

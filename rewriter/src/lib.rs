@@ -15,6 +15,8 @@
 //!
 //! No phase changes what an earlier one made.
 //!
+//! [`tree()`] does it to all executables of a tree.
+//!
 //! [`explain()`] asks what the dynamic loader will do with a program: `loader` is the model of it, one
 //! file for each of its questions, and `explain` puts the answers in the order of time.
 //!
@@ -51,6 +53,7 @@ mod spans;
 mod sysv_hash;
 mod temporary;
 mod trampoline;
+mod tree;
 mod trusted;
 mod undo;
 mod verify;
@@ -70,6 +73,7 @@ pub use output::{Destination, Written};
 pub use phase::Phase;
 pub use report::{Action, Report, Runtime, Size, Table, Undone};
 pub use runtime::SONAME;
+pub use tree::{Outcome, Stamp, Starts, TreeFile, TreeOptions, TreeReport, tree};
 
 use crate::input::Input;
 use crate::output::{Pending, Target};

@@ -15,7 +15,7 @@ use anstream::{AutoStream, ColorChoice};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
-use crate::cli::{Command, Explain, Printing, Report, Rewrite, Undo};
+use crate::cli::{Command, Explain, Printing, Report, Rewrite, Tree, Undo};
 use crate::signals::Signals;
 
 /// What takes longer than this gets a progress bar.
@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         Command::Undo(undo) => run_undo(&undo),
         Command::Explain(explain) => run_explain(&explain),
         Command::Report(report) => run_report(&report),
+        Command::Tree(tree) => run_tree(&tree),
     }
 }
 
@@ -65,6 +66,26 @@ fn run_undo(arguments: &Undo) -> ExitCode {
             let text = undone.summary() + "\n";
             let printed = print(arguments.printing, &undone, &text, &undone.notes);
             ended(printed, ExitCode::SUCCESS)
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+fn run_tree(arguments: &Tree) -> ExitCode {
+    match with_progress(|progress| allocs_rewrite::tree(&arguments.options(), progress)) {
+        Ok(report) => {
+            let mut messages: Vec<String> =
+                report.failures.iter().map(ToString::to_string).collect();
+            messages.dedup(); // many programs, and one runtime
+            for message in messages {
+                eprintln!("allocs-rewrite: {message}");
+            }
+            let mut text = report.summary() + "\n";
+            if arguments.verbose {
+                text += &report.details();
+            }
+            let status = ExitCode::from(u8::from(!report.failures.is_empty()));
+            ended(print(arguments.printing, &report, &text, &[]), status)
         }
         Err(error) => failed(&error),
     }

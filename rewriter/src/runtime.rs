@@ -318,6 +318,13 @@ enum Present {
     Other,
 }
 
+/// True if `directory` has a file with the own runtime's name that is not the own runtime.
+pub(crate) fn is_another(directory: &Path) -> Result<bool> {
+    let path = directory.join(SONAME);
+    let present = present(&path).map_err(|source| Error::io(&path, "read", source))?;
+    Ok(present == Present::Other)
+}
+
 fn present(path: &Path) -> io::Result<Present> {
     match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Present::Nothing),
