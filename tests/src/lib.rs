@@ -21,6 +21,7 @@
 //! | [`census`] | reports made by hand, about real programs |
 //! | [`loader`] | what LD_DEBUG wrote |
 //! | [`tree`] | root trees with other versions of glibc |
+//! | [`mod@snapshot`] | all that a tree of files has |
 //! | [`others`] | other rewriters |
 //! | [`xfs`] | a file system that shares blocks |
 //! | [`explain`] | what `allocs-rewrite explain` says |
@@ -46,6 +47,7 @@ pub mod needs;
 pub mod others;
 pub mod report;
 pub mod sample;
+pub mod snapshot;
 pub mod structure;
 pub mod tool;
 pub mod tree;

@@ -15,7 +15,7 @@ use crate::trusted;
 pub(crate) struct Runtimes {
     source: PathBuf,
     output: PathBuf,
-    /// The output and the source, in this order.
+    /// The source, and the output, which may have more: what both have is yet to be copied.
     trees: Vec<System>,
     /// What was found, by DT_NEEDED string and init symbol.
     checked: Mutex<BTreeMap<(String, String), Found>>,
@@ -35,9 +35,9 @@ enum Own {
 
 impl Runtimes {
     pub(crate) fn new(source: &Path, output: &Path) -> Result<Self> {
-        let mut trees = vec![System::new(Some(output))?];
+        let mut trees = vec![System::new(Some(source))?];
         if source != output {
-            trees.push(System::new(Some(source))?);
+            trees.push(System::new(Some(output))?);
         }
         Ok(Self {
             source: source.to_owned(),
@@ -82,10 +82,7 @@ impl Runtimes {
 impl Surroundings for Runtimes {
     fn check(&self, needed: &str, init: &str, origin: &Path) -> Result<Found> {
         let original = self.original(origin);
-        let origins: Vec<&Path> = [Some(origin), original.as_deref()]
-            .into_iter()
-            .flatten()
-            .collect();
+        let origins: Vec<&Path> = original.as_deref().into_iter().chain([origin]).collect();
         if needed.starts_with('$') {
             return runtime::check(needed, init, &origins, &self.trees);
         }
