@@ -55,7 +55,9 @@ fn described(item: &Item<'_>) -> TreeFile {
 
 fn program(tree: &Tree<'_>, item: &Item<'_>, progress: &mut Progress<'_>) -> Result<Done> {
     if let Some(known) = file::made_before(tree, item)? {
-        if let Some(starts) = &known.starts {
+        if let Some(starts) =
+            (known.starts.as_ref()).filter(|_| known.outcome == Outcome::Rewritten)
+        {
             provide(tree, item, starts)?;
         }
         let made = link_all(tree, item)?;
@@ -83,9 +85,6 @@ fn program(tree: &Tree<'_>, item: &Item<'_>, progress: &mut Progress<'_>) -> Res
         Verdict::Left { reason, starts } => {
             done.made = copy_all(tree, item, progress)?;
             file.reason = Some(reason);
-            if let Some(starts) = &starts {
-                provide(tree, item, starts)?;
-            }
             file.starts = starts;
         }
         Verdict::Refused(error) => {
@@ -140,7 +139,9 @@ fn copy(tree: &Tree<'_>, item: &Item<'_>, progress: &mut Progress<'_>) -> Result
     let entry = item.entry;
     let (from, to) = (tree.source.join(&entry.path), tree.output.join(&entry.path));
     let same = same::copied(&from, &entry.metadata, &to);
-    if same.map_err(|source| Error::io(&to, "read", source))? {
+    if same.map_err(|source| Error::io(&to, "read", source))?
+        && (!entry.is_program() || file::starts_now(&from) == file::starts_now(&to))
+    {
         return Ok(false);
     }
     if !entry.metadata.is_file() {

@@ -1,6 +1,7 @@
 //! A file that may be executed: is it an executable, and what becomes of it?
 
 use std::fs;
+use std::path::Path;
 
 use super::entry::{check_same, input_stamp};
 use super::links::{self, Item, Marker};
@@ -61,25 +62,29 @@ pub(crate) fn made_before(tree: &Tree<'_>, item: &Item<'_>) -> Result<Option<Tre
     let to = tree.output.join(path);
     let same = match known.outcome {
         Outcome::Failed => false,
-        Outcome::Unchanged => same::copied(&tree.source.join(path), original, &to)
-            .map_err(|source| Error::io(&to, "read", source))?,
+        Outcome::Unchanged => {
+            let same = same::copied(&tree.source.join(path), original, &to);
+            same.map_err(|source| Error::io(&to, "read", source))?
+                && starts_now(&to) == known.starts
+        }
         Outcome::Rewritten => {
             let size = known.output.as_ref().map(|output| output.size);
             let found = fs::symlink_metadata(&to).ok();
             found.is_some_and(|found| {
                 same::belongings(original, &found) && Some(found.len()) == size
-            }) && starts_now(&to).is_ok_and(|starts| starts == known.starts)
+            }) && starts_now(&to) == known.starts
         }
     };
     Ok(Some(known).filter(|_| same).cloned())
 }
 
-/// What the file starts, as it is.
-fn starts_now(path: &std::path::Path) -> Result<Option<Starts>> {
-    let input = input::open(path)?;
-    let image = Image::parse(&input.source)?;
-    let found = rewritten::recognise(&input.source, &image, None)?;
-    Ok(found.map(starts))
+/// The runtime that the file starts as it is; none if it is no rewritten program. An earlier run that was
+/// asked for something else may have made it, and size and time do not say that.
+pub(crate) fn starts_now(path: &Path) -> Option<Starts> {
+    let input = input::open(path).ok()?;
+    let image = Image::parse(&input.source).ok()?;
+    let found = rewritten::recognise(&input.source, &image, None).ok()?;
+    found.map(starts)
 }
 
 fn starts(found: Rewritten) -> Starts {

@@ -35,6 +35,7 @@ pub(crate) struct Request {
     runtime: Option<String>,
     init: Option<String>,
     phase: Option<Phase>,
+    allow_setuid: bool,
     include: Vec<String>,
     exclude: Vec<String>,
 }
@@ -140,6 +141,7 @@ impl Request {
             runtime: options.runtime.clone(),
             init: options.init.clone(),
             phase: options.phase,
+            allow_setuid: options.allow_setuid,
             include: options.include.clone(),
             exclude: options.exclude.clone(),
         }
@@ -175,11 +177,13 @@ impl Manifest {
         Ok(true)
     }
 
-    /// What it says of the file at `path`.
+    /// What it says of the file at `path`, unless it has two of that text.
     pub(crate) fn file(&self, path: &Path) -> Option<&TreeFile> {
-        let path = path.to_str()?;
-        let found = self.files.binary_search_by(|file| (*file.path).cmp(path));
-        self.files.get(found.ok()?)
+        let path = text(path);
+        let first = self.files.partition_point(|file| file.path < path);
+        let mut found = self.files.iter().skip(first);
+        let file = found.next().filter(|file| file.path == path);
+        file.filter(|_| found.next().is_none_or(|next| next.path != path))
     }
 }
 

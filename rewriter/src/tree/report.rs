@@ -68,13 +68,14 @@ impl TreeReport {
     /// The line that is printed by default.
     pub fn summary(&self) -> String {
         let mut line = format!(
-            "{}: {} start the runtime first ({} rewritten now)",
+            "{}: {} the runtime first ({} rewritten now)",
             self.output.display(),
-            counted(self.rewritten, "executable"),
+            counted(self.rewritten, "executable starts", "executables start"),
             self.made,
         );
         if self.copied > 0 {
-            line += &format!(", {} copied", counted(self.copied, "other entry"));
+            let others = counted(self.copied, "other entry", "other entries");
+            line += &format!(", {others} copied");
         }
         if self.failed > 0 {
             line += &format!(", {} failed", self.failed);
@@ -96,10 +97,9 @@ impl TreeReport {
     }
 }
 
-fn counted(number: usize, what: &str) -> String {
-    match (number, what.strip_suffix('y')) {
-        (1, _) => format!("1 {what}"),
-        (_, Some(stem)) => format!("{number} {stem}ies"),
-        (_, None) => format!("{number} {what}s"),
+fn counted(number: usize, one: &str, many: &str) -> String {
+    match number {
+        1 => format!("1 {one}"),
+        _ => format!("{number} {many}"),
     }
 }
