@@ -28,8 +28,10 @@ pub(crate) fn trials() -> Vec<Trial> {
     ]
 }
 
-/// Random moments, a part of those of each way.
-const MOMENTS: usize = 50;
+/// How often it is killed, each way: a hundred times together.
+const KILLS: usize = 50;
+/// Runs that may have ended by the moment at which they were to be killed.
+const RUNS: usize = 4 * KILLS;
 
 /// Programs under several names, and other files, in directories of their own.
 fn tree(dir: &Dir, programs: usize) -> PathBuf {
@@ -65,12 +67,17 @@ fn duration(command: &[&Path]) -> Duration {
     started.elapsed()
 }
 
-/// Runs it, and kills it at a random moment. False if it had ended by then.
-fn kill_at_random(command: &[&Path], usual: Duration, random: &mut fastrand::Rng) -> bool {
+/// Runs it, and kills it at a random moment of its `usual` time, which gets shorter if it had ended by then.
+/// True if it was killed.
+fn kill_at_random(command: &[&Path], usual: &mut Duration, random: &mut fastrand::Rng) -> bool {
     let mut child = start(command);
     std::thread::sleep(usual.mul_f64(random.f64()));
     child.kill().expect("killed");
-    child.wait().expect("its end").signal().is_some()
+    let killed = child.wait().expect("its end").signal().is_some();
+    if !killed {
+        *usual = usual.mul_f64(0.9);
+    }
+    killed
 }
 
 /// A snapshot without the times of the runtime's files, which are made anew.
@@ -98,17 +105,19 @@ fn copying() {
     let dir = Dir::new("tree-killed");
     let (source, output) = (tree(&dir, 25), dir.join("dst"));
     let command = [&*source, Path::new("-o"), &*output];
-    let usual = duration(&command);
+    let mut usual = duration(&command);
     let expected = all_but_times(&output);
     let seed = 7;
     let mut random = fastrand::Rng::with_seed(seed);
-    let (mut killed, mut unfinished) = (0, 0);
-    for moment in 0..MOMENTS {
+    let (mut killed, mut unfinished, mut moment) = (0, 0, 0);
+    while killed < KILLS {
+        moment += 1;
+        assert!(moment < RUNS, "{killed} killed");
         fs::remove_dir_all(&output).expect("removed");
         let _ = fs::remove_file(dir.join("dst.allocs-tree.json"));
         // And once more: what a killed run leaves is what the next one finds.
         for _ in 0..2 {
-            killed += usize::from(kill_at_random(&command, usual, &mut random));
+            killed += usize::from(kill_at_random(&command, &mut usual, &mut random));
             if !output.exists() {
                 continue;
             }
@@ -128,10 +137,7 @@ fn copying() {
         assert_same(&expected, &all_but_times(&output));
         assert_no_left_overs(&dir.path());
     }
-    assert!(
-        killed > MOMENTS && unfinished > 10,
-        "{killed} killed, {unfinished} unfinished"
-    );
+    assert!(unfinished > KILLS / 4, "{unfinished} unfinished");
 }
 
 fn replacing() {
@@ -143,14 +149,16 @@ fn replacing() {
     };
     let command = [Path::new("--in-place"), &*work];
     fresh();
-    let (old, usual) = (snapshot(&work), duration(&command));
+    let (old, mut usual) = (snapshot(&work), duration(&command));
     let new = snapshot(&work);
     let seed = 11;
     let mut random = fastrand::Rng::with_seed(seed);
-    let (mut killed, mut unfinished) = (0, 0);
-    for moment in 0..MOMENTS {
+    let (mut killed, mut unfinished, mut moment) = (0, 0, 0);
+    while killed < KILLS {
+        moment += 1;
+        assert!(moment < RUNS, "{killed} killed");
         fresh();
-        killed += usize::from(kill_at_random(&command, usual, &mut random));
+        killed += usize::from(kill_at_random(&command, &mut usual, &mut random));
         let found = snapshot(&work);
         for (path, content) in contents(&found).filter(|(path, _)| !is_temporary(path)) {
             let versions = [&old, &new].map(|all| all.get(path).map(|n| (n.size, n.content)));
@@ -169,10 +177,7 @@ fn replacing() {
         assert_same(&all[0], &all[1]);
         assert_no_left_overs(&work);
     }
-    assert!(
-        killed > MOMENTS / 2 && unfinished > 10,
-        "{killed} killed, {unfinished} unfinished"
-    );
+    assert!(unfinished > KILLS / 4, "{unfinished} unfinished");
 }
 
 /// It takes away what it had begun, and ends by that signal.

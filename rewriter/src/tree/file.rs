@@ -13,6 +13,7 @@ use crate::input::{self, Input};
 use crate::output::{self, Target};
 use crate::parse::Image;
 use crate::rewritten::{self, Rewritten};
+use crate::runtime::SONAME;
 use crate::{Destination, Error, Job, Options, Progress, undo};
 
 /// What became of a file.
@@ -103,7 +104,8 @@ pub(crate) fn consider(
     let path = tree.source.join(&item.entry.path);
     let input = input::open_to_change(&path)?;
     check_same(&input, item)?;
-    if !is_elf(&input)? {
+    // The runtimes that we wrote are not part of the tree.
+    if path.ends_with(SONAME) || !is_elf(&input)? {
         return Ok(Considered {
             verdict: Verdict::NoProgram,
             input: None,

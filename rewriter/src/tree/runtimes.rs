@@ -58,7 +58,7 @@ impl Runtimes {
     pub(crate) fn provide(&self, directory: &Path, force: bool) -> Result<()> {
         self.install(directory, force)?;
         if let Some(own) = locked(&self.installed).get_mut(directory)
-            && let Own::Ready { _file: file } = std::mem::replace(own, Own::Used)
+            && let Own::Ready(file) = std::mem::replace(own, Own::Used)
         {
             file.keep();
         }
@@ -114,7 +114,7 @@ impl Surroundings for Runtimes {
             return Err(Error::new(&path, ErrorKind::RuntimeDiffers));
         }
         let file = runtime::install(directory, force)?;
-        installed.insert(directory.to_owned(), Own::Ready { _file: file });
+        installed.insert(directory.to_owned(), Own::Ready(file));
         Ok(None)
     }
 }
