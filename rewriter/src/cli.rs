@@ -1,11 +1,15 @@
 //! The command line: what can be typed, and what it means. It is public for the program and for
 //! `examples/share.rs`, which makes man pages and completions of it; it promises nothing to others.
 
+mod tree;
+
 use std::path::{Path, PathBuf};
 
 use clap::{Args, FromArgMatches, Subcommand, ValueEnum};
 
 use crate::{Conditions, Destination, ObjectOptions, Options, Reading};
+
+pub use self::tree::Tree;
 
 const ABOUT: &str = "Make an allocation runtime start before everything else in a program.";
 
@@ -42,6 +46,7 @@ Exit status: 0 done, 1 not done (one line on stderr says why), 2 usage, 3 not do
 
 Example: allocs-rewrite refresh --in-place prog --runtime /usr/lib/x86_64-linux-gnu/liballocs_rt.so.1")]
     Refresh(Rewrite),
+    Tree(Tree),
 }
 
 impl Command {
@@ -83,6 +88,9 @@ pub struct Rewrite {
 
     #[command(flatten)]
     runtime: Runtime,
+
+    #[command(flatten)]
+    first: First,
 
     #[command(flatten)]
     pub printing: Printing,
@@ -180,14 +188,6 @@ struct Runtime {
     #[arg(long, value_enum, default_value = "auto")]
     phase: Phase,
 
-    /// Write nothing unless the runtime will be first (exit status 3): see `explain`
-    #[arg(long)]
-    require_first: bool,
-
-    /// The system that the result will run in, for --require-first, unless it is this one
-    #[arg(long, value_name = "DIR")]
-    sysroot: Option<PathBuf>,
-
     /// Replace another version of the runtime beside the result
     #[arg(long)]
     force: bool,
@@ -198,6 +198,18 @@ struct Runtime {
     /// rights: --runtime has to be an absolute path to a file that only root can replace.
     #[arg(long)]
     allow_setuid: bool,
+}
+
+/// Whether it has to be first, and where.
+#[derive(Debug, Args)]
+struct First {
+    /// Write nothing unless the runtime will be first (exit status 3): see `explain`
+    #[arg(long)]
+    require_first: bool,
+
+    /// The system that the result will run in, for --require-first, unless it is this one
+    #[arg(long, value_name = "DIR")]
+    sysroot: Option<PathBuf>,
 }
 
 /// When the runtime's init function is called.
@@ -392,14 +404,9 @@ impl Rewrite {
             output: self.place.destination(),
             runtime: runtime.runtime.clone(),
             init: runtime.init.clone(),
-            phase: match runtime.phase {
-                Phase::Auto => None,
-                Phase::Relocation => Some(crate::Phase::Relocation),
-                Phase::Preinit => Some(crate::Phase::Preinit),
-                Phase::Entry => Some(crate::Phase::Entry),
-            },
-            require_first: runtime.require_first,
-            sysroot: runtime.sysroot.clone(),
+            phase: runtime.phase.phase(),
+            require_first: self.first.require_first,
+            sysroot: self.first.sysroot.clone(),
             force: runtime.force,
             allow_setuid: runtime.allow_setuid,
         }
@@ -414,6 +421,18 @@ impl Object {
             runtime: self.runtime.clone(),
             init: self.init.clone(),
             force: self.force,
+        }
+    }
+}
+
+impl Phase {
+    /// What the library calls it.
+    fn phase(self) -> Option<crate::Phase> {
+        match self {
+            Self::Auto => None,
+            Self::Relocation => Some(crate::Phase::Relocation),
+            Self::Preinit => Some(crate::Phase::Preinit),
+            Self::Entry => Some(crate::Phase::Entry),
         }
     }
 }

@@ -20,6 +20,10 @@ use crate::elf::FileOffset;
 use crate::error::{Error, ErrorKind, Result};
 use crate::input::Input;
 use crate::spans::Spans;
+use crate::temporary;
+
+/// Behind a dot and the program's name.
+const SUFFIX: &str = ".allocs-rewrite";
 
 /// A program about to be edited.
 #[derive(Debug)]
@@ -111,12 +115,7 @@ impl Record {
     /// Puts the record in place, whole and locked, if no other run has one there.
     fn write(&self, path: &Path) -> Result<File> {
         let failed = |source| Error::io(path, "write", source);
-        let mut file = tempfile::Builder::new()
-            .prefix(".allocs-rewrite-")
-            .tempfile_in(directory_of(path))
-            .map_err(failed)?;
-        flock(file.as_file(), FlockOperation::NonBlockingLockExclusive)
-            .map_err(|error| failed(error.into()))?;
+        let mut file = temporary::create_in(directory_of(path)).map_err(failed)?;
         let json = serde_json::to_vec(self).map_err(|error| failed(error.into()))?;
         file.write_all(&json).map_err(failed)?;
         file.persist_noclobber(path)
@@ -198,8 +197,14 @@ fn inode(file: &File, path: &Path) -> Result<u64> {
 fn record_path(program: &Path) -> PathBuf {
     let mut name = std::ffi::OsString::from(".");
     name.push(program.file_name().unwrap_or_default());
-    name.push(".allocs-rewrite");
+    name.push(SUFFIX);
     program.with_file_name(name)
+}
+
+/// Whether a file can only be a record, by its name.
+pub(crate) fn is_record(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+    name.starts_with(b".") && name.ends_with(SUFFIX.as_bytes()) && name.len() > SUFFIX.len() + 1
 }
 
 fn remove(record: &Path) -> Result<()> {

@@ -313,6 +313,37 @@ pub enum ErrorKind {
     /// The caller ended the run.
     #[error("was not written: the run was stopped")]
     Stopped,
+    /// What was to be a tree is no directory.
+    #[error("is not a directory; name the directory that has the executables in it")]
+    NoTree,
+    /// One of the two trees contains the other.
+    #[error(
+        "cannot be the copy of {other}: one is in the other; choose another place, or rewrite with --in-place"
+    )]
+    TreeOverlap {
+        /// The tree that is read.
+        other: String,
+    },
+    /// Another run on this tree has not ended.
+    #[error("is being written by another run of allocs-rewrite tree; wait for its end")]
+    TreeBusy,
+    /// Where a directory should be is something else.
+    #[error("is in the way of a directory; move it away")]
+    InTheWay,
+    /// A glob that means nothing.
+    #[error("is no glob: {what}; `*`, `?`, `[...]` and `**/` stand for something in it")]
+    Glob {
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// Something else stands where the manifest goes.
+    #[error("exists and is no manifest of a tree; move it away, or name another with --manifest")]
+    NoManifest,
+    /// The caller ended a run on a tree.
+    #[error(
+        "was not finished: the run was stopped; what was written is whole, and another run goes on from there"
+    )]
+    TreeStopped,
     /// `--require-first`, and the runtime would not be first.
     #[error("was not written: {verdict}; {remedy}")]
     NotFirst {

@@ -10,8 +10,8 @@ use xattr::FileExt;
 
 use crate::direct;
 use crate::error::{Error, ErrorKind, Result};
+use crate::runtime::Surroundings;
 use crate::source::Source;
-use crate::trusted;
 
 /// The extended attribute that holds file capabilities (capabilities(7)).
 pub(crate) const CAPABILITIES: &str = "security.capability";
@@ -36,12 +36,18 @@ pub(crate) struct Privileges {
 impl Privileges {
     /// Refuses a runtime that would not be found in a privileged process, or that others than root
     /// can replace. glibc ignores $ORIGIN there (elf/dl-load.c, `_dl_dst_substitute`).
-    pub(crate) fn check(&self, source: &Source, needed: &str, allowed: bool) -> Result<()> {
+    pub(crate) fn check(
+        &self,
+        source: &Source,
+        needed: &str,
+        allowed: bool,
+        surroundings: &dyn Surroundings,
+    ) -> Result<()> {
         let Some(privilege) = self.kind else {
             return Ok(());
         };
         let flaw = match allowed {
-            true => trusted::flaw(needed),
+            true => surroundings.flaw(needed),
             false => Some("that is not asked for".to_owned()),
         };
         match flaw {

@@ -15,6 +15,8 @@
 //!
 //! No phase changes what an earlier one made.
 //!
+//! [`tree()`] does it to all executables of a tree.
+//!
 //! [`explain()`] asks what the dynamic loader will do with a program: `loader` is the model of it, one
 //! file for each of its questions, and `explain` puts the answers in the order of time.
 //!
@@ -25,6 +27,7 @@
 
 #![forbid(unsafe_code)]
 
+mod attributes;
 mod census;
 #[doc(hidden)]
 pub mod cli;
@@ -53,7 +56,9 @@ mod runtime;
 mod source;
 mod spans;
 mod sysv_hash;
+mod temporary;
 mod trampoline;
+mod tree;
 mod trusted;
 mod undo;
 mod verify;
@@ -74,14 +79,15 @@ pub use output::{Destination, Written};
 pub use phase::Phase;
 pub use report::{Action, Report, Runtime, Size, Table, Undone};
 pub use runtime::SONAME;
+pub use tree::{Outcome, Stamp, Starts, TreeFile, TreeOptions, TreeReport, tree};
 
 use crate::elf::Format;
 use crate::input::Input;
-use crate::output::Pending;
+use crate::output::{Pending, Target};
 use crate::parse::Image;
 use crate::plan::Plan;
 use crate::rewritten::Rewritten;
-use crate::runtime::Request;
+use crate::runtime::{Request, Surroundings, ThisMachine};
 use crate::source::Source;
 use crate::spans::Spans;
 
@@ -134,9 +140,14 @@ pub type Progress<'a> = dyn FnMut(u64, u64) -> ControlFlow<()> + 'a;
 /// Any [`ErrorKind`]. No output is left behind then, and what was there before is untouched.
 pub fn rewrite(options: &Options, progress: &mut Progress<'_>) -> Result<Report> {
     let input = input::open_to_change(&options.input)?;
-    let itself = Spans::copy(input.source.len());
-    let report = rewrite_original(options, &input, &input.source, &itself, progress);
-    report.map_err(|error| input.cause(error))
+    let target = output::resolve(&options.output, &input)?;
+    let job = Job {
+        options,
+        input: &input,
+        target: &target,
+        surroundings: &ThisMachine,
+    };
+    job.rewrite(progress)
 }
 
 /// Rewrites a rewritten executable again: the result is what [`rewrite`] makes of its original.
@@ -146,11 +157,14 @@ pub fn rewrite(options: &Options, progress: &mut Progress<'_>) -> Result<Report>
 /// As [`rewrite`], and [`ErrorKind::NotRewritten`] or [`ErrorKind::NoUndo`].
 pub fn refresh(options: &Options, progress: &mut Progress<'_>) -> Result<Report> {
     let input = input::open_to_change(&options.input)?;
-    let (found, original) = undo::original(&input.source)?;
-    let options = keep(options, &found);
-    let source = input.source.through(&original)?;
-    let report = rewrite_original(&options, &input, &source, &original, progress);
-    report.map_err(|error| input.cause(error))
+    let target = output::resolve(&options.output, &input)?;
+    let job = Job {
+        options,
+        input: &input,
+        target: &target,
+        surroundings: &ThisMachine,
+    };
+    job.refresh(progress)
 }
 
 /// Gives back the executable that a rewritten one was made from, byte for byte; one that was
@@ -200,92 +214,141 @@ fn keep(options: &Options, found: &Rewritten) -> Options {
     }
 }
 
-/// Rewrites `original`, which `made` makes of the input.
-fn rewrite_original(
-    options: &Options,
-    input: &Input,
-    original: &Source,
-    made: &Spans,
-    progress: &mut Progress<'_>,
-) -> Result<Report> {
-    let image = Image::parse(original)?;
-    let findings = recycle::find(original, &image)?;
-
-    let target = output::resolve(&options.output, input)?;
-    let (needed, init, phase) = choose_runtime(options, original, &image, target.directory())?;
-    let privileges = &input.privileges;
-    privileges.check(original, &needed, options.allow_setuid)?;
-    let request = Request {
-        needed: &needed,
-        init: &init,
-        phase,
-    };
-    let plan = Plan::make(original, &image, &findings, request)?;
-    let layout = undo::record(original, &image, &findings, &plan, request)?;
-
-    let spans = layout.spans.over(made);
-    let (pending, replaced) = Pending::make(input, &target, &spans, progress)?;
-    let result = pending.source(input, &spans)?;
-    let bytes_changed = verify::verify(original, &result, &layout.spans, request)?;
-    let installed = match options.runtime {
-        None => Some(runtime::install(target.directory(), options.force)?),
-        Some(_) => None,
-    };
-    let warning = first::check(options, input, &result, &target, phase)?;
-    let written = pending.finish(input, &target, progress)?;
-    let mut notes = report::notes(&image, &plan, &layout);
-    notes.extend(report::place_notes(input, replaced));
-    Ok(Report {
-        input: options.input.clone(),
-        output: options.output.path(&options.input).to_owned(),
-        runtime: Runtime {
-            needed: needed.clone(),
-            init: init.clone(),
-            phase,
-            written: installed.map(runtime::Installed::keep),
-        },
-        size: Size {
-            before: original.len(),
-            after: layout.spans.len(),
-        },
-        bytes_changed,
-        written,
-        tables: report::tables(&image, &plan, &layout, request),
-        notes,
-        warnings: warning.into_iter().collect(),
-    })
+/// A program to rewrite, and what is to come of it.
+#[derive(Clone, Copy)]
+pub(crate) struct Job<'a> {
+    pub(crate) options: &'a Options,
+    pub(crate) input: &'a Input,
+    pub(crate) target: &'a Target,
+    pub(crate) surroundings: &'a dyn Surroundings,
 }
 
-/// The DT_NEEDED string, the init symbol and the phase that go into the program.
-fn choose_runtime(
-    options: &Options,
-    source: &Source,
-    image: &Image,
-    directory: &Path,
-) -> Result<(String, String, Phase)> {
-    let no_origin = runtime::no_origin(source, image)?;
-    let needed = match &options.runtime {
-        Some(needed) => needed.clone(),
-        None if source.format() != Format::X86_64 => {
-            let machine = source.format().name();
-            return Err(source.error(ErrorKind::NoOwnRuntime { machine }));
-        }
-        None => runtime::own_needed(no_origin.is_none(), directory)?,
-    };
-    runtime::check_needed(&needed, no_origin)?;
-    // Which symbol it is depends on the phase, and the other way round, unless both are given.
-    let usual = phase::choose(source, image.musl, options.phase, None)?;
-    let init = options.init.as_deref().unwrap_or(usual.init_symbol());
-    runtime::check_init(&needed, init)?;
-    let found = match options.runtime {
-        Some(_) => runtime::check(&needed, init, directory, source.format())?,
-        None => Some(runtime::check_own(init, directory)?),
-    };
-    let kind = found.as_ref().map(|(kind, _)| *kind);
-    let phase = phase::choose(source, image.musl, options.phase, kind)?;
-    let file = found.map_or_else(|| PathBuf::from(&needed), |(_, path)| path);
-    phase::check(phase, kind, &file, init)?;
-    Ok((needed, init.to_owned(), phase))
+impl Job<'_> {
+    /// As [`rewrite`].
+    pub(crate) fn rewrite(&self, progress: &mut Progress<'_>) -> Result<Report> {
+        let itself = Spans::copy(self.input.source.len());
+        let report = self.rewrite_original(&self.input.source, &itself, progress);
+        report.map_err(|error| self.input.cause(error))
+    }
+
+    /// As [`refresh`].
+    pub(crate) fn refresh(&self, progress: &mut Progress<'_>) -> Result<Report> {
+        let (found, original) = undo::original(&self.input.source)?;
+        let options = keep(self.options, &found);
+        let source = self.input.source.through(&original)?;
+        let job = Job {
+            options: &options,
+            ..*self
+        };
+        let report = job.rewrite_original(&source, &original, progress);
+        report.map_err(|error| self.input.cause(error))
+    }
+
+    /// What a refresh would keep of the program, if that is all of it.
+    pub(crate) fn nothing_to_do(&self) -> Result<Option<Rewritten>> {
+        let source = &self.input.source;
+        let image = Image::parse(source)?;
+        let Some(found) = rewritten::recognise(source, &image, None)? else {
+            return Ok(None);
+        };
+        let options = keep(self.options, &found);
+        let job = Job {
+            options: &options,
+            ..*self
+        };
+        let (needed, init, _) = job.choose_runtime(source, &image)?;
+        Ok(Some(found).filter(|found| found.needed == needed && found.init == init))
+    }
+
+    /// Rewrites `original`, which `made` makes of the input.
+    fn rewrite_original(
+        &self,
+        original: &Source,
+        made: &Spans,
+        progress: &mut Progress<'_>,
+    ) -> Result<Report> {
+        let Self {
+            options,
+            input,
+            target,
+            surroundings,
+        } = *self;
+        let image = Image::parse(original)?;
+        let findings = recycle::find(original, &image)?;
+
+        let (needed, init, phase) = self.choose_runtime(original, &image)?;
+        let (privileges, allowed) = (&input.privileges, options.allow_setuid);
+        privileges.check(original, &needed, allowed, surroundings)?;
+        let request = Request {
+            needed: &needed,
+            init: &init,
+            phase,
+        };
+        let plan = Plan::make(original, &image, &findings, request)?;
+        let layout = undo::record(original, &image, &findings, &plan, request)?;
+
+        let spans = layout.spans.over(made);
+        let (pending, replaced) = Pending::make(input, target, &spans, progress)?;
+        let result = pending.source(input, &spans)?;
+        let bytes_changed = verify::verify(original, &result, &layout.spans, request)?;
+        let installed = match options.runtime {
+            None => surroundings.install(target.directory(), options.force)?,
+            Some(_) => None,
+        };
+        let warning = first::check(options, input, &result, target, phase)?;
+        let written = pending.finish(input, target, progress)?;
+        let mut notes = report::notes(&image, &plan, &layout);
+        notes.extend(report::place_notes(input, replaced));
+        Ok(Report {
+            input: options.input.clone(),
+            output: options.output.path(&options.input).to_owned(),
+            runtime: Runtime {
+                needed: needed.clone(),
+                init: init.clone(),
+                phase,
+                written: installed.map(runtime::Installed::keep),
+            },
+            size: Size {
+                before: original.len(),
+                after: layout.spans.len(),
+            },
+            bytes_changed,
+            written,
+            tables: report::tables(&image, &plan, &layout, request),
+            notes,
+            warnings: warning.into_iter().collect(),
+        })
+    }
+
+    /// The DT_NEEDED string, the init symbol and the phase that go into the program.
+    fn choose_runtime(&self, source: &Source, image: &Image) -> Result<(String, String, Phase)> {
+        let (options, directory) = (self.options, self.target.directory());
+        let no_origin = runtime::no_origin(source, image)?;
+        let needed = match &options.runtime {
+            Some(needed) => needed.clone(),
+            None if source.format() != Format::X86_64 => {
+                let machine = source.format().name();
+                return Err(source.error(ErrorKind::NoOwnRuntime { machine }));
+            }
+            None => runtime::own_needed(no_origin.is_none(), directory)?,
+        };
+        runtime::check_needed(&needed, no_origin)?;
+        // Which symbol it is depends on the phase, and the other way round, unless both are given.
+        let usual = phase::choose(source, image.musl, options.phase, None)?;
+        let init = options.init.as_deref().unwrap_or(usual.init_symbol());
+        runtime::check_init(&needed, init)?;
+        let found = match options.runtime {
+            Some(_) => self
+                .surroundings
+                .check(&needed, init, directory, source.format())?,
+            None => Some(runtime::check_own(init, directory)?),
+        };
+        let kind = found.as_ref().map(|(kind, _)| *kind);
+        let phase = phase::choose(source, image.musl, options.phase, kind)?;
+        let file = found.map_or_else(|| PathBuf::from(&needed), |(_, path)| path);
+        phase::check(phase, kind, &file, init)?;
+        Ok((needed, init.to_owned(), phase))
+    }
 }
 
 /// The directory that a path's last component is in.

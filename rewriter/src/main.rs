@@ -15,7 +15,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use crate::signals::Signals;
-use allocs_rewrite::cli::{Command, Explain, Object, Printing, Report, Rewrite, Undo};
+use allocs_rewrite::cli::{Command, Explain, Object, Printing, Report, Rewrite, Tree, Undo};
 
 /// What takes longer than this gets a progress bar.
 const NOTICEABLE: Duration = Duration::from_millis(300);
@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         Command::Explain(explain) => run_explain(&explain),
         Command::Object(object) => run_object(&object),
         Command::Report(report) => run_report(&report),
+        Command::Tree(tree) => run_tree(&tree),
     }
 }
 
@@ -78,6 +79,26 @@ fn run_object(arguments: &Object) -> ExitCode {
                 print(arguments.printing, &object, &text, &[]),
                 ExitCode::SUCCESS,
             )
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+fn run_tree(arguments: &Tree) -> ExitCode {
+    match with_progress(|progress| allocs_rewrite::tree(&arguments.options(), progress)) {
+        Ok(report) => {
+            let mut messages: Vec<String> =
+                report.failures.iter().map(ToString::to_string).collect();
+            messages.dedup(); // many programs, and one runtime
+            for message in messages {
+                eprintln!("allocs-rewrite: {message}");
+            }
+            let mut text = report.summary() + "\n";
+            if arguments.verbose {
+                text += &report.details();
+            }
+            let status = ExitCode::from(u8::from(!report.failures.is_empty()));
+            ended(print(arguments.printing, &report, &text, &[]), status)
         }
         Err(error) => failed(&error),
     }

@@ -20,7 +20,7 @@ use object::elf::{
 use serde::Serialize;
 use target_lexicon::{Architecture, BinaryFormat, Environment, OperatingSystem, Triple, Vendor};
 
-use crate::elf::{Entry, Header, Section};
+use crate::elf::{Entry, Format, Header, Section};
 use crate::error::{Error, ErrorKind, Result};
 use crate::phase::{self, Phase};
 use crate::{directory_of, output, runtime, write};
@@ -117,7 +117,11 @@ pub fn write_object(options: &ObjectOptions) -> Result<ObjectFile> {
     let named = options.runtime.as_deref().unwrap_or(runtime::SONAME);
     runtime::check_init(named, init)?;
     let kind = match &options.runtime {
-        Some(file) => runtime::check(&searchable(file)?, init, directory)?.map(|(kind, _)| kind),
+        Some(file) => {
+            let needed = searchable(file)?;
+            let found = runtime::check(&needed, init, &[directory], &[], Format::X86_64)?;
+            found.map(|(kind, _)| kind)
+        }
         None => Some(runtime::check_own(init, directory)?.0),
     };
     let bytes = emit(&path, named, init)?;
@@ -227,12 +231,13 @@ fn properties() -> Vec<u8> {
 
 /// Gives sections the type and flags that [`KINDS`] has for them.
 fn set_kinds(bytes: &mut [u8]) -> Option<()> {
-    let header = Header::decode(bytes)?;
+    let header = Header::decode(bytes, Format::X86_64)?;
     let (at, count, _) = header.section_headers();
-    let size = usize::try_from(Section::SIZE).ok()?;
+    let size = usize::try_from(Section::size(Format::X86_64)).ok()?;
     let at = usize::try_from(at.0).ok()?;
     let table = bytes.get(at..)?.chunks_exact(size).take(count.into());
-    let mut sections: Vec<Section> = table.filter_map(Section::decode).collect();
+    let decode = |entry| Section::decode(entry, Format::X86_64);
+    let mut sections: Vec<Section> = table.filter_map(decode).collect();
     let names = sections.get(usize::try_from(header.section_name_index(sections.first())).ok()?)?;
     let names = usize::try_from(names.offset.0).ok()?;
     for Kind { name, kind, flags } in KINDS {
@@ -248,7 +253,7 @@ fn set_kinds(bytes: &mut [u8]) -> Option<()> {
         let place = at.checked_add(index.checked_mul(size)?)?;
         bytes
             .get_mut(place..place.checked_add(size)?)?
-            .copy_from_slice(&section.encode());
+            .copy_from_slice(&section.encode(Format::X86_64));
     }
     Some(())
 }

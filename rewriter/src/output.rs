@@ -1,16 +1,15 @@
 //! Where the result goes: a file of its own, or the place of the program, or into the program.
 
-use std::fs::{self, Metadata, Permissions};
-use std::io;
+use std::ffi::OsStr;
+use std::fs::{self, Metadata};
 use std::ops::ControlFlow;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Gid, Uid, fchown};
 use serde::Serialize;
-use xattr::FileExt;
 
 use crate::Progress;
+use crate::attributes::{self, Inode};
 use crate::direct::Direct;
 use crate::error::{Error, ErrorKind, Result};
 use crate::input::{CAPABILITIES, Input};
@@ -56,9 +55,22 @@ pub(crate) struct Target {
     /// True if that is the input itself.
     replaces_input: bool,
     direct: bool,
+    /// True if the whole tree is a copy, which has all that its original has, times too, and can be made
+    /// again.
+    in_copy: bool,
 }
 
 impl Target {
+    /// A file in the copy of a tree.
+    pub(crate) fn in_copy(path: PathBuf) -> Self {
+        Self {
+            path,
+            replaces_input: false,
+            direct: false,
+            in_copy: true,
+        }
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -80,6 +92,7 @@ pub(crate) fn resolve(destination: &Destination, input: &Input) -> Result<Target
                 path: real,
                 replaces_input: true,
                 direct: matches!(destination, Destination::Direct),
+                in_copy: false,
             })
         }
     }
@@ -93,6 +106,7 @@ fn resolve_file(output: &Path, input: &Input) -> Result<Target> {
             path,
             replaces_input: false,
             direct: false,
+            in_copy: false,
         });
     };
     let same = (metadata.dev(), metadata.ino()) == (input.metadata.dev(), input.metadata.ino());
@@ -108,6 +122,7 @@ fn resolve_file(output: &Path, input: &Input) -> Result<Target> {
         path,
         replaces_input: same,
         direct: false,
+        in_copy: false,
     })
 }
 
@@ -202,7 +217,7 @@ impl Pending {
         match self {
             Self::Whole(output) => {
                 output.set_attributes(input, target)?;
-                output.finish()?;
+                output.finish(!target.in_copy)?;
                 Ok(Written::Whole)
             }
             Self::Direct(direct) => {
@@ -231,42 +246,22 @@ impl Output {
 
     /// Gives the file the input's mode. In the place of the input it has its owner and extended
     /// attributes, too (ACLs and labels are some); elsewhere owner and capabilities only where they
-    /// are privileges that belong to that owner.
+    /// are privileges that belong to that owner. In the copy of a tree it has everything.
     fn set_attributes(&self, input: &Input, target: &Target) -> Result<()> {
-        let failed = |action| move |source| Error::io(self.path(), action, source);
+        let failed = |(action, source)| Error::io(self.path(), action, source);
+        let (from, to) = (input.source.file(), self.file());
+        let metadata = &input.metadata;
+        if target.in_copy {
+            return attributes::copy_all(from, metadata, to).map_err(failed);
+        }
         if target.replaces_input || input.privileges.any() {
-            let owner = &input.metadata;
-            let (uid, gid) = (Uid::from_raw(owner.uid()), Gid::from_raw(owner.gid()));
-            fchown(self.file(), Some(uid), Some(gid))
-                .map_err(|error| failed("give the input's owner to it")(error.into()))?;
+            to.set_owner(metadata.uid(), metadata.gid())
+                .map_err(|error| failed(("give the input's owner to it", error)))?;
         }
-        let mode = Permissions::from_mode(input.metadata.mode() & 0o7777);
-        let changed = self.file().set_permissions(mode);
-        changed.map_err(failed("set the mode"))?;
-        self.set_xattrs(input, target.replaces_input)
-            .map_err(failed("copy the extended attributes"))
-    }
-
-    /// Copies extended attributes: all but the integrity subsystem's, which are about the old bytes, or
-    /// the file capabilities alone.
-    fn set_xattrs(&self, input: &Input, all: bool) -> io::Result<()> {
-        let names = match input.source.file().list_xattr() {
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => return Ok(()),
-            names => names?,
-        };
-        for name in names {
-            let of_old_bytes = name == "security.ima" || name == "security.evm";
-            if of_old_bytes || !(all || name == CAPABILITIES) {
-                continue;
-            }
-            let value = input.source.file().get_xattr(&name)?;
-            // What a directory's default has given already need not be permitted again.
-            if let Some(value) = value
-                .filter(|value| self.file().get_xattr(&name).ok().flatten().as_ref() != Some(value))
-            {
-                self.file().set_xattr(&name, &value)?;
-            }
-        }
-        Ok(())
+        to.set_mode(metadata.mode() & 0o7777)
+            .map_err(|error| failed(("set the mode", error)))?;
+        let wanted = |name: &OsStr| target.replaces_input || name == CAPABILITIES;
+        attributes::copy_xattrs(from, to, wanted)
+            .map_err(|error| failed(("copy the extended attributes", error)))
     }
 }

@@ -8,7 +8,7 @@
 
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::elf::Format;
 use crate::error::{Error, ErrorKind, Result};
@@ -16,7 +16,7 @@ use crate::runtime::Kind;
 use crate::source::Source;
 
 /// When the runtime's init is called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
     /// While the program is relocated: ahead of every constructor. The init symbol is an IFUNC.

@@ -10,9 +10,11 @@ use goblin::elf::sym::STT_GNU_IFUNC;
 
 use crate::elf::{Class, Format};
 use crate::error::{Error, ErrorKind, Result};
+use crate::loader::system::System;
 use crate::parse::Image;
 use crate::phase::Phase;
 use crate::source::Source;
+use crate::trusted;
 use crate::write;
 
 /// The project's own runtime, as built with this program.
@@ -143,15 +145,48 @@ pub(crate) fn check_init(needed: &str, init: &str) -> Result<()> {
     ))
 }
 
-/// Checks the runtime that `needed` names for an executable in `origin`, where it can be found, and
-/// says what its init symbol is, and where.
+/// The runtime's init symbol, and the file that defines it, where that can be found.
+pub(crate) type Found = Option<(Kind, PathBuf)>;
+
+/// What a rewrite asks of the place of its result.
+pub(crate) trait Surroundings {
+    /// Checks the runtime that `needed` names for an executable in `origin`, of that format.
+    fn check(&self, needed: &str, init: &str, origin: &Path, format: Format) -> Result<Found>;
+
+    /// Says what is wrong with that runtime as a library of a privileged program, if anything is.
+    fn flaw(&self, needed: &str) -> Option<String>;
+
+    /// Sees to it that the own runtime is in `directory`.
+    fn install(&self, directory: &Path, force: bool) -> Result<Option<Installed>>;
+}
+
+/// One program on this machine.
+pub(crate) struct ThisMachine;
+
+impl Surroundings for ThisMachine {
+    fn check(&self, needed: &str, init: &str, origin: &Path, format: Format) -> Result<Found> {
+        check(needed, init, &[origin], &[], format)
+    }
+
+    fn flaw(&self, needed: &str) -> Option<String> {
+        trusted::flaw(needed, &[])
+    }
+
+    fn install(&self, directory: &Path, force: bool) -> Result<Option<Installed>> {
+        install(directory, force).map(Some)
+    }
+}
+
+/// Checks the runtime that `needed` names, if it is to be found in one of the `trees`, or else on this
+/// machine; $ORIGIN is any of `origins`.
 pub(crate) fn check(
     needed: &str,
     init: &str,
-    origin: &Path,
+    origins: &[&Path],
+    trees: &[System],
     format: Format,
-) -> Result<Option<(Kind, PathBuf)>> {
-    let Some(path) = find(needed, origin, format) else {
+) -> Result<Found> {
+    let Some(path) = find(needed, origins, trees, format) else {
         return Ok(None);
     };
     let read = read_shared_object(&path);
@@ -177,24 +212,25 @@ pub(crate) fn check(
 }
 
 /// The file that `needed` names, where it is at hand: what runs on another machine is on that one, unless it comes
-/// with the executable.
-fn find(needed: &str, origin: &Path, format: Format) -> Option<PathBuf> {
+/// with the executable or its tree.
+fn find(needed: &str, origins: &[&Path], trees: &[System], format: Format) -> Option<PathBuf> {
     let relative = needed
         .strip_prefix("$ORIGIN/")
         .or_else(|| needed.strip_prefix("${ORIGIN}/"));
     if let Some(relative) = relative {
-        return Some(origin.join(relative)).filter(|path| path.exists());
+        let candidates = origins.iter().map(|origin| origin.join(relative));
+        return candidates.into_iter().find(|path| path.exists());
     }
-    if format != Format::X86_64 {
-        return None;
-    }
-    if needed.starts_with('/') {
-        return Some(PathBuf::from(needed)).filter(|path| path.exists());
-    }
-    let candidates = DEFAULT_DIRECTORIES.iter();
-    candidates
-        .map(|directory| Path::new(directory).join(needed))
-        .find(|path| path.exists())
+    let candidates: Vec<PathBuf> = match needed.starts_with('/') {
+        true => vec![PathBuf::from(needed)],
+        false => (DEFAULT_DIRECTORIES.iter())
+            .map(|directory| Path::new(directory).join(needed))
+            .collect(),
+    };
+    let in_tree = |tree: &System| candidates.iter().find_map(|path| tree.real_path(path).ok());
+    let found = trees.iter().find_map(in_tree);
+    let here = candidates.iter().find(|path| path.exists());
+    found.or_else(|| here.filter(|_| format == Format::X86_64).cloned())
 }
 
 fn read_shared_object(path: &Path) -> io::Result<Vec<u8>> {
@@ -295,6 +331,13 @@ enum Present {
     Nothing,
     Same,
     Other,
+}
+
+/// True if `directory` has a file with the own runtime's name that is not the own runtime.
+pub(crate) fn is_another(directory: &Path) -> Result<bool> {
+    let path = directory.join(SONAME);
+    let present = present(&path).map_err(|source| Error::io(&path, "read", source))?;
+    Ok(present == Present::Other)
 }
 
 fn present(path: &Path) -> io::Result<Present> {

@@ -5,9 +5,9 @@
 //! shared file that change, none pass through this process. Holes stay holes. New bytes are written first
 //! and the input's are copied around them, so that a write in the wrong place cannot survive.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{SeekFrom, copy_file_range, ioctl_ficlone, seek};
@@ -19,6 +19,7 @@ use crate::elf::{FileOffset, PAGE, align_down, align_up};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::Source;
 use crate::spans::{Content, Span, Spans};
+use crate::temporary;
 
 /// Bytes that the kernel copies in one call, so that progress shows.
 const CHUNK: u64 = 4 << 20;
@@ -37,9 +38,7 @@ pub(crate) struct Output {
 impl Output {
     /// Starts a file that will be `path`, in its directory.
     pub(crate) fn create(path: &Path) -> Result<Self> {
-        let temporary = tempfile::Builder::new()
-            .prefix(".allocs-rewrite-")
-            .tempfile_in(directory_of(path))
+        let temporary = temporary::create_in(directory_of(path))
             .map_err(|source| Error::io(path, "write in its directory", source))?;
         Ok(Self {
             temporary,
@@ -187,11 +186,12 @@ impl Output {
         Ok(())
     }
 
-    /// Gives the file its name. The bytes are flushed to disk only where they replace others: what
-    /// is new can be made again, what is replaced cannot (cp(1) does not flush either).
-    pub(crate) fn finish(self) -> Result<()> {
+    /// Gives the file its name. The bytes are flushed to disk only where they replace others that are
+    /// to be `kept` till then: what is new can be made again, what is replaced cannot (cp(1) does not
+    /// flush either).
+    pub(crate) fn finish(self, kept: bool) -> Result<()> {
         let Self { temporary, path } = self;
-        if fs::symlink_metadata(&path).is_ok() {
+        if kept && fs::symlink_metadata(&path).is_ok() {
             let flushed = temporary.as_file().sync_all();
             flushed.map_err(|source| Error::io(&path, "flush", source))?;
         }
@@ -212,10 +212,7 @@ impl Output {
 
 /// Writes a small file that takes its name when it is whole, with `mode` as the umask leaves it.
 pub(crate) fn whole_file(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let mut file = tempfile::Builder::new()
-        .prefix(".allocs-rewrite-")
-        .permissions(Permissions::from_mode(mode))
-        .tempfile_in(directory_of(path))?;
+    let mut file = temporary::create_with_mode(directory_of(path), mode)?;
     file.write_all(bytes)?;
     file.persist(path)?;
     Ok(())

@@ -24,6 +24,7 @@
 //! | [`tree`] | root trees with other versions of glibc |
 //! | [`foreign`] | other machines |
 //! | [`machine`] | a machine where packages can be installed |
+//! | [`mod@snapshot`] | all that a tree of files has |
 //! | [`others`] | other rewriters |
 //! | [`xfs`] | a file system that shares blocks |
 //! | [`explain`] | what `allocs-rewrite explain` says |
@@ -52,6 +53,7 @@ pub mod others;
 pub mod prefix;
 pub mod report;
 pub mod sample;
+pub mod snapshot;
 pub mod structure;
 pub mod tool;
 pub mod tree;

@@ -55,6 +55,11 @@ mod snapshots;
 mod stress;
 mod system;
 mod tools;
+mod trees;
+mod trees_again;
+mod trees_in_place;
+mod trees_killed;
+mod trees_refused;
 mod undo;
 mod work;
 
@@ -70,6 +75,7 @@ fn main() -> ExitCode {
         packages::trials(),
         stress::trials(),
         index::trials(),
+        trees_killed::trials(),
         questions::trials(),
         rust_crate::trials(),
         work::trials(),
@@ -110,6 +116,10 @@ fn main() -> ExitCode {
         report_bad::trials(),
         combinations::trials(),
         undo::trials(),
+        trees::trials(),
+        trees_again::trials(),
+        trees_in_place::trials(),
+        trees_refused::trials(),
         in_place::trials(),
         changes::trials(),
         faults::trials(),

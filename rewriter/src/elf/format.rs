@@ -10,14 +10,14 @@ use object::elf::{
 use super::low;
 
 /// Size of addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Class {
     Elf32,
     Elf64,
 }
 
 /// How a file's structures are laid out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Format {
     pub(crate) class: Class,
     pub(crate) endian: Endianness,
@@ -26,7 +26,7 @@ pub(crate) struct Format {
 }
 
 /// A machine's types of relocations that the loader applies: all fill a word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Relocations {
     /// A symbol's address and the addend.
     pub(crate) symbolic: RelocationType,
@@ -45,7 +45,7 @@ pub(crate) struct Relocations {
 }
 
 /// Where a relocation's addend is. glibc is built for one of the two (`ELF_MACHINE_NO_REL`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Addends {
     /// In the relocation: DT_RELA.
     Explicit,

@@ -4,9 +4,9 @@
 //! the root (openat2(2), RESOLVE_IN_ROOT). A program that does not lie below it still finds what is
 //! beside itself.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2};
@@ -84,6 +84,18 @@ impl System {
             len: u64::try_from(stat.st_size).unwrap_or(0),
             identity: (stat.st_dev, stat.st_ino),
         })
+    }
+
+    /// The path on this machine, without symbolic links, of what is at `path`.
+    pub(crate) fn real_path(&self, path: &Path) -> io::Result<PathBuf> {
+        let fd = self.open_with(path, OFlags::PATH | OFlags::CLOEXEC)?;
+        fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+    }
+
+    /// Whether `real`, such a path, is below the root of the tree.
+    pub(crate) fn is_below_root(&self, real: &Path) -> bool {
+        let root = self.root.as_ref();
+        root.is_none_or(|root| real != root.path && real.starts_with(&root.path))
     }
 
     /// True if there is a directory at `path`.

@@ -1,10 +1,13 @@
 //! Rewriting beside what a user would run instead.
 //!
-//!     cargo bench -p allocs-tests --bench rewrite [-- PROGRAM...]
+//!     cargo bench -p allocs-tests --bench rewrite [-- PROGRAM|DIRECTORY...]
 //!
 //! To another file: `cp`, ours, and the other rewriters (`tests/others`), on the file system of cargo's
 //! target directory and on a tmpfs. In place: ours beside `true`, which is the start of a process, there
 //! and on an XFS that shares blocks, in a file of its own (as root, where the kernel has XFS).
+//!
+//! A tree at a time: `cp -a`, ours, and a loop with patchelf. A DIRECTORY in the place of a PROGRAM is one;
+//! by default it is the Debian 12 that `tests/trees` makes.
 //!
 //! The commands run in turn, so that a machine whose speed drifts slows all of them alike. Printed are
 //! medians, ratios of medians and the largest resident sets, as the tables of docs/benchmarks.md, and then
@@ -18,12 +21,13 @@
 use std::path::{Path, PathBuf};
 
 use allocs_tests::xfs::Xfs;
-use allocs_tests::{Command, Dir, needs, others};
+use allocs_tests::{Command, Dir, needs, others, tree};
 
 mod aims;
 mod copies;
 mod in_place;
 mod measure;
+mod trees;
 
 use aims::Aims;
 
@@ -55,10 +59,17 @@ impl Place {
 fn main() {
     let named = std::env::args().skip(1).filter(|word| word != "--bench");
     let named: Vec<PathBuf> = named.map(PathBuf::from).collect();
-    let programs = match named.is_empty() {
-        true => PROGRAMS.iter().map(PathBuf::from).collect(),
+    let named = match named.is_empty() {
+        true => {
+            let tree = tree::all().iter().find(|tree| tree.release == "bookworm");
+            let tree = tree.expect("bookworm").needed().root.clone();
+            let programs = PROGRAMS.iter().map(PathBuf::from);
+            programs.chain([tree]).collect()
+        }
         false => named,
     };
+    let (trees, programs): (Vec<PathBuf>, Vec<PathBuf>) =
+        named.into_iter().partition(|path| path.is_dir());
     let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let venv = tmp.join("others");
     needs("/usr/lib/python3.11/ensurepip/__init__.py");
@@ -70,6 +81,7 @@ fn main() {
     let places = dirs.iter().map(|dir| Place::new(&dir.path()));
     let mut places: Vec<Place> = places.collect();
     for place in &places {
+        trees::compare(place, &trees, &mut aims);
         copies::compare(place, &programs, &others, &mut aims);
     }
     let xfs = Xfs::mount(&places[0].dir);
