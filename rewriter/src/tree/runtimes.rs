@@ -27,9 +27,7 @@ pub(crate) struct Runtimes {
 #[derive(Debug)]
 enum Own {
     /// It is there, for an executable that is not. If that fails, it goes.
-    Ready {
-        _file: Installed,
-    },
+    Ready(Installed),
     Used,
 }
 
