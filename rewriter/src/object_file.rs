@@ -114,6 +114,10 @@ pub fn write_object(options: &ObjectOptions) -> Result<ObjectFile> {
     let init = init.unwrap_or(Phase::Relocation.init_symbol());
     let (path, _) = output::file_to_write(&options.output)?;
     let directory = directory_of(&path);
+    if options.runtime.is_none() && path.file_name() == Some(runtime::SONAME.as_ref()) {
+        let what = "where the runtime goes";
+        return Err(Error::new(&options.output, ErrorKind::OutputKind { what }));
+    }
     let named = options.runtime.as_deref().unwrap_or(runtime::SONAME);
     runtime::check_init(named, init)?;
     let kind = match &options.runtime {

@@ -348,7 +348,8 @@ fn refusals() {
         .arg(dir.join("plain.so"))
         .arg(plain)
         .succeed();
-    let cases: [(&[&str], &str); 8] = [
+    let cases: [(&[&str], &str); 9] = [
+        (&["-o", RUNTIME], "is where the runtime goes"),
         (&["-o", "there"], "there: is a directory"),
         (&["-o", "nowhere/init.o"], "nowhere"),
         (&["-o", "x.o", "--init", "none"], "does not define `none`"),
