@@ -6,6 +6,7 @@ use core::sync::atomic::{
     Ordering::{Relaxed, SeqCst},
 };
 
+use crate::holder::Holder;
 use crate::hook::Hook;
 use crate::index::readers::Reader;
 use crate::index::{Index, LARGE, Mark};
@@ -145,7 +146,8 @@ pub(crate) fn at(address: usize) -> Option<Chunk> {
     let base = CHUNKS.at_or_below(address)?;
     let next = next::of(Hook::Malloc)?;
     let mark = CHUNKS.mark(base)?;
-    let _reader = Reader::hold(mark.word())?;
+    let holder = Holder::new();
+    let _reader = Reader::hold(&holder, mark.word())?;
     if !mark.is_set() {
         return None;
     }
@@ -179,7 +181,8 @@ pub(crate) fn walk(begin: usize, end: usize, mut visit: impl FnMut(Chunk) -> boo
 fn chunks_in(first: usize, word: &'static AtomicU64, mut visit: impl FnMut(Chunk) -> bool) -> bool {
     let mut noted = [const { MaybeUninit::<Chunk>::uninit() }; u64::BITS as usize];
     let mut free = noted.iter_mut();
-    if let (Some(_reader), Some(next)) = (Reader::hold(word), next::of(Hook::Malloc)) {
+    let holder = Holder::new();
+    if let (Some(_reader), Some(next)) = (Reader::hold(&holder, word), next::of(Hook::Malloc)) {
         let mut marks = word.load(SeqCst);
         while marks != 0 {
             let base = first.wrapping_add((marks.trailing_zeros() as usize) << 4);

@@ -17,6 +17,7 @@ use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use crate::call::{Call, called};
 use crate::chunks;
 use crate::counters;
+use crate::holder::Holder;
 use crate::hook::Hook;
 use crate::index::Mark;
 use crate::next::{self, Next};
@@ -229,7 +230,7 @@ pub unsafe extern "C" fn malloc_usable_size(chunk: Chunk) -> usize {
     let Some(next) = next::of(Hook::MallocUsableSize) else {
         return 0;
     };
-    if let Some(entry) = counters::enter() {
+    if let Some(entry) = counters::enter(&Holder::new()) {
         entry.called(Hook::MallocUsableSize, 0);
     }
     // SAFETY: this is the function's type.
@@ -299,7 +300,8 @@ fn allocate_and_count<F: Copy>(
     let Some(next) = next::of(hook) else {
         return ptr::null_mut();
     };
-    let entry = counters::enter();
+    let holder = Holder::new();
+    let entry = counters::enter(&holder);
     let (chunk, born) = make(next, size, call, ask);
     if let Some(entry) = entry {
         entry.called(hook, if chunk.is_null() { 0 } else { size });
@@ -369,7 +371,8 @@ fn release_and_count<F: Copy>(hook: Hook, chunk: Chunk, pass_on: impl FnOnce(F))
     let Some(next) = next::of(hook) else {
         return;
     };
-    let entry = counters::enter();
+    let holder = Holder::new();
+    let entry = counters::enter(&holder);
     let record = take_out(next, chunk);
     if let Some(entry) = &entry {
         entry.called(hook, 0);
@@ -404,7 +407,8 @@ fn reallocate<F: Copy>(
     let Some(next) = next::of(hook) else {
         return ptr::null_mut();
     };
-    let entry = counters::enter();
+    let holder = Holder::new();
+    let entry = counters::enter(&holder);
     let before = take_out(next, old);
     // Nothing asked for in place of a chunk means free, in glibc.
     let frees = size == 0 && !old.is_null();

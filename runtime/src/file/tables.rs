@@ -19,7 +19,7 @@ use crate::file::dynamic::Dynamic;
 use crate::file::headers::Headers;
 use crate::file::symbols::{self, Symbol};
 use crate::memory::{Access, Mapped};
-use crate::sys::File;
+use crate::sys::{File, signal};
 
 const SHT_SYMTAB: u32 = 2;
 const SHT_NOBITS: u32 = 8;
@@ -82,7 +82,9 @@ impl Tables {
             match published(place) {
                 Some(tables) if tables.fingerprint == fingerprint => return Some(tables),
                 Some(_) => {}
-                None => return Self::make(object, fingerprint, place),
+                None => {
+                    return signal::uninterrupted(|| Self::make(object, fingerprint, place));
+                }
             }
         }
         None
