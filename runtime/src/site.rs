@@ -93,10 +93,15 @@ impl Site {
     #[inline(always)]
     pub(crate) unsafe fn of(caller: usize, stack: usize, rbp: usize) -> Self {
         let value = CALLERS.at_hand(Key::of_address(caller));
-        if value < u64::from(FACADE) {
-            return Self(value as u32);
-        }
         behind(value, Frame { caller, stack, rbp })
+    }
+
+    /// The site of a call that returns to `caller`, if that is the site and is known: the usual case, in few
+    /// instructions.
+    #[inline(always)]
+    pub(crate) fn at_hand(caller: usize) -> Option<Self> {
+        let value = CALLERS.at_hand(Key::of_address(caller));
+        (value < u64::from(FACADE)).then_some(Self(value as u32))
     }
 
     /// The site with that number, as a record holds it. Any number may be asked for.
