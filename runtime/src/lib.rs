@@ -50,6 +50,7 @@ mod census;
 mod chunks;
 mod counters;
 mod digits;
+mod elf;
 mod file;
 mod holder;
 mod hook;

@@ -10,7 +10,7 @@
 //!                       │ new
 //!                       ├──▶ file      the object that contains it
 //!                       ├──▶ frame ─▶ cfa ─▶ step     out of the frame, by .eh_frame
-//!                       ├──▶ names ─▶ symbols, glob, rust   is the function a facade?
+//!                       ├──▶ names ─▶ file, glob, rust      is the function a facade?
 //!                       └──▶ numbers   a number for the site
 //! ```
 //!
@@ -34,7 +34,6 @@ mod objects;
 mod rust;
 mod stack;
 mod step;
-mod symbols;
 mod table;
 
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
