@@ -15,17 +15,22 @@ const PATH: usize = 48;
 /// Longest line: nine numbers.
 const LINE: usize = 256;
 
-/// The stack pointer of the thread with that thread pointer, if it waits in a system call. `None` if it runs or
-/// may run, and if that is not known.
+/// The stack pointer of the thread with that thread pointer, if it waits in a system call; above all frames if it has
+/// ended. `None` if it runs or may run, and if that is not known.
 pub(crate) fn stack_pointer_of(thread: usize) -> Option<usize> {
     let own: [usize; WORDS] = Access::Guarded.words(thread_pointer())?;
     let halves = |word: usize| [word & 0xffff_ffff, word >> 32];
+    let own_number = thread_id();
     let index = own
         .into_iter()
         .flat_map(halves)
-        .position(|half| half == thread_id())?;
+        .position(|half| half == own_number)?;
     let number = Access::Guarded.u32(thread.wrapping_add(index << 2))?;
-    signal::uninterrupted(|| stack_pointer_in(number as usize))
+    // 0 when it has ended; -1 in glibc when it was joined.
+    match usize::try_from(number.cast_signed()) {
+        Ok(0) | Err(_) => Some(usize::MAX),
+        Ok(number) => signal::uninterrupted(|| stack_pointer_in(number)),
+    }
 }
 
 fn stack_pointer_in(number: usize) -> Option<usize> {
