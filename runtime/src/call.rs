@@ -29,6 +29,12 @@ impl Call {
         unsafe { Site::of(self.caller(), self.stack, self.rbp) }
     }
 
+    /// The same, if the direct caller is the site and is known.
+    #[inline(always)]
+    pub(crate) fn site_at_hand(self) -> Option<Site> {
+        Site::at_hand(self.caller())
+    }
+
     /// Has it taken for a sample of the program's calls.
     #[cold]
     #[inline(never)]

@@ -22,7 +22,7 @@ pub(crate) struct SiteCounts {
 
 /// Takes a census and shows `visit` each site at which something is alive or was counted. There is one set
 /// of counts; whose turn it is may use it.
-pub(crate) fn sites(_turn: &Turn, mut visit: impl FnMut(Site, &SiteCounts)) {
+pub(crate) fn sites(_turn: &Turn<'_>, mut visit: impl FnMut(Site, &SiteCounts)) {
     for (_, counts) in sites::all() {
         for count in [
             &counts.kept_calls,

@@ -6,6 +6,7 @@ use core::sync::atomic::{
     Ordering::{Relaxed, SeqCst},
 };
 
+use crate::holder::Holder;
 use crate::hook::Hook;
 use crate::index::readers::Reader;
 use crate::index::{Index, LARGE, Mark};
@@ -35,19 +36,15 @@ pub(crate) fn enter(next: Next, chunk: usize, size: usize, site: Site) -> bool {
     true
 }
 
-/// The same for one of glibc's that is small, has its mark at hand, and comes from glibc's heap. False if it is
-/// another one.
+/// The same for one of glibc's that is small, has its mark at hand, and comes from glibc's heap; says whether there is
+/// no other thread. `None` if it is another one.
 #[inline(always)]
-pub(crate) fn enter_small(chunk: usize, size: usize, site: Site) -> bool {
-    let (Some(mark), Some(capacity)) = (CHUNKS.mark_at_hand(chunk), small_capacity(chunk)) else {
-        return false;
-    };
+pub(crate) fn enter_small(chunk: usize, size: usize, site: Site) -> Option<bool> {
+    let mark = CHUNKS.mark_at_hand(chunk)?;
+    let capacity = small_capacity(chunk)?;
     // SAFETY: the chunk is the caller's, of that capacity, and asked for with room.
     let is_written = unsafe { record::write(chunk, capacity, size, site) };
-    if is_written {
-        mark.set();
-    }
-    is_written
+    is_written.then(|| mark.set())
 }
 
 /// The mark for the beginning of `chunk`. Not for an address that shares it with a chunk's beginning: the program
@@ -115,7 +112,7 @@ pub(crate) fn small(chunk: usize) -> Option<Mark> {
 /// How large a chunk of glibc's heap is, if it is small.
 #[inline(always)]
 fn small_capacity(chunk: usize) -> Option<usize> {
-    next::header_capacity(chunk).filter(|capacity| *capacity < LARGE)
+    next::small_header_capacity::<LARGE>(chunk)
 }
 
 /// How much of `chunk` the program may use, for which the allocator says `capacity`.
@@ -145,7 +142,8 @@ pub(crate) fn at(address: usize) -> Option<Chunk> {
     let base = CHUNKS.at_or_below(address)?;
     let next = next::of(Hook::Malloc)?;
     let mark = CHUNKS.mark(base)?;
-    let _reader = Reader::hold(mark.word())?;
+    let holder = Holder::new();
+    let _reader = Reader::hold(&holder, mark.word())?;
     if !mark.is_set() {
         return None;
     }
@@ -179,7 +177,8 @@ pub(crate) fn walk(begin: usize, end: usize, mut visit: impl FnMut(Chunk) -> boo
 fn chunks_in(first: usize, word: &'static AtomicU64, mut visit: impl FnMut(Chunk) -> bool) -> bool {
     let mut noted = [const { MaybeUninit::<Chunk>::uninit() }; u64::BITS as usize];
     let mut free = noted.iter_mut();
-    if let (Some(_reader), Some(next)) = (Reader::hold(word), next::of(Hook::Malloc)) {
+    let holder = Holder::new();
+    if let (Some(_reader), Some(next)) = (Reader::hold(&holder, word), next::of(Hook::Malloc)) {
         let mut marks = word.load(SeqCst);
         while marks != 0 {
             let base = first.wrapping_add((marks.trailing_zeros() as usize) << 4);

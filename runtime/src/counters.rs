@@ -17,6 +17,7 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 use crate::counters::level::Level;
 use crate::counters::shard::{AtSite, Calls, Shard};
+use crate::holder::Holder;
 use crate::hook::Hook;
 use crate::site::Site;
 use crate::state;
@@ -34,7 +35,10 @@ static BEFORE_INIT: AtomicUsize = AtomicUsize::new(0);
 static LIVE: Level = Level::new();
 
 /// One call of an outermost hook. It ends when this is dropped.
-pub(crate) struct Entry(&'static Shard);
+pub(crate) struct Entry<'a> {
+    shard: &'static Shard,
+    holder: &'a Holder,
+}
 
 /// Whether nothing is counted: once it is known that there will be no report.
 static STOPPED: AtomicBool = AtomicBool::new(false);
@@ -51,18 +55,22 @@ pub(crate) fn are_running() -> bool {
 
 /// Begins a call of a hook. `None` if nothing is counted, or if the thread is inside a hook already.
 #[inline(always)]
-pub(crate) fn enter() -> Option<Entry> {
-    if are_running() { enter_thread() } else { None }
+pub(crate) fn enter(holder: &Holder) -> Option<Entry<'_>> {
+    if are_running() {
+        enter_thread(holder)
+    } else {
+        None
+    }
 }
 
 #[inline(never)]
-fn enter_thread() -> Option<Entry> {
+fn enter_thread(holder: &Holder) -> Option<Entry<'_>> {
     let thread = sys::thread_pointer();
     let shard = OWN.get(home(thread))?;
     if shard.owner.load(Relaxed) == thread {
-        enter_own(shard, sys::stack_pointer())
+        enter_own(shard, holder)
     } else {
-        enter_elsewhere(thread, sys::stack_pointer())
+        enter_elsewhere(thread, holder)
     }
 }
 
@@ -73,52 +81,59 @@ fn home(thread: usize) -> usize {
 }
 
 #[inline(always)]
-fn enter_own(shard: &'static Shard, frame: usize) -> Option<Entry> {
-    // A hook that is called from a hook runs deeper in the stack; `frame` is the hook's own. (A flag
-    // would do, but for a child that was forked while another thread was inside a hook: a new thread
-    // that gets that one's stack would find the flag set for ever.)
-    if shard.inside.load(Relaxed) > frame {
-        return nested();
+fn enter_own<'a>(shard: &'static Shard, holder: &'a Holder) -> Option<Entry<'a>> {
+    // A hook that is called from a hook runs deeper in the stack. (A flag would do, but for a child that was forked
+    // while another thread was inside a hook: a new thread that gets that one's stack would find the flag set for
+    // ever. And a handler may leave a hook by siglongjmp.)
+    let outer = shard.inside.load(Relaxed);
+    if outer > holder.address() && is_nested(shard, outer) {
+        return None;
     }
-    shard.inside.store(frame, Relaxed);
-    Some(Entry(shard))
+    shard.inside.store(holder.address(), Relaxed);
+    holder.set(shard.name());
+    Some(Entry { shard, holder })
 }
 
 /// Keeps the case out of the hot path.
 #[cold]
-fn nested() -> Option<Entry> {
-    None
+#[inline(never)]
+fn is_nested(shard: &Shard, outer: usize) -> bool {
+    Holder::is_there(outer, shard.name())
 }
 
 /// The thread has no shard yet, or another one is at home where it would be.
 #[cold]
 #[inline(never)]
-fn enter_elsewhere(thread: usize, frame: usize) -> Option<Entry> {
+fn enter_elsewhere(thread: usize, holder: &Holder) -> Option<Entry<'_>> {
     if state::reached() {
         for shard in OWN.iter().cycle().skip(home(thread)).take(PROBES) {
             let owner = shard.owner.compare_exchange(0, thread, Relaxed, Relaxed);
             if owner.is_ok() || owner == Err(thread) {
-                return enter_own(shard, frame);
+                return enter_own(shard, holder);
             }
         }
     } else {
         BEFORE_INIT.fetch_add(1, Relaxed);
     }
-    Some(Entry(&SHARED))
+    Some(Entry {
+        shard: &SHARED,
+        holder,
+    })
 }
 
-impl Deref for Entry {
+impl Deref for Entry<'_> {
     type Target = Shard;
 
     fn deref(&self) -> &Shard {
-        self.0
+        self.shard
     }
 }
 
-impl Drop for Entry {
+impl Drop for Entry<'_> {
     #[inline(always)]
     fn drop(&mut self) {
-        self.0.inside.store(0, Relaxed);
+        self.shard.inside.store(0, Relaxed);
+        self.holder.set(0);
     }
 }
 

@@ -3,6 +3,7 @@
 //! objects comes from their program headers in memory (`headers`) and from their files (`tables`).
 
 pub(crate) mod dynamic;
+mod functions;
 mod headers;
 mod symbols;
 mod tables;

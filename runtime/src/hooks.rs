@@ -17,6 +17,7 @@ use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use crate::call::{Call, called};
 use crate::chunks;
 use crate::counters;
+use crate::holder::Holder;
 use crate::hook::Hook;
 use crate::index::Mark;
 use crate::next::{self, Next};
@@ -190,7 +191,9 @@ unsafe extern "C" fn reallocarray_hook(
 pub unsafe extern "C" fn free(chunk: Chunk) {
     type Function = unsafe extern "C" fn(Chunk);
     // SAFETY: the caller keeps to free's contract.
-    release(Hook::Free, chunk, |next: Function| unsafe { next(chunk) });
+    release(Hook::Free, chunk, move |next: Function| unsafe {
+        next(chunk)
+    });
 }
 
 /// cfree(3), which libc has dropped; old programs still call it.
@@ -198,7 +201,9 @@ pub unsafe extern "C" fn free(chunk: Chunk) {
 pub unsafe extern "C" fn cfree(chunk: Chunk) {
     type Function = unsafe extern "C" fn(Chunk);
     // SAFETY: the caller keeps to cfree's contract, which is free's.
-    release(Hook::Cfree, chunk, |next: Function| unsafe { next(chunk) });
+    release(Hook::Cfree, chunk, move |next: Function| unsafe {
+        next(chunk)
+    });
 }
 
 /// free_sized of C23. An allocator that takes the program's word for the size would look in the wrong place for
@@ -207,7 +212,7 @@ pub unsafe extern "C" fn cfree(chunk: Chunk) {
 pub unsafe extern "C" fn free_sized(chunk: Chunk, _: usize) {
     type Function = unsafe extern "C" fn(Chunk);
     // SAFETY: the caller keeps to free_sized's contract.
-    release(Hook::FreeSized, chunk, |next: Function| unsafe {
+    release(Hook::FreeSized, chunk, move |next: Function| unsafe {
         next(chunk)
     });
 }
@@ -217,9 +222,11 @@ pub unsafe extern "C" fn free_sized(chunk: Chunk, _: usize) {
 pub unsafe extern "C" fn free_aligned_sized(chunk: Chunk, _: usize, _: usize) {
     type Function = unsafe extern "C" fn(Chunk);
     // SAFETY: the caller keeps to free_aligned_sized's contract.
-    release(Hook::FreeAlignedSized, chunk, |next: Function| unsafe {
-        next(chunk)
-    });
+    release(
+        Hook::FreeAlignedSized,
+        chunk,
+        move |next: Function| unsafe { next(chunk) },
+    );
 }
 
 /// malloc_usable_size(3).
@@ -229,7 +236,7 @@ pub unsafe extern "C" fn malloc_usable_size(chunk: Chunk) -> usize {
     let Some(next) = next::of(Hook::MallocUsableSize) else {
         return 0;
     };
-    if let Some(entry) = counters::enter() {
+    if let Some(entry) = counters::enter(&Holder::new()) {
         entry.called(Hook::MallocUsableSize, 0);
     }
     // SAFETY: this is the function's type.
@@ -247,44 +254,80 @@ fn allocate<F: Copy>(
     call: Call,
     ask: impl FnOnce(F, usize) -> Chunk,
 ) -> Chunk {
-    let Some(next) = next::direct(hook) else {
-        return allocate_and_count(hook, size, call, ask);
-    };
-    // SAFETY: each hook names the function's type next to its own.
-    let function = unsafe { next.function() };
-    let chunk = ask(function, size.saturating_add(RECORD));
-    let address = chunk.expose_provenance();
-    if address != 0 {
-        let site = call.site();
-        if !chunks::enter_small(address, size, site) || is_sample(address) {
-            return enter(chunk, size, site, call);
-        }
+    if let Some(next) = next::direct(hook)
+        && let Some(request) = size.checked_add(RECORD)
+    {
+        // SAFETY: each hook names the function's type next to its own.
+        let function = unsafe { next.function() };
+        return enter(ask(function, request), size, call);
     }
-    chunk
+    allocate_and_count(hook, size, call, ask)
 }
 
-/// Enters any chunk, and gives it back.
+/// Enters a chunk that was just made on the short way, and gives it back.
+#[inline(always)]
+fn enter(chunk: Chunk, size: usize, call: Call) -> Chunk {
+    if chunk.is_null() {
+        return chunk;
+    }
+    match call.site_at_hand() {
+        Some(site) => enter_at(site, chunk, size, call),
+        None => enter_in_facade(chunk, size, call),
+    }
+}
+
+/// The same where the direct caller is not the site, or not known yet.
+#[inline(never)]
+fn enter_in_facade(chunk: Chunk, size: usize, call: Call) -> Chunk {
+    enter_at(call.site(), chunk, size, call)
+}
+
+#[inline(always)]
+fn enter_at(site: Site, chunk: Chunk, size: usize, call: Call) -> Chunk {
+    let address = chunk.expose_provenance();
+    match chunks::enter_small(address, size, site) {
+        Some(is_single) if is_sample(address, is_single) => sample(chunk, call),
+        Some(_) => chunk,
+        None => enter_any(chunk, size, site, call),
+    }
+}
+
 #[cold]
 #[inline(never)]
-fn enter(chunk: Chunk, size: usize, site: Site, call: Call) -> Chunk {
+fn sample(chunk: Chunk, call: Call) -> Chunk {
+    LEFT.store(EVERY, Relaxed);
     call.sample();
+    chunk
+}
+
+/// The same for one that is not small, or the first in its place.
+#[cold]
+#[inline(never)]
+fn enter_any(chunk: Chunk, size: usize, site: Site, call: Call) -> Chunk {
+    let address = chunk.expose_provenance();
     if let Some(next) = next::of(Hook::Malloc) {
-        chunks::enter(next, chunk.expose_provenance(), size, site);
+        chunks::enter(next, address, size, site);
+    }
+    if is_sample(address, threads::is_single()) {
+        return sample(chunk, call);
     }
     chunk
 }
 
-/// Whether the call that made the chunk at `address` is looked at more closely: one in 64.
+/// One call in so many is looked at more closely.
+const EVERY: u32 = 64;
+/// The calls before the next one.
+static LEFT: AtomicU32 = AtomicU32::new(1);
+
+/// Whether the call that made the chunk at `address` is.
 #[inline(always)]
-fn is_sample(address: usize) -> bool {
-    const EVERY: u32 = 64;
-    static LEFT: AtomicU32 = AtomicU32::new(0);
+fn is_sample(address: usize, is_single: bool) -> bool {
     // Threads would contend for a counter. Addresses say it as well, if not as well: they are used again.
-    if !threads::is_single() {
+    if !is_single {
         return (address >> 4).is_multiple_of(EVERY as usize);
     }
-    let left = LEFT.load(Relaxed);
-    LEFT.store(left.checked_sub(1).unwrap_or(EVERY - 1), Relaxed);
+    let left = LEFT.load(Relaxed).wrapping_sub(1);
+    LEFT.store(left, Relaxed);
     left == 0
 }
 
@@ -299,7 +342,8 @@ fn allocate_and_count<F: Copy>(
     let Some(next) = next::of(hook) else {
         return ptr::null_mut();
     };
-    let entry = counters::enter();
+    let holder = Holder::new();
+    let entry = counters::enter(&holder);
     let (chunk, born) = make(next, size, call, ask);
     if let Some(entry) = entry {
         entry.called(hook, if chunk.is_null() { 0 } else { size });
@@ -331,8 +375,8 @@ fn make<F: Copy>(
         return (chunk, None);
     }
     let site = call.site();
-    if is_sample(address) {
-        call.sample();
+    if is_sample(address, threads::is_single()) {
+        sample(chunk, call);
     }
     let entered = chunks::enter(next, address, size, site);
     (chunk, entered.then_some(site))
@@ -369,7 +413,8 @@ fn release_and_count<F: Copy>(hook: Hook, chunk: Chunk, pass_on: impl FnOnce(F))
     let Some(next) = next::of(hook) else {
         return;
     };
-    let entry = counters::enter();
+    let holder = Holder::new();
+    let entry = counters::enter(&holder);
     let record = take_out(next, chunk);
     if let Some(entry) = &entry {
         entry.called(hook, 0);
@@ -401,10 +446,38 @@ fn reallocate<F: Copy>(
     call: Call,
     ask: impl FnOnce(F, usize) -> Chunk,
 ) -> Chunk {
+    if let Some(next) = next::direct(hook).filter(|_| size != 0)
+        && let Some(mark) = chunks::small(old.expose_provenance())
+        && let Some(request) = size.checked_add(RECORD)
+    {
+        if !mark.clear() {
+            mark.wait();
+        }
+        // SAFETY: each hook names the function's type next to its own.
+        let new = ask(unsafe { next.function() }, request);
+        if new.is_null() {
+            // The old one is as it was.
+            mark.set();
+        }
+        return enter(new, size, call);
+    }
+    reallocate_and_count(hook, old, size, call, ask)
+}
+
+/// The same where something is counted, or the allocator or the chunk is not known so well.
+#[inline(never)]
+fn reallocate_and_count<F: Copy>(
+    hook: Hook,
+    old: Chunk,
+    size: usize,
+    call: Call,
+    ask: impl FnOnce(F, usize) -> Chunk,
+) -> Chunk {
     let Some(next) = next::of(hook) else {
         return ptr::null_mut();
     };
-    let entry = counters::enter();
+    let holder = Holder::new();
+    let entry = counters::enter(&holder);
     let before = take_out(next, old);
     // Nothing asked for in place of a chunk means free, in glibc.
     let frees = size == 0 && !old.is_null();

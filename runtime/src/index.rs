@@ -121,7 +121,9 @@ impl<const RECORDS: bool> Index<RECORDS> {
         if let Some(region) = self.region(base) {
             region.change_page(base, begins);
         }
-        self.covered.change(base, limit, begins);
+        if region::number(base) != region::number(limit.wrapping_sub(1)) {
+            self.covered.change(base, limit, begins);
+        }
     }
 
     /// The highest marked address that is not above `address`, if a chunk that begins there may reach to it.
@@ -204,9 +206,10 @@ fn loaded(place: &AtomicPtr<Region>) -> Option<&'static Region> {
 }
 
 impl Mark {
+    /// Sets it. Whether there is no other thread.
     #[inline(always)]
-    pub(crate) fn set(self) {
-        threads::set(self.word, self.bit);
+    pub(crate) fn set(self) -> bool {
+        threads::set(self.word, self.bit)
     }
 
     /// Whether it is set.

@@ -49,7 +49,10 @@ mod call;
 mod census;
 mod chunks;
 mod counters;
+mod digits;
+mod elf;
 mod file;
+mod holder;
 mod hook;
 pub mod hooks;
 mod index;
@@ -60,6 +63,7 @@ mod memory;
 mod nested;
 mod next;
 mod object;
+mod pair;
 mod query;
 mod record;
 #[cfg(not(test))]

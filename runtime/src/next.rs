@@ -118,6 +118,16 @@ pub(crate) fn header_capacity(chunk: usize) -> Option<usize> {
     (header & MAPPED == 0).then_some((header & !FLAGS).wrapping_sub(size_of::<usize>()))
 }
 
+/// The same if it is less than `LIMIT`, in one comparison: a flag above all sizes says that it is another header.
+#[inline(always)]
+pub(crate) fn small_header_capacity<const LIMIT: usize>(chunk: usize) -> Option<usize> {
+    const HEADER: usize = size_of::<usize>();
+    // SAFETY: it has a header.
+    let header = unsafe { header(chunk) } & !(FLAGS & !MAPPED);
+    let is_small = header.rotate_right(MAPPED.trailing_zeros() + 1) < (LIMIT + HEADER) >> 2;
+    is_small.then_some(header.wrapping_sub(HEADER))
+}
+
 /// Sees whether the header of `chunk` says what the allocator says, which is `capacity`. If not, there is
 /// something in between, such as valgrind with an allocator of its own, and headers are never looked at again.
 #[cold]

@@ -1,12 +1,10 @@
 //! One loaded object: where it is, and what its program headers and its dynamic table say.
 
+use crate::elf::{DT_NULL, PT_DYNAMIC, PT_LOAD};
 use crate::memory::Mapped;
 use crate::sys;
 
-const PT_LOAD: u32 = 1;
-const PT_DYNAMIC: u32 = 2;
 const PT_PHDR: u32 = 6;
-const DT_NULL: usize = 0;
 
 /// More objects than a loader ever has, and more entries than a dynamic table: a bound for lists
 /// that somebody else wrote.

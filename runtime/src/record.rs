@@ -55,12 +55,12 @@ pub(crate) const fn padded(size: usize) -> usize {
 /// The chunk must be alive, of that capacity, and asked for with [`padded`] if it has room at all.
 #[inline(always)]
 pub(crate) unsafe fn write(chunk: usize, capacity: usize, size: usize, site: Site) -> bool {
-    let Some(usable_size) = capacity.checked_sub(RECORD) else {
+    let usable_size = capacity.wrapping_sub(RECORD);
+    let slack = usable_size.wrapping_sub(size);
+    // More than there are bits for, if one is less than the other.
+    if slack >> (u64::BITS - SITE) != 0 {
         return false;
-    };
-    let Some(slack) = usable_size.checked_sub(size) else {
-        return false;
-    };
+    }
     let at = ptr::with_exposed_provenance_mut::<u64>(chunk.wrapping_add(usable_size));
     // SAFETY: the last bytes of the chunk, which nobody else uses. Some allocators' capacities are odd.
     unsafe { at.write_unaligned((slack as u64) << SITE | u64::from(site.number())) };

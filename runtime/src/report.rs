@@ -16,6 +16,7 @@
 use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
 
 use crate::auxv::InitialStack;
+use crate::holder::Holder;
 use crate::memory::Mapped;
 use crate::state::{self, State};
 use crate::sys::File;
@@ -64,8 +65,9 @@ pub(crate) fn start() {
 
 /// Writes the report at exit, if one is asked for.
 pub(crate) fn write() {
+    let holder = Holder::new();
     if is_asked_for()
-        && let Some(turn) = Turn::wait(signal::number(), true)
+        && let Some(turn) = Turn::wait(&holder, signal::number(), true)
     {
         write_file(&turn, None);
     }
@@ -74,18 +76,19 @@ pub(crate) fn write() {
 /// Writes a snapshot. In a signal handler.
 fn snapshot() {
     static STACK: Stack = Stack::new();
-    if let Some(turn) = Turn::wait(signal::number(), false) {
+    let holder = Holder::new();
+    if let Some(turn) = Turn::wait(&holder, signal::number(), false) {
         // SAFETY: the turn is one at a time, and the handler has all signals wait.
         unsafe { STACK.call(write_snapshot, &turn) };
     }
 }
 
-extern "C" fn write_snapshot(turn: &Turn) {
+extern "C" fn write_snapshot(turn: &Turn<'_>) {
     let number = SNAPSHOTS.fetch_add(1, Relaxed).wrapping_add(1);
     write_file(turn, Some(number));
 }
 
-fn write_file(turn: &Turn, snapshot: Option<usize>) {
+fn write_file(turn: &Turn<'_>, snapshot: Option<usize>) {
     if let Some(name) = target::file()
         && let Some(target) = Target::open(turn, snapshot)
     {
@@ -98,7 +101,8 @@ fn write_file(turn: &Turn, snapshot: Option<usize>) {
 /// that this thread is making already (in a signal handler, that is), or while another thread's takes too
 /// long.
 pub(crate) fn write_to(descriptor: usize, format: Format) -> Option<bool> {
-    let turn = Turn::wait(signal::number(), false)?;
+    let holder = Holder::new();
+    let turn = Turn::wait(&holder, signal::number(), false)?;
     Some(format.write(&turn, &File::from_number(descriptor)))
 }
 
@@ -141,7 +145,7 @@ impl Format {
     }
 
     /// Writes a report. Whether all of it was written.
-    fn write(self, turn: &Turn, file: &File) -> bool {
+    fn write(self, turn: &Turn<'_>, file: &File) -> bool {
         let mut output = Output::new(turn, file, self == Self::PprofGzip);
         match self {
             Self::Text => text::write(&mut output),
@@ -184,7 +188,8 @@ mod tests {
     /// What `work` writes to its output.
     pub(crate) fn written(compressed: bool, work: impl FnOnce(&mut Output<'_>)) -> Vec<u8> {
         let _alone = TURN.lock();
-        let turn = Turn::wait(0, false).expect("no other report");
+        let holder = Holder::new();
+        let turn = Turn::wait(&holder, 0, false).expect("no other report");
         let path = std::env::temp_dir().join(format!("allocs-output-{}", std::process::id()));
         let mut file = std::fs::File::create_new(&path).expect("a new file");
         let descriptor = File::from_number(file.as_raw_fd() as usize);

@@ -10,7 +10,7 @@
 //!                       │ new
 //!                       ├──▶ file      the object that contains it
 //!                       ├──▶ frame ─▶ cfa ─▶ step     out of the frame, by .eh_frame
-//!                       ├──▶ names ─▶ symbols, glob, rust   is the function a facade?
+//!                       ├──▶ names ─▶ file, glob, rust      is the function a facade?
 //!                       └──▶ numbers   a number for the site
 //! ```
 //!
@@ -34,7 +34,6 @@ mod objects;
 mod rust;
 mod stack;
 mod step;
-mod symbols;
 mod table;
 
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -93,10 +92,15 @@ impl Site {
     #[inline(always)]
     pub(crate) unsafe fn of(caller: usize, stack: usize, rbp: usize) -> Self {
         let value = CALLERS.at_hand(Key::of_address(caller));
-        if value < u64::from(FACADE) {
-            return Self(value as u32);
-        }
         behind(value, Frame { caller, stack, rbp })
+    }
+
+    /// The site of a call that returns to `caller`, if that is the site and is known: the usual case, in few
+    /// instructions.
+    #[inline(always)]
+    pub(crate) fn at_hand(caller: usize) -> Option<Self> {
+        let value = CALLERS.at_hand(Key::of_address(caller));
+        (value < u64::from(FACADE)).then_some(Self(value as u32))
     }
 
     /// The site with that number, as a record holds it. Any number may be asked for.

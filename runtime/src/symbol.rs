@@ -3,25 +3,18 @@
 
 use core::mem;
 
+use crate::elf::{
+    DT_GNU_HASH, DT_HASH, DT_STRTAB, DT_SYMTAB, SHN_UNDEF, STB_GLOBAL, STB_WEAK, STT_TLS, SYMBOL,
+};
 use crate::memory::Mapped;
 use crate::object::Object;
 
-const DT_HASH: usize = 4;
-const DT_STRTAB: usize = 5;
-const DT_SYMTAB: usize = 6;
-const DT_GNU_HASH: usize = 0x6fff_fef5;
 const DT_VERSYM: usize = 0x6fff_fff0;
 const DT_VERDEF: usize = 0x6fff_fffc;
 
-const STB_GLOBAL: u8 = 1;
-const STB_WEAK: u8 = 2;
 const STB_GNU_UNIQUE: u8 = 10;
-const STT_TLS: u8 = 6;
 const STT_GNU_IFUNC: u8 = 10;
-const SHN_UNDEF: u16 = 0;
 
-/// Size of a symbol.
-const SYMBOL: usize = 24;
 /// A bound for chains that somebody else wrote.
 const MANY: usize = 1 << 24;
 
@@ -62,19 +55,30 @@ impl Symbols {
     /// Finds the tables of `object`.
     #[inline(never)]
     pub(crate) fn of(object: Object) -> Option<Self> {
-        let table = |wanted: usize| {
-            let (_, value) = object.entries().find(|(tag, _)| *tag == wanted)?;
+        // In one pass: half of what the runtime does at the start is this.
+        let [mut strings, mut symbols, mut gnu_hash] = [None; 3];
+        let [mut hash, mut versions, mut definitions] = [None; 3];
+        for (tag, value) in object.entries() {
+            let table = match tag {
+                DT_STRTAB => &mut strings,
+                DT_SYMTAB => &mut symbols,
+                DT_GNU_HASH => &mut gnu_hash,
+                DT_HASH => &mut hash,
+                DT_VERSYM => &mut versions,
+                DT_VERDEF => &mut definitions,
+                _ => continue,
+            };
             // SAFETY: the dynamic table says where this table is.
-            Some(unsafe { Mapped::new(object.table(value)) })
-        };
+            *table = Some(unsafe { Mapped::new(object.table(value)) });
+        }
         Some(Self {
             object,
-            strings: table(DT_STRTAB)?,
-            symbols: table(DT_SYMTAB)?,
-            gnu_hash: table(DT_GNU_HASH),
-            hash: table(DT_HASH),
-            versions: table(DT_VERSYM),
-            definitions: table(DT_VERDEF),
+            strings: strings?,
+            symbols: symbols?,
+            gnu_hash,
+            hash,
+            versions,
+            definitions,
         })
     }
 

@@ -9,6 +9,7 @@ use core::sync::atomic::{AtomicU8, AtomicUsize};
 
 pub(crate) mod path;
 pub(crate) mod signal;
+pub(crate) mod thread;
 
 use crate::memory::Mapped;
 

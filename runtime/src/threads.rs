@@ -44,14 +44,16 @@ macro_rules! change {
     };
 }
 
-/// Sets `bits`.
+/// Sets `bits`. Whether there is no other thread.
 #[inline(always)]
-pub(crate) fn set(word: &AtomicU64, bits: u64) {
-    if is_single() {
+pub(crate) fn set(word: &AtomicU64, bits: u64) -> bool {
+    let is_single = is_single();
+    if is_single {
         change!("or", word, bits);
     } else {
         word.fetch_or(bits, Ordering::SeqCst);
     }
+    is_single
 }
 
 /// Clears `bits`; whatever another thread does afterwards it does after that. Whether there is no other thread.

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use allocs_tests::report::Report;
 use allocs_tests::tool;
 use allocs_tests::tree;
 use allocs_tests::{Command, Dir, Rewrite, needs, trial, trials};
@@ -11,11 +12,12 @@ use libtest_mimic::Trial;
 use crate::rivals;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let mut all = trials!["index": operators, operators_replaced, mcheck];
+    let mut all = trials!["index": operators, operators_replaced, mcheck, jumps_counted];
     for (program, cases) in [
         ("walks", WALKS),
         ("processes", PROCESSES),
         ("faults", FAULTS),
+        ("jumps", JUMPS),
     ] {
         for case in cases.split_whitespace() {
             all.push(trial(format!("index::{program}::{case}"), move || {
@@ -23,9 +25,15 @@ pub(crate) fn trials() -> Vec<Trial> {
             }));
         }
     }
-    for case in format!("{WALKS} {PROCESSES}").split_whitespace() {
-        // glibc's addresses are no musl's, and its heap is never given back.
-        let program = ["processes.c", "walks.c"][usize::from(WALKS.contains(case))];
+    // glibc's addresses are no musl's, and its heap is never given back.
+    let programs = [
+        ("processes.c", PROCESSES),
+        ("walks.c", WALKS),
+        ("jumps.c", JUMPS),
+    ];
+    let cases =
+        programs.map(|(program, cases)| cases.split_whitespace().map(move |case| (program, case)));
+    for (program, case) in cases.into_iter().flatten() {
         let case = case.to_owned();
         all.push(trial(format!("index::musl::{case}"), move || {
             same(program, Command::new(needs("musl-gcc")), &[&case]);
@@ -36,6 +44,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 const WALKS: &str = "churn signals wild";
 const PROCESSES: &str = "storm fork spawn exit exit-now longjmp cancel";
+const JUMPS: &str = "base info walk report malloc stack threads frees";
 const FAULTS: &str =
     "twice twice-fast twice-later twice-mapped twice-by-realloc inside inside-large misaligned
     resized-inside stack data unmapped non-canonical resized-unmapped";
@@ -105,6 +114,18 @@ fn operators() {
 fn operators_replaced() {
     let replaced = Command::new(needs("g++")).arg("-DREPLACED");
     same("operators.cpp", replaced, &[]);
+}
+
+/// What is called after a jump out of a hook is counted, too, wherever in the stack that is.
+fn jumps_counted() {
+    let dir = Dir::new("index-jumps");
+    let program = compile(&dir, gcc(), "jumps.c", &[]);
+    let rewritten = Rewrite::new(&program, dir.make("rewritten").join("jumps")).succeed();
+    let file = dir.join("report.json");
+    let command = rewritten.command().args(["malloc"]);
+    let (outcome, report) = Report::of(&command, &file);
+    let calls = report.calls("calloc");
+    assert!(calls >= 120_000, "{outcome}{calls} calls of calloc");
 }
 
 /// Programs that are linked with -lmcheck: in glibc 2.31 that puts other functions in place of the allocator's.

@@ -2,6 +2,7 @@
 //! each hook, live bytes, and the counts of the sites that it allocated at last. One shard is for all threads
 //! that have none of their own; there every change is locked.
 
+use core::ptr;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 
 use crate::counters::LIVE;
@@ -35,7 +36,7 @@ pub(crate) struct Shard {
     /// Thread pointer of the thread that it belongs to; 0 if none. Never given back: thread
     /// pointers are addresses, and the next thread on that stack goes on counting here.
     pub(crate) owner: AtomicUsize,
-    /// Stack pointer of the outermost hook that the thread is inside of; 0 if none.
+    /// Where the [`Holder`](crate::holder::Holder) of the outermost hook lies that the thread is inside of; 0 if none.
     pub(crate) inside: AtomicUsize,
     /// Chunks that came to life, chunks that were given back.
     pub(crate) born: AtomicUsize,
@@ -69,6 +70,12 @@ impl Shard {
                 }
             }; SITES],
         }
+    }
+
+    /// What the holder of a hook says.
+    #[inline(always)]
+    pub(crate) fn name(&self) -> usize {
+        ptr::from_ref(self).expose_provenance()
     }
 
     /// Notes a call; `bytes` are those asked for if it succeeded, else 0.

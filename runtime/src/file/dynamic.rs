@@ -1,15 +1,12 @@
 //! An object's dynamic symbols where they are in memory: what is left of an object whose file is gone, such as a
 //! library that was unpacked, loaded and removed, and of the vdso, which never had one.
 
-use crate::memory::Access;
+use crate::elf::{DT_GNU_HASH, DT_HASH, DT_NULL, DT_STRTAB, DT_SYMTAB};
+use crate::memory::{Access, Mapped};
 use crate::object::Object;
 
-const DT_NULL: usize = 0;
-const DT_HASH: usize = 4;
-const DT_STRTAB: usize = 5;
-const DT_SYMTAB: usize = 6;
 const DT_STRSZ: usize = 10;
-const DT_GNU_HASH: usize = 0x6fff_fef5;
+const DT_SONAME: usize = 14;
 
 /// More entries than a dynamic table has, and more symbols.
 const ENTRIES: usize = 256;
@@ -54,6 +51,17 @@ impl Dynamic {
             names_size: value(DT_STRSZ)?,
         })
     }
+}
+
+/// The name that other objects ask for a library by.
+pub(crate) fn soname(object: Object) -> Option<Mapped> {
+    let value = |wanted| {
+        let (_, value) = object.entries().find(|(tag, _)| *tag == wanted)?;
+        Some(value)
+    };
+    let strings = object.table(value(DT_STRTAB)?);
+    // SAFETY: a string among those of the dynamic table.
+    Some(unsafe { Mapped::new(strings.wrapping_add(value(DT_SONAME)?)) })
 }
 
 /// How many symbols there are up to the last one in the DT_GNU_HASH at `table`, see `symbol`.

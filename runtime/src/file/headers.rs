@@ -3,13 +3,12 @@
 
 use core::mem::MaybeUninit;
 
+use crate::elf::{PT_DYNAMIC, PT_LOAD};
 use crate::linkmap::Entry;
 use crate::memory::Access;
 use crate::memory::Mapped;
 use crate::sys::File;
 
-const PT_LOAD: u32 = 1;
-const PT_DYNAMIC: u32 = 2;
 const PT_NOTE: u32 = 4;
 const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
 const PF_X: u32 = 1;

@@ -2,13 +2,10 @@
 //! symbol table from one end to the other for each.
 
 use crate::arena::Plain;
+use crate::elf::{SHN_UNDEF, STB_GLOBAL, STB_WEAK, STT_TLS};
 
-const STT_TLS: u8 = 6;
 const STT_SECTION: u8 = 3;
 const STT_FILE: u8 = 4;
-const STB_GLOBAL: u8 = 1;
-const STB_WEAK: u8 = 2;
-const SHN_UNDEF: u16 = 0;
 const SHN_ABS: u16 = 0xfff1;
 const SHN_COMMON: u16 = 0xfff2;
 

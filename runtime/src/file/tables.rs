@@ -19,7 +19,7 @@ use crate::file::dynamic::Dynamic;
 use crate::file::headers::Headers;
 use crate::file::symbols::{self, Symbol};
 use crate::memory::{Access, Mapped};
-use crate::sys::File;
+use crate::sys::{File, signal};
 
 const SHT_SYMTAB: u32 = 2;
 const SHT_NOBITS: u32 = 8;
@@ -82,7 +82,9 @@ impl Tables {
             match published(place) {
                 Some(tables) if tables.fingerprint == fingerprint => return Some(tables),
                 Some(_) => {}
-                None => return Self::make(object, fingerprint, place),
+                None => {
+                    return signal::uninterrupted(|| Self::make(object, fingerprint, place));
+                }
             }
         }
         None
@@ -112,7 +114,8 @@ impl Tables {
             let parts = Parts::of_file(file).filter(|_| is_same)?;
             parts.read(Access::File(file.number()), fingerprint)
         };
-        let of_memory = || Parts::of_memory(object)?.read(object.headers.access(), fingerprint);
+        let access = object.headers.access();
+        let of_memory = || Parts::of_memory(object, access)?.read(access, fingerprint);
         object.with_file(of_file).or_else(of_memory)
     }
 
@@ -149,31 +152,48 @@ fn string(table: &'static [u8], offset: u32) -> Option<Mapped> {
 
 /// Where an object's tables are: an offset in its file or an address, and a number of values.
 #[derive(Clone, Copy, Default)]
-struct Part {
-    at: usize,
-    count: usize,
+pub(super) struct Part {
+    pub(super) at: usize,
+    pub(super) count: usize,
 }
 
 #[derive(Default)]
-struct Parts {
+pub(super) struct Parts {
     sections: Part,
     section_names: Part,
-    symbols: Part,
-    names: Part,
+    pub(super) symbols: Part,
+    pub(super) names: Part,
 }
 
 impl Parts {
     fn of_file(file: &File) -> Option<Self> {
         let size = file.regular_size()?;
-        let access = Access::File(file.number());
+        Self::of_contents(Access::File(file.number()), 0, size, true)
+    }
+
+    /// Those of a file of `size` bytes that begins at `begin`; with the dynamic symbols, if they may be and if there
+    /// are no others.
+    pub(super) fn of_contents(
+        access: Access,
+        begin: usize,
+        size: usize,
+        may_be_dynamic: bool,
+    ) -> Option<Self> {
         // e_shoff; e_phnum, e_shentsize, e_shnum, e_shstrndx.
-        let [_, _, _, _, _, at, _, counts] = access.words(0)?;
+        let [_, _, _, _, _, at, _, counts] = access.words(begin)?;
         let (count, names) = (counts >> 32 & 0xffff, counts >> 48);
+        let end = at.checked_add(count.wrapping_mul(size_of::<Section>()))?;
+        if end > size {
+            return None;
+        }
+        let at = begin.wrapping_add(at);
         let section = |index: usize| {
             let mut section = [Section::default()];
             let at = at.wrapping_add(index.wrapping_mul(size_of::<Section>()));
-            let [section] = access.fill(at, &mut section).then_some(section)?;
+            let [mut section] =
+                (index < count && access.fill(at, &mut section)).then_some(section)?;
             let is_inside = section.offset.checked_add(section.size)? <= size;
+            section.offset = section.offset.wrapping_add(begin);
             is_inside.then_some(section)
         };
         let of_kind = |kind| {
@@ -188,8 +208,9 @@ impl Parts {
                 count: section.size,
             })
         };
-        let symbols = of_kind(SHT_SYMTAB).or_else(|| of_kind(SHT_DYNSYM));
-        let section_names = strings(names).filter(|_| names < count)?;
+        let symbols =
+            of_kind(SHT_SYMTAB).or_else(|| may_be_dynamic.then(|| of_kind(SHT_DYNSYM)).flatten());
+        let section_names = strings(names)?;
         Some(Self {
             sections: Part { at, count },
             section_names,
@@ -203,8 +224,8 @@ impl Parts {
         })
     }
 
-    fn of_memory(object: &LoadedObject) -> Option<Self> {
-        let dynamic = Dynamic::of(object.object, object.headers.access());
+    pub(super) fn of_memory(object: &LoadedObject, access: Access) -> Option<Self> {
+        let dynamic = Dynamic::of(object.object, access);
         let Some(dynamic) = dynamic else {
             return Some(Self::default());
         };

@@ -6,6 +6,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 use crate::index::Mark;
 use crate::sys;
+use crate::threads;
 
 /// Size of a region, as a power of two.
 const REGION: u32 = 26;
@@ -178,10 +179,14 @@ impl Region {
             return;
         };
         if begins {
-            word.fetch_or(bit, Ordering::SeqCst);
-            group.fetch_or(1 << (index & 63), Ordering::SeqCst);
+            threads::set(word, bit);
+            // What is set there stays so.
+            let in_group = 1 << (index & 63);
+            if group.load(Ordering::Relaxed) & in_group == 0 {
+                group.fetch_or(in_group, Ordering::SeqCst);
+            }
         } else {
-            word.fetch_and(!bit, Ordering::SeqCst);
+            threads::clear(word, bit);
         }
     }
 

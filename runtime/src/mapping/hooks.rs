@@ -90,49 +90,40 @@ pub(crate) fn look_up() {
 // Rust has no way to ask for a return address. Prot and flags, an int each, go together into the register of
 // the one, the return address into that of the other, and the function is as it was called.
 
-/// mmap(2).
-#[cfg(not(test))]
-#[unsafe(naked)]
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mmap(
-    address: Address,
-    size: usize,
-    protection: c_int,
-    flags: c_int,
-    file: c_int,
-    offset: isize,
-) -> Address {
-    naked_asm!(
-        "shl rdx, 32",
-        "mov ecx, ecx",
-        "or rcx, rdx",
-        "mov rdx, [rsp]",
-        "jmp {hook}",
-        hook = sym mmap_from,
-    )
+macro_rules! mmap {
+    ($(#[$doc:meta])* $name:ident => $hook:ident) => {
+        $(#[$doc])*
+        #[cfg(not(test))]
+        #[unsafe(naked)]
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name(
+            address: Address,
+            size: usize,
+            protection: c_int,
+            flags: c_int,
+            file: c_int,
+            offset: isize,
+        ) -> Address {
+            naked_asm!(
+                "shl rdx, 32",
+                "mov ecx, ecx",
+                "or rcx, rdx",
+                "mov rdx, [rsp]",
+                "jmp {hook}",
+                hook = sym $hook,
+            )
+        }
+    };
 }
 
-/// mmap64, which is mmap(2).
-#[cfg(not(test))]
-#[unsafe(naked)]
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mmap64(
-    address: Address,
-    size: usize,
-    protection: c_int,
-    flags: c_int,
-    file: c_int,
-    offset: isize,
-) -> Address {
-    naked_asm!(
-        "shl rdx, 32",
-        "mov ecx, ecx",
-        "or rcx, rdx",
-        "mov rdx, [rsp]",
-        "jmp {hook}",
-        hook = sym mmap64_from,
-    )
-}
+mmap!(
+    /// mmap(2).
+    mmap => mmap_from
+);
+mmap!(
+    /// mmap64, which is mmap(2).
+    mmap64 => mmap64_from
+);
 
 /// mremap(2), whose last argument is there only with some flags.
 #[cfg(not(test))]

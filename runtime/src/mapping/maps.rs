@@ -3,7 +3,7 @@
 use core::mem::MaybeUninit;
 use core::ops::ControlFlow;
 
-use crate::sys::File;
+use crate::sys::{File, signal};
 
 /// As many bytes are read at a time: little, for it may be on a signal handler's stack.
 const AT_A_TIME: usize = 512;
@@ -32,6 +32,10 @@ pub(crate) enum Name {
 
 /// The region that contains `address`. `Err` if the kernel does not say, `Ok(None)` if there is none.
 pub(crate) fn region_of(address: usize) -> Result<Option<Region>, ()> {
+    signal::uninterrupted(|| search(address))
+}
+
+fn search(address: usize) -> Result<Option<Region>, ()> {
     // The process's own entry is empty once the main thread has ended.
     let file = File::open(c"/proc/thread-self/maps").or_else(|| File::open(c"/proc/self/maps"));
     let file = file.ok_or(())?;

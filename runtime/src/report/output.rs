@@ -3,12 +3,15 @@
 //!
 //! A thread that wants to report while another one does waits for it, but not for long: the other may be
 //! writing to a pipe that this one would have to read. A signal handler that interrupted the very report
-//! gives up at once. The one report that goes ahead then is that at exit: what it interrupted, if it was
-//! not left by a longjmp, never goes on.
+//! gives up at once. The one report that goes ahead then is that at exit: what it interrupted never goes on. One
+//! that was left by a longjmp disturbs nobody.
 
-use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU8, Ordering};
 
+use crate::digits::Digits;
+use crate::holder::Holder;
 use crate::memory::Mapped;
+use crate::pair::Pair;
 use crate::report::gzip::{self, Gzip};
 use crate::sys::signal::Blocked;
 use crate::sys::{self, File};
@@ -18,32 +21,39 @@ use crate::sys::{self, File};
 const SIZE: usize = 16 << 10;
 static BUFFER: [AtomicU8; SIZE] = [const { AtomicU8::new(0) }; SIZE];
 
-/// Process and thread that are making a report; 0 if none is.
-static WRITER: AtomicUsize = AtomicUsize::new(0);
+/// Process and thread that are making a report, 0 if none is; and where its [`Holder`] lies.
+static WRITER: Pair = Pair::new();
 /// How often a report that waits for another one looks whether it is made: for five seconds or more.
 const LOOKS: usize = 50_000;
 
 /// The right to make a report, and to use everything in memory that there is for one report only.
-pub(crate) struct Turn {
+pub(crate) struct Turn<'a> {
     _blocked: Blocked,
+    holder: &'a Holder,
 }
 
-impl Turn {
+impl<'a> Turn<'a> {
     /// Waits for it. `signal` is the one that asks for reports; it waits until this one is made.
-    pub(crate) fn wait(signal: usize, at_exit: bool) -> Option<Self> {
+    pub(crate) fn wait(holder: &'a Holder, signal: usize, at_exit: bool) -> Option<Self> {
         let blocked = Blocked::new(signal);
         let process = sys::process_id();
         let own = process << 32 | sys::thread_id();
         for _ in 0..LOOKS {
-            let writer = WRITER.load(Ordering::Relaxed);
+            let [writer, its_holder] = WRITER.load();
+            let is_left = || {
+                !Holder::is_there(its_holder, writer)
+                    || writer == own && (at_exit || holder.has_left(its_holder))
+            };
             // In a child that was forked meanwhile, nobody is writing any more.
-            let is_free = writer == 0 || writer >> 32 != process || writer == own && at_exit;
-            if is_free {
-                let taken =
-                    WRITER.compare_exchange(writer, own, Ordering::Acquire, Ordering::Relaxed);
-                if taken.is_ok() {
-                    return Some(Self { _blocked: blocked });
+            if writer == 0 || writer >> 32 != process || is_left() {
+                holder.set(own);
+                if WRITER.change([writer, its_holder], [own, holder.address()]) {
+                    return Some(Self {
+                        _blocked: blocked,
+                        holder,
+                    });
                 }
+                holder.set(0);
             } else if writer == own {
                 return None;
             } else {
@@ -54,15 +64,20 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        WRITER.store(0, Ordering::Release);
+        let [writer, its_holder] = WRITER.load();
+        // Unless the report at exit has taken it.
+        if its_holder == self.holder.address() {
+            WRITER.change([writer, its_holder], [0; 2]);
+        }
+        self.holder.set(0);
     }
 }
 
 /// A report in the making.
 pub(crate) struct Output<'a> {
-    turn: &'a Turn,
+    turn: &'a Turn<'a>,
     file: &'a File,
     length: usize,
     gzip: Option<Gzip>,
@@ -71,7 +86,7 @@ pub(crate) struct Output<'a> {
 
 impl<'a> Output<'a> {
     /// Begins one; the turn proves that the buffer is free.
-    pub(crate) fn new(turn: &'a Turn, file: &'a File, compressed: bool) -> Self {
+    pub(crate) fn new(turn: &'a Turn<'a>, file: &'a File, compressed: bool) -> Self {
         let mut output = Self {
             turn,
             file,
@@ -88,7 +103,7 @@ impl<'a> Output<'a> {
     }
 
     /// The turn that it was begun in.
-    pub(crate) fn turn(&self) -> &'a Turn {
+    pub(crate) fn turn(&self) -> &'a Turn<'a> {
         self.turn
     }
 
@@ -168,50 +183,13 @@ impl<'a> Output<'a> {
     }
 }
 
-/// A number's digits; the largest has twenty.
-pub(crate) struct Digits {
-    digits: [u8; 20],
-    leading: usize,
-}
-
-impl Digits {
-    /// In that base, up to 16.
-    #[inline(never)]
-    pub(crate) fn of(number: usize, base: usize) -> Self {
-        let mut digits = [b'0'; 20];
-        let mut rest = number;
-        let mut leading = digits.len();
-        for digit in digits.iter_mut().rev() {
-            let value = rest.checked_rem(base).unwrap_or_default();
-            *digit = b"0123456789abcdef".get(value).copied().unwrap_or_default();
-            leading = leading.wrapping_sub(1);
-            rest = rest.checked_div(base).unwrap_or_default();
-            if rest == 0 {
-                break;
-            }
-        }
-        Self { digits, leading }
-    }
-
-    pub(crate) fn get(&self) -> &[u8] {
-        self.digits.get(self.leading..).unwrap_or_default()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::report::tests::{TURN, written};
 
     #[test]
-    fn numbers_have_all_their_digits() {
-        for number in [0, 7, 10, 10_002, usize::MAX] {
-            assert_eq!(Digits::of(number, 10).get(), number.to_string().as_bytes());
-            assert_eq!(
-                Digits::of(number, 16).get(),
-                format!("{number:x}").as_bytes()
-            );
-        }
+    fn bytes_have_two_digits() {
         let bytes = written(false, |output| {
             output.two_digits(0).two_digits(0xa).two_digits(0xff);
         });
@@ -232,10 +210,11 @@ mod tests {
     #[test]
     fn one_thread_makes_one_report_at_a_time() {
         let _alone = TURN.lock();
-        let turn = Turn::wait(0, false);
+        let [deeper, holder] = &[Holder::new(), Holder::new()];
+        let turn = Turn::wait(holder, 0, false);
         assert!(turn.is_some());
-        assert!(Turn::wait(0, false).is_none(), "from a signal handler");
-        let other = std::thread::spawn(|| Turn::wait(0, false).is_some());
+        assert!(Turn::wait(deeper, 0, false).is_none(), "from a handler");
+        let other = std::thread::spawn(|| Turn::wait(&Holder::new(), 0, false).is_some());
         std::thread::sleep(std::time::Duration::from_millis(50));
         drop(turn);
         assert!(other.join().is_ok_and(|had_it| had_it), "another thread");

@@ -42,16 +42,7 @@ static WRITTEN: [[AtomicUsize; 2]; KNOWN] = [const { [const { AtomicUsize::new(0
 
 /// Writes it.
 pub(crate) fn write(output: &mut Output<'_>) {
-    let mut profile = Profile {
-        output,
-        strings: 0,
-        mappings: 0,
-        locations: 0,
-        unknown: None,
-    };
-    for [address, _] in &WRITTEN {
-        address.store(0, Relaxed);
-    }
+    let mut profile = Profile::new(output);
     profile.types();
     for object in file::objects() {
         profile.mapping(&object);
@@ -68,6 +59,21 @@ struct Profile<'o, 'a> {
     locations: usize,
     /// The location of allocations whose site is not known.
     unknown: Option<usize>,
+}
+
+impl<'o, 'a> Profile<'o, 'a> {
+    fn new(output: &'o mut Output<'a>) -> Self {
+        for [address, _] in &WRITTEN {
+            address.store(0, Relaxed);
+        }
+        Self {
+            output,
+            strings: 0,
+            mappings: 0,
+            locations: 0,
+            unknown: None,
+        }
+    }
 }
 
 impl Profile<'_, '_> {
@@ -276,17 +282,7 @@ mod tests {
 
     fn profile(work: impl FnOnce(&mut Profile<'_, '_>)) -> Vec<u8> {
         written(false, |output| {
-            let mut profile = Profile {
-                output,
-                strings: 0,
-                mappings: 0,
-                locations: 0,
-                unknown: None,
-            };
-            for [address, _] in &WRITTEN {
-                address.store(0, Relaxed);
-            }
-            work(&mut profile);
+            work(&mut Profile::new(output));
         })
     }
 

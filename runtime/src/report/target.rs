@@ -6,8 +6,9 @@
 
 use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
 
+use crate::digits::Digits;
 use crate::memory::Mapped;
-use crate::report::output::{Digits, Turn};
+use crate::report::output::Turn;
 use crate::sys;
 use crate::sys::File;
 use crate::sys::path::{Kind, Path};
@@ -121,7 +122,7 @@ enum Opened {
 
 impl Target {
     /// Opens it, for the report at exit or for the snapshot with that number.
-    pub(crate) fn open(_turn: &Turn, snapshot: Option<usize>) -> Option<Self> {
+    pub(crate) fn open(_turn: &Turn<'_>, snapshot: Option<usize>) -> Option<Self> {
         if is_stderr() {
             let (file, kind) = (stderr(), Opened::Before);
             return Some(Self { file, kind });

@@ -5,10 +5,11 @@ use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 
 use crate::census::{self, SiteCounts};
 use crate::counters::{self, Totals};
+use crate::digits::Digits;
 use crate::file;
 use crate::hook::Hook;
 use crate::next;
-use crate::report::output::{Digits, Output};
+use crate::report::output::Output;
 use crate::report::{Turn, phase};
 use crate::site::Site;
 use crate::sys;
@@ -140,7 +141,7 @@ impl Row {
 }
 
 impl Largest {
-    fn find(turn: &Turn) -> Self {
+    fn find(turn: &Turn<'_>) -> Self {
         let mut largest = Self {
             count: 0,
             left_out: 0,

@@ -11,11 +11,10 @@ use core::sync::atomic::{
     AtomicBool, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
 };
 
-use crate::file::LoadedObject;
+use crate::file::{LoadedObject, Symbol, dynamic};
 use crate::memory::Mapped;
 use crate::site::glob;
 use crate::site::rust;
-use crate::site::symbols::{self, Symbol};
 use crate::site::table::{Key, Table};
 use crate::sys;
 
@@ -128,12 +127,12 @@ pub(crate) fn are_all_facades(object: &LoadedObject) -> bool {
             .chain(own())
             .any(|word| glob::matches(word, name))
     };
-    if symbols::soname(object.object).is_some_and(is_library) {
+    if dynamic::soname(object.object).is_some_and(is_library) {
         return true;
     }
-    symbols::for_each(object, |symbol| {
+    object.for_each_function(|symbol| {
         if is_function(symbol.name) {
-            add(symbol.address);
+            add(symbol.base);
             if let Some(target) = only_jump(symbol) {
                 add(target);
             }
@@ -146,7 +145,7 @@ pub(crate) fn are_all_facades(object: &LoadedObject) -> bool {
 fn only_jump(symbol: Symbol) -> Option<usize> {
     const LONGEST: usize = 32;
     const JUMP: usize = 5;
-    let end = symbol.address.wrapping_add(symbol.size);
+    let end = symbol.base.wrapping_add(symbol.size);
     if !(JUMP..LONGEST).contains(&symbol.size) {
         return None;
     }

@@ -1,6 +1,7 @@
 //! Signals: a handler of the runtime's own, and signals that have to wait.
 
 use core::arch::{asm, naked_asm};
+use core::ops::Range;
 use core::sync::atomic::AtomicU8;
 
 use super::syscall;
@@ -9,6 +10,7 @@ const SYS_RT_SIGACTION: usize = 13;
 const SYS_RT_SIGPROCMASK: usize = 14;
 const SYS_RT_SIGPENDING: usize = 127;
 const SYS_RT_SIGTIMEDWAIT: usize = 128;
+const SYS_SIGALTSTACK: usize = 131;
 
 /// Signals are numbered from 1 to this.
 pub(crate) const MOST: usize = 64;
@@ -105,10 +107,51 @@ impl Stack {
     }
 }
 
+/// Does `work` while no signal is handled on this thread but those that say that an instruction cannot be done: so no
+/// handler leaves `work` by siglongjmp, with what it has opened and mapped. For what takes long beside two system
+/// calls and does not wait.
+pub(crate) fn uninterrupted<T>(work: impl FnOnce() -> T) -> T {
+    /// ILL, TRAP, BUS, FPE, SEGV and SYS.
+    const BY_INSTRUCTIONS: [usize; 6] = [4, 5, 7, 8, 11, 31];
+    let of_instructions = BY_INSTRUCTIONS.into_iter().map(set_of);
+    let mask = change_mask(SIG_BLOCK, !of_instructions.fold(0, |set, one| set | one));
+    let result = work();
+    if let Some(mask) = mask {
+        change_mask(SIG_SETMASK, mask);
+    }
+    result
+}
+
+/// The signal stack that the thread is on, if it is on one.
+pub(crate) fn stack() -> Option<Range<usize>> {
+    const SS_ONSTACK: usize = 1;
+    // `stack_t`: address, flags in half a word, size.
+    let mut stack = [0_usize; 3];
+    let at = (&raw mut stack).expose_provenance();
+    // SAFETY: the kernel writes the structure and changes nothing.
+    let result = unsafe { syscall(SYS_SIGALTSTACK, [0, at, 0, 0, 0]) };
+    let [begin, flags, size] = stack;
+    let is_on = result == 0 && flags & SS_ONSTACK != 0;
+    is_on.then(|| begin..begin.wrapping_add(size))
+}
+
+const SIG_BLOCK: usize = 0;
+const SIG_SETMASK: usize = 2;
+
+/// Changes the thread's mask of signals, and says what it was. `None` if the call failed.
+fn change_mask(how: usize, set: u64) -> Option<u64> {
+    let mut mask = 0_u64;
+    let (new, old) = ((&raw const set), (&raw mut mask));
+    let (new, old) = (new.expose_provenance(), old.expose_provenance());
+    // SAFETY: the kernel reads one set and writes the other.
+    let result = unsafe { syscall(SYS_RT_SIGPROCMASK, [how, new, old, SET, 0]) };
+    (result == 0).then_some(mask)
+}
+
 /// A thread's state in which writing raises no signal and the signal `other` waits. Ends when dropped.
 pub(crate) struct Blocked {
-    /// The mask as it was.
-    mask: u64,
+    /// The mask as it was; none if it was not changed.
+    mask: Option<u64>,
     /// Those of its signals that waited before.
     pending: u64,
 }
@@ -118,20 +161,8 @@ impl Blocked {
 
     /// Begins it; `other` may be 0 for none.
     pub(crate) fn new(other: usize) -> Self {
-        const SIG_BLOCK: usize = 0;
         let other = if other == 0 { 0 } else { set_of(other) };
-        let set = Self::BY_WRITING | other;
-        let mut mask = u64::MAX;
-        let (new, old) = ((&raw const set), (&raw mut mask));
-        let arguments = [
-            SIG_BLOCK,
-            new.expose_provenance(),
-            old.expose_provenance(),
-            SET,
-            0,
-        ];
-        // SAFETY: the kernel reads one set and writes the other.
-        unsafe { syscall(SYS_RT_SIGPROCMASK, arguments) };
+        let mask = change_mask(SIG_BLOCK, Self::BY_WRITING | other);
         Self {
             mask,
             pending: pending(),
@@ -141,7 +172,6 @@ impl Blocked {
 
 impl Drop for Blocked {
     fn drop(&mut self) {
-        const SIG_SETMASK: usize = 2;
         let raised = pending() & !self.pending & Self::BY_WRITING;
         if raised != 0 {
             // It would have ended the program, and it is about the report only.
@@ -151,11 +181,8 @@ impl Drop for Blocked {
             // SAFETY: the kernel reads the set and the time.
             unsafe { syscall(SYS_RT_SIGTIMEDWAIT, [at, 0, timeout, SET, 0]) };
         }
-        // No mask was had if the call failed; then none was set.
-        if self.mask != u64::MAX {
-            let at = (&raw const self.mask).expose_provenance();
-            // SAFETY: the kernel reads the mask.
-            unsafe { syscall(SYS_RT_SIGPROCMASK, [SIG_SETMASK, at, 0, SET, 0]) };
+        if let Some(mask) = self.mask {
+            change_mask(SIG_SETMASK, mask);
         }
     }
 }
