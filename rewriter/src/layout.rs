@@ -1,12 +1,14 @@
 //! [`Plan`] → [`Layout`]: every offset and address of the result.
 //!
 //! The result is the input with an insertion at the end of its ELF part (before any appended
-//! data), and with bytes replaced here and there. First all segments, sections and moved tables
+//! data), perhaps with a gap of some pages for room under RELRO, and with bytes replaced here and there. First all segments, sections and moved tables
 //! get their final places; then each table's new content is put where it has ended up.
 
 mod content;
 mod segments;
 mod writable;
+
+use std::ops::Range;
 
 use crate::elf::{Dyn, Entry, FileOffset, Header, PAGE, Section, Segment, Vaddr, align_up};
 use crate::error::Result;
@@ -17,7 +19,7 @@ use crate::recycle::Findings;
 use crate::room::{self, Room};
 use crate::runtime::Request;
 use crate::source::Source;
-use crate::spans::{Content, Spans};
+use crate::spans::{Content, Gap, Spans};
 
 /// How large a hole the file may get for the sake of the program header table or of an alignment, in
 /// bytes: what its size has to do with a program's zero-initialised data has to end somewhere.
@@ -27,6 +29,8 @@ const MAX_HOLE: u64 = 256 << 20;
 #[derive(Debug)]
 pub(crate) struct Layout {
     pub(crate) spans: Spans,
+    /// Pages inserted for room under RELRO.
+    pub(crate) gap: Gap,
     /// Address of the new preinit entry.
     pub(crate) slot: Vaddr,
     /// The same in the file.
@@ -79,6 +83,7 @@ impl Layout {
             leads_back: false,
             code: builder.code,
             appended_data_moved: builder.appended_data_moved(),
+            gap: builder.gap,
             spans: builder.spans,
         })
     }
@@ -99,6 +104,9 @@ struct Builder<'a> {
     code: Option<Vaddr>,
     /// Old and new address of each moved table.
     moved: Vec<(Move, Vaddr)>,
+    /// Pages inserted for room under RELRO, and the part of them that it leaves free.
+    gap: Gap,
+    free: Range<u64>,
     /// End of the insertion so far.
     end: u64,
     /// What the insertion holds, by file offset.
@@ -121,6 +129,8 @@ impl<'a> Builder<'a> {
             header: image.header.clone(),
             code: None,
             moved: Vec::new(),
+            gap: Gap::default(),
+            free: 0..0,
             end: image.elf_end.0,
             inserted: Vec::new(),
             spans: Spans::default(),
@@ -159,6 +169,10 @@ impl<'a> Builder<'a> {
 
     /// Makes room for what only `undo` reads, in no segment.
     fn place_journal(&mut self, size: u64) -> Result<FileOffset> {
+        let free = align_up(self.free.start, 8);
+        if let Some(at) = free.filter(|at| at.saturating_add(size) <= self.free.end) {
+            return Ok(FileOffset(at));
+        }
         let at = FileOffset(align_up(self.end, 8).ok_or_else(|| self.overflow())?);
         if size > 0 {
             self.insert(at, size, Content::Zero)?;
@@ -180,20 +194,23 @@ impl<'a> Builder<'a> {
     /// position modulo a page, and with it the section header table its place just before: some
     /// self-extracting programs find their data at the table's end.
     fn finish_insertion(&mut self) -> Result<()> {
-        let (elf_end, len) = (self.image.elf_end.0, self.source.len());
-        let appended = len - elf_end;
+        let (elf_end, gap) = (self.image.elf_end.0, self.gap);
+        let appended = self.source.len() - elf_end;
         let sections_size = self.sections.len() as u64 * Section::SIZE;
-        let mut inserted = self.end - elf_end;
+        let start = elf_end + gap.len;
+        let mut inserted = self.end - start;
         if inserted > 0 && appended > 0 {
             let with_sections = inserted.checked_add(sections_size);
             inserted = with_sections
                 .and_then(|size| align_up(size, PAGE))
                 .ok_or_else(|| self.overflow())?;
             if sections_size > 0 {
-                self.sections_at = FileOffset(elf_end + inserted - sections_size);
+                self.sections_at = FileOffset(start + inserted - sections_size);
             }
         }
-        self.spans.push(elf_end, Content::Input(FileOffset(0)));
+        self.spans.push(gap.at.0, Content::Input(FileOffset(0)));
+        self.spans.push(gap.len, Content::Zero);
+        self.spans.push(elf_end - gap.at.0, Content::Input(gap.at));
         self.spans.push(inserted, Content::Zero);
         self.spans
             .push(appended, Content::Input(FileOffset(elf_end)));

@@ -242,7 +242,7 @@ impl Builder<'_> {
         };
         let old = encode_sections(&self.image.sections);
         let new = encode_sections(&self.sections);
-        let changed = match self.sections_at == self.image.sections_at {
+        let changed = match self.sections_at == self.gap.moved(self.image.sections_at) {
             true => changed_entries(&old, &new, 64),
             false => vec![(0, new)], // the whole table is new at its new place
         };
@@ -315,7 +315,7 @@ impl Builder<'_> {
                 if shift != 0 {
                     let value = symbol.value.wrapping_add(shift);
                     let at = FileOffset(table.offset.0 + Symbol::SIZE * index);
-                    changed.push((at, Symbol { value, ..symbol }.encode()));
+                    changed.push((self.gap.moved(at), Symbol { value, ..symbol }.encode()));
                 }
                 Ok(())
             };

@@ -2,11 +2,12 @@
 
 use object::elf::{PF_R, PF_W, PT_GNU_RELRO, PT_LOAD, ProgramFlags, SHT_NOBITS};
 
-use super::Builder;
-use crate::elf::{FileOffset, PAGE, Segment, Vaddr};
+use super::{Builder, MAX_HOLE};
+use crate::elf::{FileOffset, PAGE, Segment, Vaddr, align_up};
 use crate::error::Result;
-use crate::room::{Place, Room};
-use crate::spans::Content;
+use crate::parse::Image;
+use crate::room::{Place, Room, Space};
+use crate::spans::{Content, Gap};
 
 impl Builder<'_> {
     /// Extends the writable segment and RELRO over the room, and moves the segment's bytes to the
@@ -17,7 +18,10 @@ impl Builder<'_> {
             return Ok(());
         };
         let old = self.image.segments[room.load].clone();
-        let mut load = old.clone();
+        if room.space == Space::Inserted {
+            self.insert_gap(room, &old)?;
+        }
+        let mut load = self.segments[room.load].clone();
         match room.place {
             Place::Below => {
                 let grown = old.vaddr.0 - room.start.0;
@@ -29,17 +33,50 @@ impl Builder<'_> {
             }
             Place::Above => {
                 load.memsz = load.memsz.max(room.end.0 - load.vaddr.0);
-                if room.segment_moves {
-                    load.filesz = room.end.0 - load.vaddr.0;
-                }
+                load.filesz = room.end.0 - load.vaddr.0;
             }
             Place::Apart => {}
         }
-        if room.segment_moves {
+        if room.space == Space::AtEnd {
             self.move_segment(&old, &mut load)?;
         }
         self.segments[room.load] = load.clone();
         self.extend_relro(room, &load);
+        Ok(())
+    }
+
+    /// Inserts pages into the file next to the segment `load`, and has all that is behind them move on.
+    fn insert_gap(&mut self, room: &Room, load: &Segment) -> Result<()> {
+        let grown = match room.place {
+            Place::Below | Place::Apart => load.vaddr.0 - room.start.0,
+            Place::Above => room.end.0 - load.file_backed_end().0,
+        };
+        let at = room.insertion(load);
+        let len = align_up(grown, self.image.load_align()).filter(|&len| len <= MAX_HOLE);
+        let gap = Gap {
+            at,
+            len: len.ok_or_else(|| self.overflow())?,
+        };
+        let end = at.0 + gap.len;
+        self.free = match room.place {
+            Place::Below | Place::Apart => at.0..end - grown,
+            Place::Above => at.0 + grown..end,
+        };
+        self.end += gap.len;
+        self.sections_at = gap.moved(self.sections_at);
+        let image = self.image;
+        for segment in &mut self.segments {
+            if is_behind(image, at, Some(segment.vaddr), segment.offset) {
+                segment.offset.0 += gap.len;
+            }
+        }
+        for section in &mut self.sections {
+            let vaddr = section.is_loaded().then_some(section.vaddr);
+            if is_behind(image, at, vaddr, section.offset) {
+                section.offset.0 += gap.len;
+            }
+        }
+        self.gap = gap;
         Ok(())
     }
 
@@ -87,13 +124,13 @@ impl Builder<'_> {
                 relro.filesz += grown;
                 relro.memsz += grown;
             }
-            if room.segment_moves && room.place == Place::Above {
+            if room.place == Place::Above {
                 let size = room.end.0 - relro.vaddr.0;
                 relro.filesz = relro.filesz.max(size);
                 relro.memsz = relro.memsz.max(size);
             }
         }
-        if room.place == Place::Above && room.segment_moves {
+        if room.place == Place::Above {
             for section in &mut self.sections {
                 let fills = section.kind == SHT_NOBITS && section.memory_size() > 0;
                 if fills
@@ -124,6 +161,21 @@ impl Builder<'_> {
         });
         Ok(())
     }
+}
+
+/// True if what is at `offset`, and at `vaddr` in memory, is behind `at` in the file: where nothing of it
+/// is in the file, if the segment is that has it.
+fn is_behind(image: &Image, at: FileOffset, vaddr: Option<Vaddr>, offset: FileOffset) -> bool {
+    let has = |load: &Segment, size| {
+        let same = |vaddr: Vaddr| {
+            load.covers(vaddr, size)
+                && vaddr.0.wrapping_sub(load.vaddr.0) == offset.0.wrapping_sub(load.offset.0)
+        };
+        vaddr.is_some_and(same)
+    };
+    let find = |size| image.loads().find(|(_, load)| has(load, size));
+    let load = find(1).or_else(|| find(0)); // what has no bytes may be at a segment's end
+    load.map_or(offset, |(_, load)| load.offset) >= at
 }
 
 /// The first file offset from `at` on that has the remainder of `address` by `align`.
