@@ -24,7 +24,7 @@ pub(crate) struct Source {
     file: File,
     path: PathBuf,
     len: u64,
-    /// Its first bytes, read ahead.
+    /// The file's first bytes, read ahead.
     head: Vec<u8>,
     /// What is made of the file, where that is another than the file itself.
     spans: Option<Spans>,
@@ -66,13 +66,12 @@ impl Source {
             file: file.map_err(|source| Error::io(&self.path, "read", source))?,
             path: self.path.clone(),
             len: spans.len(),
-            head: Vec::new(),
+            head: self.head.clone(),
             spans: Some(spans),
         })
     }
 
-    /// The same with the first bytes read at once: a library's headers and most of its tables are
-    /// there.
+    /// The same with the first bytes read at once: a file's headers and most of its tables are there.
     pub(crate) fn read_ahead(mut self) -> Result<Self> {
         const AHEAD: u64 = 32 << 10;
         self.head = self.bytes(FileOffset(0), self.len.min(AHEAD), "the file's beginning")?;
@@ -124,13 +123,13 @@ impl Source {
     pub(crate) fn bytes(&self, at: FileOffset, size: u64, what: &'static str) -> Result<Vec<u8>> {
         self.check(at, size, what)?;
         let size = self.host_size(size)?;
-        if let Some(ahead) = self.ahead(at, size) {
-            return Ok(ahead.to_vec());
-        }
         if self.spans.is_some() {
             let mut bytes = vec![0; size];
             self.fill(at, &mut bytes)?;
             return Ok(bytes);
+        }
+        if let Some(ahead) = self.ahead(at, size) {
+            return Ok(ahead.to_vec());
         }
         let mut bytes = Vec::with_capacity(size);
         while bytes.len() < size {
@@ -155,10 +154,6 @@ impl Source {
 
     /// Fills `buffer` from `at`.
     pub(crate) fn fill(&self, at: FileOffset, buffer: &mut [u8]) -> Result<()> {
-        if let Some(ahead) = self.ahead(at, buffer.len()) {
-            buffer.copy_from_slice(ahead);
-            return Ok(());
-        }
         let Some(spans) = &self.spans else {
             return self.fill_from_file(at, buffer);
         };
@@ -175,6 +170,10 @@ impl Source {
     }
 
     fn fill_from_file(&self, at: FileOffset, buffer: &mut [u8]) -> Result<()> {
+        if let Some(ahead) = self.ahead(at, buffer.len()) {
+            buffer.copy_from_slice(ahead);
+            return Ok(());
+        }
         self.file
             .read_exact_at(buffer, at.0)
             .map_err(|source| match source.kind() {
