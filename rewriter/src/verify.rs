@@ -295,42 +295,6 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// Number of dynamic symbols that the section headers or DT_HASH give, or without them, the
-    /// distance to what is next: only to know how far to compare.
-    fn symbol_count(&self) -> Result<u64> {
-        let before = &self.before;
-        let symtab = before.get(tag::DT_SYMTAB).unwrap_or(0);
-        let mut sections = before.sections.iter();
-        if let Some(section) = sections.find(|section| section.sh_addr == symtab) {
-            return Ok(section.sh_size / 24);
-        }
-        if let Some(hash) = before.table(tag::DT_HASH, 8)? {
-            let counts = before
-                .source
-                .bytes(FileOffset(hash.at), 8, "the DT_HASH table")?;
-            return Ok(u64::from(crate::parse::words(&counts)[1]));
-        }
-        let tables = [
-            tag::DT_STRTAB,
-            tag::DT_GNU_HASH,
-            tag::DT_VERSYM,
-            tag::DT_VERNEED,
-            tag::DT_RELA,
-            tag::DT_JMPREL,
-            DT_RELR,
-        ];
-        let behind = |tag| before.get(tag)?.checked_sub(symtab);
-        let in_load = |load: &pt::ProgramHeader| {
-            let skip = symtab.checked_sub(load.p_vaddr)?;
-            load.p_filesz.checked_sub(skip)
-        };
-        let distances = tables
-            .into_iter()
-            .filter_map(behind)
-            .chain(before.loads().filter_map(in_load));
-        Ok(distances.filter(|&size| size > 0).min().unwrap_or(0) / 24)
-    }
-
     /// The preinit array that DT_PREINIT_ARRAY names; empty where there is none. With a trampoline,
     /// the one slot that it calls through.
     fn array(&self, view: &View<'_>) -> Result<Range> {
@@ -459,9 +423,6 @@ impl Check<'_> {
         })
     }
 }
-
-/// Not among goblin's constants; gABI, "Relative Relocation Table".
-const DT_RELR: u64 = 36;
 
 /// First address behind a segment.
 fn end(segment: &pt::ProgramHeader) -> u64 {

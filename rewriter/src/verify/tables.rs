@@ -1,6 +1,7 @@
 //! The checks of the tables that the loader reads: .dynamic, symbols, strings, relocations.
 
 use goblin::elf::dynamic as tag;
+use goblin::elf::program_header as pt;
 use goblin::elf::reloc::{R_X86_64_64, R_X86_64_RELATIVE};
 use goblin::elf::sym::{STB_GLOBAL, STB_WEAK, Symtab, st_bind};
 
@@ -8,6 +9,9 @@ use super::view::{CTX, Range, View};
 use super::{Check, Dead};
 use crate::elf::{FileOffset, overlap};
 use crate::error::Result;
+
+/// Not among goblin's constants; gABI, "Relative Relocation Table".
+const DT_RELR: u64 = 36;
 
 impl Check<'_> {
     pub(super) fn dynamic(&self) -> Result<()> {
@@ -63,6 +67,42 @@ impl Check<'_> {
 
     fn plt_size(&self) -> u64 {
         self.before.get(tag::DT_PLTRELSZ).unwrap_or(0)
+    }
+
+    /// Number of dynamic symbols that the section headers or DT_HASH give, or without them, the
+    /// distance to what is next: only to know how far to compare.
+    fn symbol_count(&self) -> Result<u64> {
+        let before = &self.before;
+        let symtab = before.get(tag::DT_SYMTAB).unwrap_or(0);
+        let mut sections = before.sections.iter();
+        if let Some(section) = sections.find(|section| section.sh_addr == symtab) {
+            return Ok(section.sh_size / 24);
+        }
+        if let Some(hash) = before.table(tag::DT_HASH, 8)? {
+            let counts = before
+                .source
+                .bytes(FileOffset(hash.at), 8, "the DT_HASH table")?;
+            return Ok(u64::from(crate::parse::words(&counts)[1]));
+        }
+        let tables = [
+            tag::DT_STRTAB,
+            tag::DT_GNU_HASH,
+            tag::DT_VERSYM,
+            tag::DT_VERNEED,
+            tag::DT_RELA,
+            tag::DT_JMPREL,
+            DT_RELR,
+        ];
+        let behind = |tag| before.get(tag)?.checked_sub(symtab);
+        let in_load = |load: &pt::ProgramHeader| {
+            let skip = symtab.checked_sub(load.p_vaddr)?;
+            load.p_filesz.checked_sub(skip)
+        };
+        let distances = tables
+            .into_iter()
+            .filter_map(behind)
+            .chain(before.loads().filter_map(in_load));
+        Ok(distances.filter(|&size| size > 0).min().unwrap_or(0) / 24)
     }
 
     /// All symbols are what they were, but for those that never resolved: one of them, or a new
