@@ -290,7 +290,7 @@ impl Job<'_> {
         let spans = layout.spans.over(made);
         let (pending, replaced) = Pending::make(input, target, &spans, progress)?;
         let result = pending.source(input, &spans)?;
-        let bytes_changed = verify::verify(original, &result, &layout.spans, request)?;
+        let bytes_changed = verify::verify(original, &result, &layout, request)?;
         let installed = match options.runtime {
             None => surroundings.install(target.directory(), options.force)?,
             Some(_) => None,

@@ -17,10 +17,11 @@ use goblin::elf::section_header::{SHF_ALLOC, SHF_EXECINSTR, SHT_NOBITS, SHT_PROG
 use self::view::{Range, View, broken};
 use crate::elf::{FileOffset, PAGE, Vaddr, align_down, overlap};
 use crate::error::{Error, Result};
+use crate::layout::Layout;
 use crate::phase::Phase;
 use crate::runtime::Request;
 use crate::source::Source;
-use crate::spans::{Content, Spans};
+use crate::spans::{Content, Gap, Spans};
 use crate::trampoline::{self, Trampoline};
 
 /// Fails unless `result` is `source` with exactly the promised changes. Returns how many bytes of
@@ -28,7 +29,7 @@ use crate::trampoline::{self, Trampoline};
 pub(crate) fn verify(
     source: &Source,
     result: &Source,
-    spans: &Spans,
+    layout: &Layout,
     request: Request<'_>,
 ) -> Result<u64> {
     let (before, after) = (View::read(source)?, View::read(result)?);
@@ -39,7 +40,8 @@ pub(crate) fn verify(
         },
         before,
         after,
-        written: written(spans),
+        written: written(&layout.spans),
+        gap: layout.gap,
         request,
     };
     check.header()?;
@@ -54,7 +56,8 @@ pub(crate) fn verify(
     check.preinit_array()?;
     check.relocations()?;
     check.small_things()?;
-    check.changed_bytes(spans, &dead)
+    check.mapped_bytes(&layout.spans)?;
+    check.changed_bytes(&layout.spans, &dead)
 }
 
 struct Check<'a> {
@@ -62,6 +65,8 @@ struct Check<'a> {
     after: View<'a>,
     /// Offset and length of all bytes that are ours.
     written: Vec<(u64, u64)>,
+    /// Pages of zeros that the result has more.
+    gap: Gap,
     /// What is at the entry point.
     code: Option<Trampoline>,
     request: Request<'a>,
@@ -276,8 +281,9 @@ impl Check<'_> {
             self.require(expected == *new, "a section header changed")?;
             let loaded = new.sh_flags & u64::from(SHF_ALLOC) != 0;
             if !loaded {
-                let moved = (old.sh_offset, old.sh_size) != (new.sh_offset, new.sh_size);
-                self.require(!moved, "a section that is not loaded moved")?;
+                let at = self.gap.moved(FileOffset(old.sh_offset));
+                let stays = (at.0, old.sh_size) == (new.sh_offset, new.sh_size);
+                self.require(stays, "a section that is not loaded moved")?;
             } else if new.sh_type != SHT_NOBITS && new.sh_size > 0 && *old != *new {
                 let at = self.after.locate(new.sh_addr, new.sh_size)?;
                 self.require(
@@ -287,40 +293,6 @@ impl Check<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Number of dynamic symbols that the section headers or DT_HASH give, or without them, the
-    /// distance to what is next: only to know how far to compare.
-    fn symbol_count(&self) -> Result<u64> {
-        let before = &self.before;
-        let symtab = before.get(tag::DT_SYMTAB).unwrap_or(0);
-        let mut sections = before.sections.iter();
-        if let Some(section) = sections.find(|section| section.sh_addr == symtab) {
-            return Ok(section.sh_size / before.symbol_size());
-        }
-        if let Some(hash) = before.table(tag::DT_HASH, 1)? {
-            let (entry, _) = before.hash_size(hash.at)?;
-            return Ok(before.numbers(hash.at, 2, entry)?[1]);
-        }
-        let tables = [
-            tag::DT_STRTAB,
-            tag::DT_GNU_HASH,
-            tag::DT_VERSYM,
-            tag::DT_VERNEED,
-            before.relocation_tags().0,
-            tag::DT_JMPREL,
-            DT_RELR,
-        ];
-        let behind = |tag| before.get(tag)?.checked_sub(symtab);
-        let in_load = |load: &pt::ProgramHeader| {
-            let skip = symtab.checked_sub(load.p_vaddr)?;
-            load.p_filesz.checked_sub(skip)
-        };
-        let distances = tables
-            .into_iter()
-            .filter_map(behind)
-            .chain(before.loads().filter_map(in_load));
-        Ok(distances.filter(|&size| size > 0).min().unwrap_or(0) / before.symbol_size())
     }
 
     /// The preinit array that DT_PREINIT_ARRAY names; empty where there is none. With a trampoline,
@@ -452,9 +424,6 @@ impl Check<'_> {
         })
     }
 }
-
-/// Not among goblin's constants; gABI, "Relative Relocation Table".
-const DT_RELR: u64 = 36;
 
 /// First address behind a segment.
 fn end(segment: &pt::ProgramHeader) -> u64 {

@@ -266,7 +266,7 @@ impl Builder<'_> {
         };
         let old = encode_sections(&self.image.sections);
         let new = encode_sections(&self.sections);
-        let changed = match self.sections_at == self.image.sections_at {
+        let changed = match self.sections_at == self.gap.moved(self.image.sections_at) {
             true => changed_entries(&old, &new, size_of(Section::size(self.image.format))),
             false => vec![(0, new)], // the whole table is new at its new place
         };
@@ -350,7 +350,8 @@ impl Builder<'_> {
                 if shift != 0 {
                     let value = symbol.value.wrapping_add(shift);
                     let at = FileOffset(table.offset.0 + Symbol::size(self.image.format) * index);
-                    changed.push((at, Symbol { value, ..symbol }.encode(self.image.format)));
+                    let moved = Symbol { value, ..symbol };
+                    changed.push((self.gap.moved(at), moved.encode(self.image.format)));
                 }
                 Ok(())
             };
