@@ -7,6 +7,7 @@ use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::counters;
+use crate::heap::{Heap, PROGRAM};
 use crate::hook::{HOOKS, Hook};
 use crate::linkmap::LinkMap;
 use crate::memory::Mapped;
@@ -40,9 +41,56 @@ static FOUND: [Found; HOOKS] = [const {
 pub(crate) struct Next {
     function: usize,
     usable_size: usize,
+    heap: &'static Heap,
+}
+
+/// Whose function it is that the program has called.
+pub(crate) trait Origin: Copy {
+    /// What `hook` passes the call on to. `None` if there is nothing.
+    fn next(self, hook: Hook) -> Option<Next>;
+
+    /// The same, if the shortest way can be gone.
+    fn direct(self, hook: Hook) -> Option<Next>;
+}
+
+/// The runtime's own, which the loader has found for the program.
+#[derive(Clone, Copy)]
+pub(crate) struct Own;
+
+impl Origin for Own {
+    #[inline(always)]
+    fn next(self, hook: Hook) -> Option<Next> {
+        of(hook)
+    }
+
+    #[inline(always)]
+    fn direct(self, hook: Hook) -> Option<Next> {
+        direct(hook)
+    }
 }
 
 impl Next {
+    /// A function of the allocator of `heap`, and its malloc_usable_size, or 0 for none.
+    #[inline(always)]
+    pub(crate) fn of_heap(heap: &'static Heap, function: usize, usable_size: usize) -> Self {
+        Self {
+            function,
+            usable_size,
+            heap,
+        }
+    }
+
+    /// A function of an allocator whose chunks are not noted.
+    pub(crate) fn of_nobody(function: usize) -> Self {
+        Self::of_heap(&PROGRAM, function, 0)
+    }
+
+    /// The heap of its allocator.
+    #[inline(always)]
+    pub(crate) fn heap(self) -> &'static Heap {
+        self.heap
+    }
+
     /// The function, as `F`.
     ///
     /// # Safety
@@ -63,7 +111,8 @@ impl Next {
     /// How large `chunk`, a live one, is according to its allocator; 0 if that cannot say.
     #[inline(always)]
     pub(crate) fn capacity(self, chunk: usize) -> usize {
-        if HEADERS.load(Ordering::Relaxed)
+        if self.heap.is_programs()
+            && HEADERS.load(Ordering::Relaxed)
             && let Some(capacity) = header_capacity(chunk)
         {
             return capacity;
@@ -74,14 +123,18 @@ impl Next {
     #[inline(never)]
     fn asked_capacity(self, chunk: usize) -> usize {
         // Two chunks that are closer would share a mark.
-        if self.usable_size == 0 || chunk & 15 != 0 || has_replaced_hooks() {
+        if self.usable_size == 0 || chunk & 15 != 0 {
+            return 0;
+        }
+        let is_programs = self.heap.is_programs();
+        if is_programs && has_replaced_hooks() {
             return 0;
         }
         let ask = self.usable_size;
         // SAFETY: `look_up` only keeps the address of a malloc_usable_size here.
         let ask: extern "C" fn(usize) -> usize = unsafe { mem::transmute(ask) };
         let capacity = ask(chunk);
-        if GLIBC.load(Ordering::Relaxed) {
+        if is_programs && GLIBC.load(Ordering::Relaxed) {
             compare_header(chunk, capacity);
         }
         capacity
@@ -171,6 +224,7 @@ pub(crate) fn of(hook: Hook) -> Option<Next> {
     (function > ABSENT).then_some(Next {
         function,
         usable_size,
+        heap: &PROGRAM,
     })
 }
 
@@ -181,6 +235,7 @@ pub(crate) fn direct(hook: Hook) -> Option<Next> {
     (function != 0).then_some(Next {
         function,
         usable_size: 0,
+        heap: &PROGRAM,
     })
 }
 
@@ -193,11 +248,6 @@ pub(crate) fn settle() {
         let direct = if its { function } else { 0 };
         found.direct.store(direct, Ordering::Release);
     }
-}
-
-/// Whether the program's allocator says how large its chunks are.
-pub(crate) fn knows_sizes() -> bool {
-    of(Hook::Malloc).is_some_and(Next::knows_capacity)
 }
 
 #[cold]

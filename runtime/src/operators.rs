@@ -1,0 +1,258 @@
+//! Entries for the diverted functions that are not of the malloc family: C++'s operators new and delete, and those of
+//! jemalloc and mimalloc that take a size first, or resize.
+//!
+//! An operator new may throw, or call a handler that does. Exceptions do not get through a function in Rust, so
+//! what calls the continuation is a stub with unwind information, and the chunk is entered when it has returned.
+//! It may have called malloc, which was seen then; now the chunk is entered again, as the program asked for it.
+#![allow(
+    clippy::missing_safety_doc,
+    reason = "the contract is that of the operator or function of that name"
+)]
+#![allow(
+    unreachable_pub,
+    reason = "called by the executable, whatever the module's own visibility"
+)]
+#![allow(non_snake_case, reason = "operators' names are mangled")]
+
+use core::arch::naked_asm;
+use core::ffi::c_int;
+
+use crate::call::{Call, diverted};
+use crate::chunks;
+use crate::counters;
+use crate::diverted::Table;
+use crate::heap::{self, Heap};
+use crate::hook::Hook;
+use crate::hooks::{self, Chunk};
+use crate::next::{Next, Origin};
+use crate::record::{RECORD, padded};
+
+/// The entry `$entry` of a function whose first argument is a size and that returns a chunk, or does not return; the
+/// other arguments are passed on. Its continuation has number `$slot`.
+macro_rules! sized_first {
+    ($entry:ident, $slot:literal) => {
+        #[unsafe(naked)]
+        #[cfg_attr(not(test), unsafe(no_mangle))]
+        pub unsafe extern "C-unwind" fn $entry(_: usize) -> Chunk {
+            naked_asm!(
+                ".cfi_startproc",
+                "endbr64",
+                "mov rax, [r11 + 8 * {slot} + 8]",
+                "add rax, r11",
+                // Chunks of an allocator that does not say how large they are have no record.
+                "cmp qword ptr [r11 + 8 * {sizes} + 8], 0",
+                "je 2f",
+                "sub rsp, 24",
+                ".cfi_adjust_cfa_offset 24",
+                "mov [rsp], r11",
+                "mov [rsp + 8], rdi",
+                // As `padded` does.
+                "add rdi, {record}",
+                "sbb r10, r10",
+                "or rdi, r10",
+                "mov r10d, {least}",
+                "cmp rdi, r10",
+                "cmovb rdi, r10",
+                "call rax",
+                "mov rdi, rax",
+                "mov rsi, [rsp + 8]",
+                "mov rdx, rbp",
+                "lea rcx, [rsp + 32]",
+                "mov r8, [rsp]",
+                "add rsp, 24",
+                ".cfi_adjust_cfa_offset -24",
+                "jmp {made}",
+                "2:",
+                "jmp rax",
+                ".cfi_endproc",
+                slot = const $slot,
+                sizes = const Hook::MallocUsableSize as usize,
+                record = const RECORD,
+                least = const padded(0),
+                made = sym made,
+            )
+        }
+    };
+}
+
+sized_first!(allocs_divert__Znwm, 14);
+sized_first!(allocs_divert__Znam, 15);
+sized_first!(allocs_divert__ZnwmRKSt9nothrow_t, 16);
+sized_first!(allocs_divert__ZnamRKSt9nothrow_t, 17);
+sized_first!(allocs_divert__ZnwmSt11align_val_t, 18);
+sized_first!(allocs_divert__ZnamSt11align_val_t, 19);
+sized_first!(allocs_divert__ZnwmSt11align_val_tRKSt9nothrow_t, 20);
+sized_first!(allocs_divert__ZnamSt11align_val_tRKSt9nothrow_t, 21);
+sized_first!(allocs_divert_mallocx, 34);
+
+/// Enters `chunk`, which a function that was diverted has just returned, and returns it. It may have got it from
+/// malloc: then it was entered, and counted, with the size that includes the room for the record.
+unsafe extern "C" fn made(chunk: Chunk, size: usize, call: Call, table: Table) -> Chunk {
+    let address = chunk.expose_provenance();
+    if address == 0 {
+        return chunk;
+    }
+    let site = call.site();
+    if hooks::is_sample(address) {
+        call.sample();
+    }
+    let entry = counters::enter();
+    if let Some(next) = heap::all()
+        .find(|heap| heap.has(address))
+        .and_then(Heap::next)
+    {
+        let before = chunks::leave(next, address);
+        let entered = chunks::enter(next, address, size, site);
+        if let (Some(entry), Some(before)) = (entry, before) {
+            entry.unborn(before.site, before.size);
+            if entered {
+                entry.born(site, size);
+            }
+        }
+        return chunk;
+    }
+    let entered = table
+        .next(Hook::MallocUsableSize)
+        .is_some_and(|next| chunks::enter(next, address, size, site));
+    if let Some(entry) = entry {
+        entry.called(Hook::Malloc, size);
+        if entered {
+            entry.born(site, size);
+        }
+    }
+    chunk
+}
+
+/// The continuation with number `slot` of `table`, whatever the hook that it is counted as.
+#[derive(Clone, Copy)]
+struct Continuation {
+    table: Table,
+    slot: usize,
+}
+
+impl Origin for Continuation {
+    #[inline(always)]
+    fn next(self, _: Hook) -> Option<Next> {
+        self.table.next_at(self.slot)
+    }
+
+    #[inline(always)]
+    fn direct(self, _: Hook) -> Option<Next> {
+        None
+    }
+}
+
+/// A continuation that gives a chunk back: its number, and the arguments behind the chunk.
+type Way = (usize, usize, usize);
+
+const FREE: Way = (Hook::Free as usize, 0, 0);
+
+/// Gives `chunk` back by the first of `ways` that there is.
+#[inline(never)]
+fn give_back<const N: usize>(table: Table, chunk: Chunk, ways: [Way; N]) {
+    type Function = unsafe extern "C" fn(Chunk, usize, usize);
+    let there_is = |way: &Way| table.continuation(way.0).is_some();
+    if let Some((slot, second, third)) = ways.into_iter().find(there_is) {
+        let origin = Continuation { table, slot };
+        hooks::release(origin, Hook::Free, chunk, |next: Function| {
+            // SAFETY: the caller keeps to the operator's contract.
+            unsafe { next(chunk, second, third) };
+        });
+    }
+}
+
+/// Entries of operators delete: the number of the continuation, and what is passed to it. What takes a size is given
+/// back by what takes none, if there is such a continuation: a chunk is larger than the program says.
+macro_rules! delete {
+    ($($entry:ident: $body:ident($second:ident, $third:ident) => [$($way:expr),*];)*) => {$(
+        unsafe extern "C" fn $body(chunk: Chunk, $second: usize, $third: usize, table: Table) {
+            give_back(table, chunk, [$($way),*]);
+        }
+        diverted!($entry(Chunk, usize, usize), "rcx" => $body);
+    )*};
+}
+
+delete!(
+    allocs_divert__ZdlPv: delete(a, b) => [(22, a, b)];
+    allocs_divert__ZdaPv: delete_array(a, b) => [(23, a, b)];
+    allocs_divert__ZdlPvm: delete_sized(size, b) => [(22, 0, 0), FREE, (24, padded(size), b)];
+    allocs_divert__ZdaPvm: delete_array_sized(size, b) => [(23, 0, 0), FREE, (25, padded(size), b)];
+    allocs_divert__ZdlPvRKSt9nothrow_t: delete_nothrow(a, b) => [(26, a, b)];
+    allocs_divert__ZdaPvRKSt9nothrow_t: delete_array_nothrow(a, b) => [(27, a, b)];
+    allocs_divert__ZdlPvSt11align_val_t: delete_aligned(a, b) => [(28, a, b)];
+    allocs_divert__ZdaPvSt11align_val_t: delete_array_aligned(a, b) => [(29, a, b)];
+    allocs_divert__ZdlPvmSt11align_val_t: delete_sized_aligned(size, alignment) =>
+        [(28, alignment, 0), (30, padded(size), alignment)];
+    allocs_divert__ZdaPvmSt11align_val_t: delete_array_sized_aligned(size, alignment) =>
+        [(29, alignment, 0), (31, padded(size), alignment)];
+    allocs_divert__ZdlPvSt11align_val_tRKSt9nothrow_t: delete_aligned_nothrow(a, b) => [(32, a, b)];
+    allocs_divert__ZdaPvSt11align_val_tRKSt9nothrow_t: delete_array_aligned_nothrow(a, b) => [(33, a, b)];
+);
+
+diverted!(
+    /// jemalloc's rallocx, and what else resizes a chunk and takes one more argument.
+    allocs_divert_rallocx(Chunk, usize, usize) -> Chunk,
+    "r9" => resize,
+    "mov rcx, rbp",
+    "lea r8, [rsp + 8]"
+);
+
+unsafe extern "C" fn resize(
+    chunk: Chunk,
+    size: usize,
+    third: usize,
+    call: Call,
+    table: Table,
+) -> Chunk {
+    type Function = unsafe extern "C" fn(Chunk, usize, usize) -> Chunk;
+    let origin = Continuation { table, slot: 35 };
+    let ask = |next: Function, size| {
+        // SAFETY: the caller keeps to the function's contract.
+        unsafe { next(chunk, size, third) }
+    };
+    hooks::reallocate(origin, Hook::Realloc, chunk, size, call, ask)
+}
+
+diverted!(
+    /// jemalloc's xallocx, which resizes a chunk where it is and says how large it is then. Its site stays.
+    allocs_divert_xallocx(Chunk, usize, usize, c_int) -> usize,
+    "r8" => resize_in_place
+);
+
+unsafe extern "C" fn resize_in_place(
+    chunk: Chunk,
+    size: usize,
+    extra: usize,
+    flags: c_int,
+    table: Table,
+) -> usize {
+    type Function = unsafe extern "C" fn(Chunk, usize, usize, c_int) -> usize;
+    let Some(next) = table.next_at(36) else {
+        return 0;
+    };
+    // SAFETY: this is the function's type.
+    let function: Function = unsafe { next.function() };
+    let address = chunk.expose_provenance();
+    let entry = counters::enter();
+    let Some(before) = chunks::leave(next, address) else {
+        // SAFETY: the caller keeps to the function's contract.
+        return unsafe { function(chunk, size, extra, flags) };
+    };
+    // SAFETY: as above.
+    let capacity = unsafe { function(chunk, padded(size), extra, flags) };
+    let usable_size = capacity.saturating_sub(RECORD);
+    let now = if usable_size < size {
+        before.size.min(usable_size)
+    } else {
+        size
+    };
+    let entered = chunks::enter(next, address, now, before.site);
+    if let Some(entry) = entry {
+        entry.called(Hook::Realloc, now);
+        entry.died(before.site, before.size);
+        if entered {
+            entry.born(before.site, now);
+        }
+    }
+    usable_size
+}
