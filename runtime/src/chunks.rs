@@ -20,16 +20,37 @@ const GRAIN: usize = 16;
 /// unknown if there is no memory for its mark, or if the allocator does not say how large it is.
 #[inline]
 pub(crate) fn enter(next: Next, chunk: usize, size: usize, site: Site) -> bool {
-    let heap = next.heap();
+    let Some(heap) = next.heap() else {
+        return false;
+    };
     let Some(mark) = mark(heap, chunk).or_else(|| first_in_region(heap, chunk)) else {
         return false;
     };
+    if !next.knows_capacity() {
+        return enter_beside(heap, mark, chunk, size, site);
+    }
     let capacity = next.capacity(chunk);
     // SAFETY: the chunk is the caller's, of that capacity, and asked for with room.
     if !unsafe { record::write(chunk, capacity, size, site) } {
         return false;
     }
     heap.chunks.note_large(chunk, chunk.wrapping_add(capacity));
+    mark.set();
+    true
+}
+
+/// The same where records are beside the marks.
+fn enter_beside(heap: &'static Heap, mark: Mark, chunk: usize, size: usize, site: Site) -> bool {
+    let Some(record) = heap.chunks.record(chunk) else {
+        return false;
+    };
+    // The call that made it may be inside of another, which knows better how large it is.
+    if mark.is_set() {
+        let before = record::read_beside(record.load(Relaxed)).size;
+        heap.chunks.forget_large(chunk, chunk.wrapping_add(before));
+    }
+    record.store(record::beside(size, site), Relaxed);
+    heap.chunks.note_large(chunk, chunk.wrapping_add(size));
     mark.set();
     true
 }
@@ -71,18 +92,17 @@ fn first_in_region(heap: &'static Heap, chunk: usize) -> Option<Mark> {
     if heap.is_programs() {
         next::check_header(chunk);
     }
-    heap.chunks.make_mark(chunk)
+    heap.chunks.make_mark(chunk, heap.has_records_beside())
 }
 
 /// Takes `chunk` out, which is about to be given back, and says what was known of it. `None` if it is no chunk
 /// that was entered, or no longer one.
 #[inline]
 pub(crate) fn leave(next: Next, chunk: usize) -> Option<Record> {
-    let heap = next.heap();
+    let heap = next.heap()?;
     let mark = mark(heap, chunk).filter(|mark| mark.is_set())?;
-    let capacity = next.capacity(chunk);
     // SAFETY: the chunk is marked, so it is alive and has a record.
-    let record = unsafe { record_of(heap, chunk, capacity) };
+    let (record, capacity) = unsafe { record_of(next, heap, chunk) };
     heap.chunks
         .forget_large(chunk, chunk.wrapping_add(capacity));
     if !mark.clear() {
@@ -91,18 +111,24 @@ pub(crate) fn leave(next: Next, chunk: usize) -> Option<Record> {
     record
 }
 
-/// The record of `chunk`. `None` if it has become larger than it was made: then the program has written over what
-/// the allocator keeps in front of it, and the allocator will say so.
+/// The record of `chunk`, and its capacity. No record if it has become larger than it was made: then the program has
+/// written over what the allocator keeps in front of it, and the allocator will say so.
 ///
 /// # Safety
 /// As for [`record::read`].
 #[inline(always)]
-unsafe fn record_of(heap: &Heap, chunk: usize, capacity: usize) -> Option<Record> {
+unsafe fn record_of(next: Next, heap: &Heap, chunk: usize) -> (Option<Record>, usize) {
+    if !next.knows_capacity() {
+        let record = heap.chunks.record(chunk);
+        let record = record.map(|record| record::read_beside(record.load(Relaxed)));
+        return (record, record.map_or(0, |record| record.size));
+    }
+    let capacity = next.capacity(chunk);
     if capacity >= LARGE && !heap.chunks.is_large(chunk) {
-        return None;
+        return (None, capacity);
     }
     // SAFETY: as the caller says.
-    unsafe { record::read(chunk, capacity) }
+    (unsafe { record::read(chunk, capacity) }, capacity)
 }
 
 /// The mark of `chunk`, if it is one of glibc's that was entered and is small: there is nothing else to take out.
@@ -127,7 +153,8 @@ fn small_capacity(chunk: usize) -> Option<usize> {
 
 /// How much of `chunk` the program may use, for which the allocator says `capacity`.
 pub(crate) fn usable_size(next: Next, chunk: usize, capacity: usize) -> usize {
-    match mark(next.heap(), chunk).filter(|mark| mark.is_set()) {
+    let mark = next.heap().and_then(|heap| mark(heap, chunk));
+    match mark.filter(|mark| mark.is_set()) {
         Some(_) => capacity.saturating_sub(RECORD),
         None => capacity,
     }
@@ -166,7 +193,7 @@ fn in_heap(heap: &'static Heap, address: usize) -> Option<Chunk> {
         return None;
     }
     // SAFETY: the chunk is marked, and the reader keeps it so.
-    let record = unsafe { record_of(heap, base, next.capacity(base)) }?;
+    let record = unsafe { record_of(next, heap, base) }.0?;
     let chunk = Chunk { base, record, heap };
     Some(chunk).filter(|chunk| address < chunk.limit())
 }
@@ -212,7 +239,7 @@ fn chunks_in(
             let base = first.wrapping_add((marks.trailing_zeros() as usize) << 4);
             marks &= marks.wrapping_sub(1);
             // SAFETY: the chunk is marked, and the reader keeps it so.
-            let record = unsafe { record_of(heap, base, next.capacity(base)) };
+            let (record, _) = unsafe { record_of(next, heap, base) };
             // A place is taken only for what is written there.
             if let Some(record) = record
                 && let Some(place) = free.next()

@@ -21,6 +21,7 @@ use crate::heap::Heap;
 use crate::hook::Hook;
 use crate::memory::Mapped;
 use crate::next::{self, Next, Origin};
+use crate::record::request;
 
 /// Words of a table in front of the continuations, and continuations.
 const HEADER: usize = 1;
@@ -56,26 +57,27 @@ impl Table {
         ptr::with_exposed_provenance(self.word(HEADER + SLOTS).address())
     }
 
+    /// How much the allocator is asked for, for a chunk of `size` bytes.
+    pub(crate) fn request(self, size: usize) -> usize {
+        let sizes = self.continuation(Hook::MallocUsableSize as usize);
+        request(size, sizes.is_some())
+    }
+
     /// The continuation with that number, as what is next.
     #[inline(always)]
     pub(crate) fn next_at(self, slot: usize) -> Option<Next> {
         let function = self.continuation(slot)?;
         let sizes = self.continuation(Hook::MallocUsableSize as usize);
-        // Without a heap there is no place to note a chunk, but there is a function.
-        match heap(self) {
-            Some(heap) => Some(Next::of_heap(heap, function, sizes.unwrap_or(0))),
-            None => Some(Next::of_nobody(function)),
-        }
+        Some(Next::of_heap(heap(self), function, sizes.unwrap_or(0)))
     }
 }
 
 impl Origin for Table {
-    /// The continuation of `hook`. What is freed with a size is freed without: the program does not know that it is
-    /// more.
+    /// The continuation of `hook`.
     #[inline(always)]
     fn next(self, hook: Hook) -> Option<Next> {
         let hook = match hook {
-            Hook::Cfree | Hook::FreeSized | Hook::FreeAlignedSized => Hook::Free,
+            Hook::Cfree => Hook::Free,
             hook => hook,
         };
         self.next_at(hook as usize)
@@ -190,8 +192,8 @@ pub(crate) fn heaps() -> impl Iterator<Item = &'static Heap> {
     first_tables().map(|(_, heap)| heap)
 }
 
-/// What says how large the chunks of `heap` are.
-pub(crate) fn sizes(heap: &'static Heap) -> Option<Next> {
+/// One of the functions of the allocator of `heap`.
+pub(crate) fn any_of(heap: &'static Heap) -> Option<Next> {
     let (table, _) = first_tables().find(|(_, other)| ptr::eq(*other, heap))?;
-    table.next(Hook::MallocUsableSize)
+    (0..SLOTS).find_map(|slot| table.next_at(slot))
 }

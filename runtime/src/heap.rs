@@ -17,7 +17,7 @@ use crate::sys;
 /// The heap of one allocator. All zeros is one without chunks.
 pub(crate) struct Heap {
     /// Where its live chunks begin.
-    pub(crate) chunks: Index<false>,
+    pub(crate) chunks: Index,
     allocator: Allocator,
 }
 
@@ -62,13 +62,18 @@ impl Heap {
         self.allocator.named(table.name());
     }
 
-    /// A function of its allocator that says how large a chunk is.
+    /// One of its allocator's functions.
     pub(crate) fn next(&'static self) -> Option<Next> {
         if self.is_programs() {
             next::of(Hook::Malloc)
         } else {
-            diverted::sizes(self)
+            diverted::any_of(self)
         }
+    }
+
+    /// Whether its records are beside its marks, as its allocator does not say how large chunks are.
+    pub(crate) fn has_records_beside(&'static self) -> bool {
+        !self.is_programs() && !self.next().is_some_and(Next::knows_capacity)
     }
 
     /// Whether the chunk that begins at `address` is in it.
@@ -84,7 +89,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Heap> {
     [&PROGRAM].into_iter().chain(diverted::heaps())
 }
 
-/// Whether there is an allocator that says how large its chunks are.
+/// Whether the sizes of the chunks of any allocator are known.
 pub(crate) fn know_sizes() -> bool {
-    all().any(|heap| heap.next().is_some_and(Next::knows_capacity))
+    all().any(|heap| heap.next().is_some_and(Next::is_noted))
 }

@@ -195,7 +195,7 @@ unsafe fn reallocarray_hook(
     // A product that overflows makes next fail. In a libc that is older than reallocarray, realloc
     // fails for a size that cannot be had, which sets `errno` and leaves the chunk alone.
     let bytes = count.saturating_mul(size);
-    let knows = |hook| origin.next(hook).map(Next::knows_capacity);
+    let knows = |hook| origin.next(hook).map(Next::is_noted);
     let reallocarray = knows(Hook::Reallocarray);
     if reallocarray.is_none() || (reallocarray == Some(false) && knows(Hook::Realloc) == Some(true))
     {
@@ -217,15 +217,31 @@ hook!(
     /// cfree(3), which libc has dropped; old programs still call it.
     cfree, allocs_divert_cfree(chunk: Chunk), "rsi" => cfree_hook
 );
-hook!(
-    /// free_sized of C23. An allocator that takes the program's word for the size would look in the wrong place
-    /// for a chunk that is larger than the program knows, so its free is called.
-    free_sized, allocs_divert_free_sized(chunk: Chunk), "rsi" => free_sized_hook
-);
-hook!(
-    /// free_aligned_sized of C23. As free_sized.
-    free_aligned_sized, allocs_divert_free_aligned_sized(chunk: Chunk), "rsi" => free_aligned_sized_hook
-);
+
+/// free_sized of C23. An allocator that takes the program's word for the size would look in the wrong place for
+/// a chunk that is larger than the program knows, so its free is called.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn free_sized(chunk: Chunk, _: usize) {
+    type Function = unsafe extern "C" fn(Chunk);
+    // SAFETY: the caller keeps to free_sized's contract.
+    release(Own, Hook::FreeSized, chunk, |next: Function| unsafe {
+        next(chunk)
+    });
+}
+
+/// free_aligned_sized of C23. As free_sized.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn free_aligned_sized(chunk: Chunk, _: usize, _: usize) {
+    type Function = unsafe extern "C" fn(Chunk);
+    // SAFETY: the caller keeps to free_aligned_sized's contract.
+    release(
+        Own,
+        Hook::FreeAlignedSized,
+        chunk,
+        |next: Function| unsafe { next(chunk) },
+    );
+}
+
 hook!(
     /// malloc_usable_size(3).
     malloc_usable_size, allocs_divert_malloc_usable_size(chunk: Chunk) -> usize, "rsi" => malloc_usable_size_hook
@@ -247,27 +263,6 @@ unsafe fn cfree_hook(origin: impl Origin, chunk: Chunk) {
     release(origin, Hook::Cfree, chunk, |next: Function| unsafe {
         next(chunk)
     });
-}
-
-#[inline(always)]
-unsafe fn free_sized_hook(origin: impl Origin, chunk: Chunk) {
-    type Function = unsafe extern "C" fn(Chunk);
-    // SAFETY: the caller keeps to free_sized's contract.
-    release(origin, Hook::FreeSized, chunk, |next: Function| unsafe {
-        next(chunk)
-    });
-}
-
-#[inline(always)]
-unsafe fn free_aligned_sized_hook(origin: impl Origin, chunk: Chunk) {
-    type Function = unsafe extern "C" fn(Chunk);
-    // SAFETY: the caller keeps to free_aligned_sized's contract.
-    release(
-        origin,
-        Hook::FreeAlignedSized,
-        chunk,
-        |next: Function| unsafe { next(chunk) },
-    );
 }
 
 #[inline(always)]
@@ -370,11 +365,11 @@ fn make<F: Copy>(
 ) -> (Chunk, Option<Site>) {
     // SAFETY: each hook names the function's type next to its own.
     let function = unsafe { next.function() };
-    if !next.knows_capacity() {
+    if !next.is_noted() {
         let chunk = ask(function, size);
         return (chunk, (!chunk.is_null()).then_some(Site::UNKNOWN));
     }
-    let chunk = ask(function, padded(size));
+    let chunk = ask(function, next.request(size));
     let address = chunk.expose_provenance();
     if address == 0 {
         return (chunk, None);
@@ -383,7 +378,7 @@ fn make<F: Copy>(
     if is_sample(address) {
         call.sample();
     }
-    let entered = chunks::enter(next, address, size, site);
+    let entered = chunks::enter(next.holder(address), address, size, site);
     (chunk, entered.then_some(site))
 }
 
@@ -443,8 +438,9 @@ fn release_and_count<F: Copy>(
 /// Takes a chunk out that is about to be given back. What was counted when it came to life.
 #[inline(always)]
 fn take_out(next: Next, chunk: Chunk) -> Option<Record> {
-    if next.knows_capacity() {
-        chunks::leave(next, chunk.expose_provenance())
+    if next.is_noted() {
+        let address = chunk.expose_provenance();
+        chunks::leave(next.holder(address), address)
     } else {
         (!chunk.is_null()).then_some(Record::UNKNOWN)
     }
@@ -478,7 +474,7 @@ pub(crate) fn reallocate<F: Copy>(
     let (new, born) = make(next, size, call, ask);
     let failed = new.is_null() && !frees;
     if failed
-        && next.knows_capacity()
+        && next.is_noted()
         && let Some(before) = before
     {
         chunks::enter(next, old.expose_provenance(), before.size, before.site);

@@ -12,6 +12,7 @@ use crate::hook::{HOOKS, Hook};
 use crate::linkmap::LinkMap;
 use crate::memory::Mapped;
 use crate::object::Object;
+use crate::record::request;
 use crate::symbol::Symbols;
 use crate::sys;
 use crate::threads;
@@ -41,7 +42,8 @@ static FOUND: [Found; HOOKS] = [const {
 pub(crate) struct Next {
     function: usize,
     usable_size: usize,
-    heap: &'static Heap,
+    /// None if there is no memory for one: then chunks are not noted.
+    heap: Option<&'static Heap>,
 }
 
 /// Whose function it is that the program has called.
@@ -70,9 +72,13 @@ impl Origin for Own {
 }
 
 impl Next {
-    /// A function of the allocator of `heap`, and its malloc_usable_size, or 0 for none.
+    /// A function of an allocator in the executable, that one's heap, and its malloc_usable_size, or 0 for none.
     #[inline(always)]
-    pub(crate) fn of_heap(heap: &'static Heap, function: usize, usable_size: usize) -> Self {
+    pub(crate) fn of_heap(
+        heap: Option<&'static Heap>,
+        function: usize,
+        usable_size: usize,
+    ) -> Self {
         Self {
             function,
             usable_size,
@@ -80,15 +86,37 @@ impl Next {
         }
     }
 
-    /// A function of an allocator whose chunks are not noted.
-    pub(crate) fn of_nobody(function: usize) -> Self {
-        Self::of_heap(&PROGRAM, function, 0)
-    }
-
     /// The heap of its allocator.
     #[inline(always)]
-    pub(crate) fn heap(self) -> &'static Heap {
+    pub(crate) fn heap(self) -> Option<&'static Heap> {
         self.heap
+    }
+
+    /// Whether that is the program's malloc.
+    #[inline(always)]
+    fn is_programs(self) -> bool {
+        self.heap.is_some_and(Heap::is_programs)
+    }
+
+    /// Whether its chunks are noted. They are not if it is the program's malloc and does not say how large they are.
+    #[inline(always)]
+    pub(crate) fn is_noted(self) -> bool {
+        self.heap.is_some() && (self.knows_capacity() || !self.is_programs())
+    }
+
+    /// Who has `chunk`: the program's malloc, if the allocator in the executable has got it from there.
+    #[inline(always)]
+    pub(crate) fn holder(self, chunk: usize) -> Self {
+        if self.knows_capacity() || !PROGRAM.has(chunk) {
+            return self;
+        }
+        of(Hook::Malloc).unwrap_or(self)
+    }
+
+    /// How much it is asked for, for a chunk of `size` bytes that is noted.
+    #[inline(always)]
+    pub(crate) fn request(self, size: usize) -> usize {
+        request(size, self.knows_capacity())
     }
 
     /// The function, as `F`.
@@ -111,7 +139,7 @@ impl Next {
     /// How large `chunk`, a live one, is according to its allocator; 0 if that cannot say.
     #[inline(always)]
     pub(crate) fn capacity(self, chunk: usize) -> usize {
-        if self.heap.is_programs()
+        if self.is_programs()
             && HEADERS.load(Ordering::Relaxed)
             && let Some(capacity) = header_capacity(chunk)
         {
@@ -126,7 +154,7 @@ impl Next {
         if self.usable_size == 0 || chunk & 15 != 0 {
             return 0;
         }
-        let is_programs = self.heap.is_programs();
+        let is_programs = self.is_programs();
         if is_programs && has_replaced_hooks() {
             return 0;
         }
@@ -224,7 +252,7 @@ pub(crate) fn of(hook: Hook) -> Option<Next> {
     (function > ABSENT).then_some(Next {
         function,
         usable_size,
-        heap: &PROGRAM,
+        heap: Some(&PROGRAM),
     })
 }
 
@@ -235,7 +263,7 @@ pub(crate) fn direct(hook: Hook) -> Option<Next> {
     (function != 0).then_some(Next {
         function,
         usable_size: 0,
-        heap: &PROGRAM,
+        heap: Some(&PROGRAM),
     })
 }
 

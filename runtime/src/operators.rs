@@ -25,7 +25,7 @@ use crate::heap::{self, Heap};
 use crate::hook::Hook;
 use crate::hooks::{self, Chunk};
 use crate::next::{Next, Origin};
-use crate::record::{RECORD, padded};
+use crate::record::{RECORD, request};
 
 /// The entry `$entry` of a function whose first argument is a size and that returns a chunk, or does not return; the
 /// other arguments are passed on. Its continuation has number `$slot`.
@@ -39,15 +39,16 @@ macro_rules! sized_first {
                 "endbr64",
                 "mov rax, [r11 + 8 * {slot} + 8]",
                 "add rax, r11",
-                // Chunks of an allocator that does not say how large they are have no record.
-                "cmp qword ptr [r11 + 8 * {sizes} + 8], 0",
-                "je 2f",
                 "sub rsp, 24",
                 ".cfi_adjust_cfa_offset 24",
                 "mov [rsp], r11",
                 "mov [rsp + 8], rdi",
-                // As `padded` does.
-                "add rdi, {record}",
+                // As `request` does.
+                "xor r10d, r10d",
+                "cmp [r11 + 8 * {sizes} + 8], r10",
+                "setne r10b",
+                "shl r10d, 3",
+                "add rdi, r10",
                 "sbb r10, r10",
                 "or rdi, r10",
                 "mov r10d, {least}",
@@ -62,13 +63,10 @@ macro_rules! sized_first {
                 "add rsp, 24",
                 ".cfi_adjust_cfa_offset -24",
                 "jmp {made}",
-                "2:",
-                "jmp rax",
                 ".cfi_endproc",
                 slot = const $slot,
                 sizes = const Hook::MallocUsableSize as usize,
-                record = const RECORD,
-                least = const padded(0),
+                least = const request(0, false),
                 made = sym made,
             )
         }
@@ -149,44 +147,51 @@ const FREE: Way = (Hook::Free as usize, 0, 0);
 
 /// Gives `chunk` back by the first of `ways` that there is.
 #[inline(never)]
-fn give_back<const N: usize>(table: Table, chunk: Chunk, ways: [Way; N]) {
+fn give_back<const N: usize>(table: Table, hook: Hook, chunk: Chunk, ways: [Way; N]) {
     type Function = unsafe extern "C" fn(Chunk, usize, usize);
     let there_is = |way: &Way| table.continuation(way.0).is_some();
     if let Some((slot, second, third)) = ways.into_iter().find(there_is) {
         let origin = Continuation { table, slot };
-        hooks::release(origin, Hook::Free, chunk, |next: Function| {
-            // SAFETY: the caller keeps to the operator's contract.
+        hooks::release(origin, hook, chunk, |next: Function| {
+            // SAFETY: the caller keeps to the function's contract.
             unsafe { next(chunk, second, third) };
         });
     }
 }
 
-/// Entries of operators delete: the number of the continuation, and what is passed to it. What takes a size is given
-/// back by what takes none, if there is such a continuation: a chunk is larger than the program says.
-macro_rules! delete {
-    ($($entry:ident: $body:ident($second:ident, $third:ident) => [$($way:expr),*];)*) => {$(
-        unsafe extern "C" fn $body(chunk: Chunk, $second: usize, $third: usize, table: Table) {
-            give_back(table, chunk, [$($way),*]);
+/// Entries of functions that give a chunk back: the hook that they are counted as, the numbers of the continuations that
+/// do it, and what is passed to those. What takes a size is the last, with the size that the allocator was asked for.
+macro_rules! give_back {
+    ($($entry:ident: $hook:ident, $body:ident($table:ident, $second:ident, $third:ident) => [$($way:expr),*];)*) => {$(
+        unsafe extern "C" fn $body(chunk: Chunk, $second: usize, $third: usize, $table: Table) {
+            give_back($table, Hook::$hook, chunk, [$($way),*]);
         }
         diverted!($entry(Chunk, usize, usize), "rcx" => $body);
     )*};
 }
 
-delete!(
-    allocs_divert__ZdlPv: delete(a, b) => [(22, a, b)];
-    allocs_divert__ZdaPv: delete_array(a, b) => [(23, a, b)];
-    allocs_divert__ZdlPvm: delete_sized(size, b) => [(22, 0, 0), FREE, (24, padded(size), b)];
-    allocs_divert__ZdaPvm: delete_array_sized(size, b) => [(23, 0, 0), FREE, (25, padded(size), b)];
-    allocs_divert__ZdlPvRKSt9nothrow_t: delete_nothrow(a, b) => [(26, a, b)];
-    allocs_divert__ZdaPvRKSt9nothrow_t: delete_array_nothrow(a, b) => [(27, a, b)];
-    allocs_divert__ZdlPvSt11align_val_t: delete_aligned(a, b) => [(28, a, b)];
-    allocs_divert__ZdaPvSt11align_val_t: delete_array_aligned(a, b) => [(29, a, b)];
-    allocs_divert__ZdlPvmSt11align_val_t: delete_sized_aligned(size, alignment) =>
-        [(28, alignment, 0), (30, padded(size), alignment)];
-    allocs_divert__ZdaPvmSt11align_val_t: delete_array_sized_aligned(size, alignment) =>
-        [(29, alignment, 0), (31, padded(size), alignment)];
-    allocs_divert__ZdlPvSt11align_val_tRKSt9nothrow_t: delete_aligned_nothrow(a, b) => [(32, a, b)];
-    allocs_divert__ZdaPvSt11align_val_tRKSt9nothrow_t: delete_array_aligned_nothrow(a, b) => [(33, a, b)];
+give_back!(
+    allocs_divert_free_sized: FreeSized, free_sized(table, size, b) => [FREE, (12, table.request(size), b)];
+    allocs_divert_free_aligned_sized: FreeAlignedSized, free_aligned_sized(table, alignment, size) =>
+        [FREE, (13, alignment, table.request(size))];
+    allocs_divert__ZdlPv: Free, delete(table, a, b) => [(22, a, b)];
+    allocs_divert__ZdaPv: Free, delete_array(table, a, b) => [(23, a, b)];
+    allocs_divert__ZdlPvm: Free, delete_sized(table, size, b) =>
+        [(22, 0, 0), FREE, (24, table.request(size), b)];
+    allocs_divert__ZdaPvm: Free, delete_array_sized(table, size, b) =>
+        [(23, 0, 0), FREE, (25, table.request(size), b)];
+    allocs_divert__ZdlPvRKSt9nothrow_t: Free, delete_nothrow(table, a, b) => [(26, a, b)];
+    allocs_divert__ZdaPvRKSt9nothrow_t: Free, delete_array_nothrow(table, a, b) => [(27, a, b)];
+    allocs_divert__ZdlPvSt11align_val_t: Free, delete_aligned(table, a, b) => [(28, a, b)];
+    allocs_divert__ZdaPvSt11align_val_t: Free, delete_array_aligned(table, a, b) => [(29, a, b)];
+    allocs_divert__ZdlPvmSt11align_val_t: Free, delete_sized_aligned(table, size, alignment) =>
+        [(28, alignment, 0), (30, table.request(size), alignment)];
+    allocs_divert__ZdaPvmSt11align_val_t: Free, delete_array_sized_aligned(table, size, alignment) =>
+        [(29, alignment, 0), (31, table.request(size), alignment)];
+    allocs_divert__ZdlPvSt11align_val_tRKSt9nothrow_t: Free, delete_aligned_nothrow(table, a, b) =>
+        [(32, a, b)];
+    allocs_divert__ZdaPvSt11align_val_tRKSt9nothrow_t: Free, delete_array_aligned_nothrow(table, a, b) =>
+        [(33, a, b)];
 );
 
 diverted!(
@@ -239,8 +244,9 @@ unsafe extern "C" fn resize_in_place(
         return unsafe { function(chunk, size, extra, flags) };
     };
     // SAFETY: as above.
-    let capacity = unsafe { function(chunk, padded(size), extra, flags) };
-    let usable_size = capacity.saturating_sub(RECORD);
+    let capacity = unsafe { function(chunk, next.request(size), extra, flags) };
+    let record = if next.knows_capacity() { RECORD } else { 0 };
+    let usable_size = capacity.saturating_sub(record);
     let now = if usable_size < size {
         before.size.min(usable_size)
     } else {
