@@ -76,10 +76,6 @@ impl Origin for Table {
     /// The continuation of `hook`.
     #[inline(always)]
     fn next(self, hook: Hook) -> Option<Next> {
-        let hook = match hook {
-            Hook::Cfree => Hook::Free,
-            hook => hook,
-        };
         self.next_at(hook as usize)
     }
 

@@ -209,14 +209,25 @@ unsafe fn reallocarray_hook(
     reallocate(origin, Hook::Reallocarray, chunk, bytes, call, ask)
 }
 
-hook!(
-    /// free(3).
-    free, allocs_divert_free(chunk: Chunk), "rsi" => free_hook
-);
-hook!(
-    /// cfree(3), which libc has dropped; old programs still call it.
-    cfree, allocs_divert_cfree(chunk: Chunk), "rsi" => cfree_hook
-);
+/// free(3).
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn free(chunk: Chunk) {
+    type Function = unsafe extern "C" fn(Chunk);
+    // SAFETY: the caller keeps to free's contract.
+    release(Own, Hook::Free, chunk, |next: Function| unsafe {
+        next(chunk)
+    });
+}
+
+/// cfree(3), which libc has dropped; old programs still call it.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn cfree(chunk: Chunk) {
+    type Function = unsafe extern "C" fn(Chunk);
+    // SAFETY: the caller keeps to cfree's contract, which is free's.
+    release(Own, Hook::Cfree, chunk, |next: Function| unsafe {
+        next(chunk)
+    });
+}
 
 /// free_sized of C23. An allocator that takes the program's word for the size would look in the wrong place for
 /// a chunk that is larger than the program knows, so its free is called.
@@ -246,24 +257,6 @@ hook!(
     /// malloc_usable_size(3).
     malloc_usable_size, allocs_divert_malloc_usable_size(chunk: Chunk) -> usize, "rsi" => malloc_usable_size_hook
 );
-
-#[inline(always)]
-unsafe fn free_hook(origin: impl Origin, chunk: Chunk) {
-    type Function = unsafe extern "C" fn(Chunk);
-    // SAFETY: the caller keeps to free's contract.
-    release(origin, Hook::Free, chunk, |next: Function| unsafe {
-        next(chunk)
-    });
-}
-
-#[inline(always)]
-unsafe fn cfree_hook(origin: impl Origin, chunk: Chunk) {
-    type Function = unsafe extern "C" fn(Chunk);
-    // SAFETY: the caller keeps to cfree's contract, which is free's.
-    release(origin, Hook::Cfree, chunk, |next: Function| unsafe {
-        next(chunk)
-    });
-}
 
 #[inline(always)]
 unsafe fn malloc_usable_size_hook(origin: impl Origin, chunk: Chunk) -> usize {

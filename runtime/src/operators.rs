@@ -60,6 +60,7 @@ macro_rules! sized_first {
                 "mov rdx, rbp",
                 "lea rcx, [rsp + 32]",
                 "mov r8, [rsp]",
+                "mov r9d, {slot}",
                 "add rsp, 24",
                 ".cfi_adjust_cfa_offset -24",
                 "jmp {made}",
@@ -85,7 +86,13 @@ sized_first!(allocs_divert_mallocx, 34);
 
 /// Enters `chunk`, which a function that was diverted has just returned, and returns it. It may have got it from
 /// malloc: then it was entered, and counted, with the size that includes the room for the record.
-unsafe extern "C" fn made(chunk: Chunk, size: usize, call: Call, table: Table) -> Chunk {
+unsafe extern "C" fn made(
+    chunk: Chunk,
+    size: usize,
+    call: Call,
+    table: Table,
+    slot: usize,
+) -> Chunk {
     let address = chunk.expose_provenance();
     if address == 0 {
         return chunk;
@@ -110,7 +117,7 @@ unsafe extern "C" fn made(chunk: Chunk, size: usize, call: Call, table: Table) -
         return chunk;
     }
     let entered = table
-        .next(Hook::MallocUsableSize)
+        .next_at(slot)
         .is_some_and(|next| chunks::enter(next, address, size, site));
     if let Some(entry) = entry {
         entry.called(Hook::Malloc, size);
@@ -170,7 +177,21 @@ macro_rules! give_back {
     )*};
 }
 
+diverted!(
+    /// free(3), and what takes more arguments.
+    allocs_divert_free(Chunk, usize, usize), "rcx" => free
+);
+
+unsafe extern "C" fn free(chunk: Chunk, second: usize, third: usize, table: Table) {
+    type Function = unsafe extern "C" fn(Chunk, usize, usize);
+    hooks::release(table, Hook::Free, chunk, |next: Function| {
+        // SAFETY: the caller keeps to free's contract.
+        unsafe { next(chunk, second, third) };
+    });
+}
+
 give_back!(
+    allocs_divert_cfree: Cfree, cfree(table, a, b) => [(5, a, b), FREE];
     allocs_divert_free_sized: FreeSized, free_sized(table, size, b) => [FREE, (12, table.request(size), b)];
     allocs_divert_free_aligned_sized: FreeAlignedSized, free_aligned_sized(table, alignment, size) =>
         [FREE, (13, alignment, table.request(size))];

@@ -128,8 +128,8 @@ fn outside_heap(
 
 /// `mapping`, which contains `address`, as one of the heap if the program's allocator has chunks in it.
 fn marked_as_heap(mapping: MappingInfo, address: usize) -> MappingInfo {
+    // An allocator that is no part of libc makes its mappings by a call that is seen.
     let is_heap = mapping.kind == Kind::Other
-        && mapping.site == 0
         && (chunks::at(address).is_some() || chunks::are_in(mapping.base, mapping.limit));
     let kind = if is_heap { Kind::Heap } else { mapping.kind };
     MappingInfo { kind, ..mapping }
