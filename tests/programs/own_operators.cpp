@@ -3,7 +3,7 @@
 #include <cstdlib>
 #include <new>
 
-static void *make(std::size_t alignment, std::size_t size) {
+static void *make_or_null(std::size_t alignment, std::size_t size) {
     for (;;) {
         void *chunk = nullptr;
         if (alignment > 16) {
@@ -12,17 +12,15 @@ static void *make(std::size_t alignment, std::size_t size) {
             chunk = std::malloc(size == 0 ? 1 : size);
         }
         if (chunk != nullptr) return chunk;
-        if (auto handler = std::get_new_handler()) handler();
-        else throw std::bad_alloc();
+        auto handler = std::get_new_handler();
+        if (handler == nullptr) return nullptr;
+        handler();
     }
 }
 
-static void *make_or_null(std::size_t alignment, std::size_t size) noexcept {
-    try {
-        return make(alignment, size);
-    } catch (const std::bad_alloc &) {
-        return nullptr;
-    }
+static void *make(std::size_t alignment, std::size_t size) {
+    if (void *chunk = make_or_null(alignment, size)) return chunk;
+    throw std::bad_alloc();
 }
 
 extern "C" {

@@ -9,6 +9,7 @@
     reason = "a test says that something is wrong by panicking"
 )]
 
+mod allocators;
 mod bad_input;
 mod bad_runtime;
 mod bounds;
@@ -74,6 +75,7 @@ fn main() -> ExitCode {
         explain::trials(),
         explain_bad::trials(),
         explain_systems::trials(),
+        allocators::trials(),
         bad_input::trials(),
         bad_runtime::trials(),
         bounds::trials(),
