@@ -78,11 +78,6 @@ impl Origin for Table {
     fn next(self, hook: Hook) -> Option<Next> {
         self.next_at(hook as usize)
     }
-
-    #[inline(always)]
-    fn direct(self, _: Hook) -> Option<Next> {
-        None
-    }
 }
 
 /// A table that a function was called with, and the heap of its allocator, once that was mapped.

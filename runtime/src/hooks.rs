@@ -276,13 +276,16 @@ unsafe fn malloc_usable_size_hook(origin: impl Origin, chunk: Chunk) -> usize {
 
 /// What every hook that allocates does: `ask` next for a chunk with room for its record, enter it, count it.
 #[inline(always)]
-fn allocate<F: Copy>(
-    origin: impl Origin,
+fn allocate<F: Copy, O: Origin>(
+    origin: O,
     hook: Hook,
     size: usize,
     call: Call,
     ask: impl FnOnce(F, usize) -> Chunk,
 ) -> Chunk {
+    if !O::HAS_SHORT_WAY {
+        return allocate_here(origin, hook, size, call, ask);
+    }
     let Some(next) = origin.direct(hook) else {
         return allocate_and_count(origin, hook, size, call, ask);
     };
@@ -327,6 +330,17 @@ pub(crate) fn is_sample(address: usize) -> bool {
 /// The same where something is counted, or the allocator is not known so well.
 #[inline(never)]
 fn allocate_and_count<F: Copy>(
+    origin: impl Origin,
+    hook: Hook,
+    size: usize,
+    call: Call,
+    ask: impl FnOnce(F, usize) -> Chunk,
+) -> Chunk {
+    allocate_here(origin, hook, size, call, ask)
+}
+
+#[inline(always)]
+fn allocate_here<F: Copy>(
     origin: impl Origin,
     hook: Hook,
     size: usize,
@@ -378,12 +392,7 @@ fn make<F: Copy>(
 /// What every hook that frees does: take the chunk out and have it freed by `pass_on`. Taken out first: once it
 /// is free, another thread may get the chunk and enter it.
 #[inline(always)]
-pub(crate) fn release<F: Copy>(
-    origin: impl Origin,
-    hook: Hook,
-    chunk: Chunk,
-    pass_on: impl FnOnce(F),
-) {
+fn release<F: Copy>(origin: impl Origin, hook: Hook, chunk: Chunk, pass_on: impl FnOnce(F)) {
     if let Some(next) = origin.direct(hook)
         && let Some(mark) = chunks::small(chunk.expose_provenance())
     {
@@ -408,6 +417,17 @@ fn pass_on_later<F: Copy>(mark: Mark, function: F, pass_on: impl FnOnce(F)) {
 /// The same where something is counted, or the allocator or the chunk is not known so well.
 #[inline(never)]
 fn release_and_count<F: Copy>(
+    origin: impl Origin,
+    hook: Hook,
+    chunk: Chunk,
+    pass_on: impl FnOnce(F),
+) {
+    release_here(origin, hook, chunk, pass_on);
+}
+
+/// The same.
+#[inline(always)]
+pub(crate) fn release_here<F: Copy>(
     origin: impl Origin,
     hook: Hook,
     chunk: Chunk,

@@ -48,11 +48,16 @@ pub(crate) struct Next {
 
 /// Whose function it is that the program has called.
 pub(crate) trait Origin: Copy {
+    /// Whether there is a shorter way for some chunks.
+    const HAS_SHORT_WAY: bool = false;
+
     /// What `hook` passes the call on to. `None` if there is nothing.
     fn next(self, hook: Hook) -> Option<Next>;
 
-    /// The same, if the shortest way can be gone.
-    fn direct(self, hook: Hook) -> Option<Next>;
+    /// The same, if the shorter way can be gone.
+    fn direct(self, _: Hook) -> Option<Next> {
+        None
+    }
 }
 
 /// The runtime's own, which the loader has found for the program.
@@ -60,6 +65,8 @@ pub(crate) trait Origin: Copy {
 pub(crate) struct Own;
 
 impl Origin for Own {
+    const HAS_SHORT_WAY: bool = true;
+
     #[inline(always)]
     fn next(self, hook: Hook) -> Option<Next> {
         of(hook)

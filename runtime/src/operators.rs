@@ -140,11 +140,6 @@ impl Origin for Continuation {
     fn next(self, _: Hook) -> Option<Next> {
         self.table.next_at(self.slot)
     }
-
-    #[inline(always)]
-    fn direct(self, _: Hook) -> Option<Next> {
-        None
-    }
 }
 
 /// A continuation that gives a chunk back: its number, and the arguments behind the chunk.
@@ -159,7 +154,7 @@ fn give_back<const N: usize>(table: Table, hook: Hook, chunk: Chunk, ways: [Way;
     let there_is = |way: &Way| table.continuation(way.0).is_some();
     if let Some((slot, second, third)) = ways.into_iter().find(there_is) {
         let origin = Continuation { table, slot };
-        hooks::release(origin, hook, chunk, |next: Function| {
+        hooks::release_here(origin, hook, chunk, |next: Function| {
             // SAFETY: the caller keeps to the function's contract.
             unsafe { next(chunk, second, third) };
         });
@@ -184,7 +179,7 @@ diverted!(
 
 unsafe extern "C" fn free(chunk: Chunk, second: usize, third: usize, table: Table) {
     type Function = unsafe extern "C" fn(Chunk, usize, usize);
-    hooks::release(table, Hook::Free, chunk, |next: Function| {
+    hooks::release_here(table, Hook::Free, chunk, |next: Function| {
         // SAFETY: the caller keeps to free's contract.
         unsafe { next(chunk, second, third) };
     });
