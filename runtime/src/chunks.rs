@@ -26,8 +26,8 @@ pub(crate) fn enter(next: Next, chunk: usize, size: usize, site: Site) -> bool {
     let Some(mark) = mark(heap, chunk).or_else(|| first_in_region(heap, chunk)) else {
         return false;
     };
-    if !next.knows_capacity() {
-        return enter_beside(heap, mark, chunk, size, site);
+    if !next.has_records() {
+        return enter_beside(next, heap, mark, chunk, size, site);
     }
     let capacity = next.capacity(chunk);
     // SAFETY: the chunk is the caller's, of that capacity, and asked for with room.
@@ -40,17 +40,26 @@ pub(crate) fn enter(next: Next, chunk: usize, size: usize, site: Site) -> bool {
 }
 
 /// The same where records are beside the marks.
-fn enter_beside(heap: &'static Heap, mark: Mark, chunk: usize, size: usize, site: Site) -> bool {
-    let Some(record) = heap.chunks.record(chunk) else {
+fn enter_beside(
+    next: Next,
+    heap: &Heap,
+    mark: Mark,
+    chunk: usize,
+    size: usize,
+    site: Site,
+) -> bool {
+    let Some(place) = heap.chunks.record(chunk) else {
         return false;
     };
+    // SAFETY: a chunk that is marked is alive, and so is the caller's.
+    let extent = || unsafe { record_of(next, heap, chunk) }.1;
     // The call that made it may be inside of another, which knows better how large it is.
     if mark.is_set() {
-        let before = record::read_beside(record.load(Relaxed)).size;
-        heap.chunks.forget_large(chunk, chunk.wrapping_add(before));
+        heap.chunks
+            .forget_large(chunk, chunk.wrapping_add(extent()));
     }
-    record.store(record::beside(size, site), Relaxed);
-    heap.chunks.note_large(chunk, chunk.wrapping_add(size));
+    place.store(record::beside(size, site), Relaxed);
+    heap.chunks.note_large(chunk, chunk.wrapping_add(extent()));
     mark.set();
     true
 }
@@ -118,12 +127,12 @@ pub(crate) fn leave(next: Next, chunk: usize) -> Option<Record> {
 /// As for [`record::read`].
 #[inline(always)]
 unsafe fn record_of(next: Next, heap: &Heap, chunk: usize) -> (Option<Record>, usize) {
-    if !next.knows_capacity() {
-        let record = heap.chunks.record(chunk);
-        let record = record.map(|record| record::read_beside(record.load(Relaxed)));
-        return (record, record.map_or(0, |record| record.size));
-    }
     let capacity = next.capacity(chunk);
+    if !next.has_records() {
+        let record = heap.chunks.record(chunk);
+        let record = record.map(|record| record::read_beside(record.load(Relaxed), capacity));
+        return (record, record.map_or(0, |record| record.usable_size));
+    }
     if capacity >= LARGE && !heap.chunks.is_large(chunk) {
         return (None, capacity);
     }
@@ -153,6 +162,9 @@ fn small_capacity(chunk: usize) -> Option<usize> {
 
 /// How much of `chunk` the program may use, for which the allocator says `capacity`.
 pub(crate) fn usable_size(next: Next, chunk: usize, capacity: usize) -> usize {
+    if !next.has_records() {
+        return capacity;
+    }
     let mark = next.heap().and_then(|heap| mark(heap, chunk));
     match mark.filter(|mark| mark.is_set()) {
         Some(_) => capacity.saturating_sub(RECORD),

@@ -71,9 +71,10 @@ impl Heap {
         }
     }
 
-    /// Whether its records are beside its marks, as its allocator does not say how large chunks are.
+    /// Whether its records are beside its marks.
     pub(crate) fn has_records_beside(&'static self) -> bool {
-        !self.is_programs() && !self.next().is_some_and(Next::knows_capacity)
+        self.next()
+            .is_some_and(|next| next.is_noted() && !next.has_records())
     }
 
     /// Whether the chunk that begins at `address` is in it.

@@ -120,10 +120,26 @@ impl Next {
         of(Hook::Malloc).unwrap_or(self)
     }
 
+    /// Whether its chunks have their records inside; else those are beside the marks.
+    #[inline(always)]
+    pub(crate) fn has_records(self) -> bool {
+        self.knows_capacity() && !self.must_be_exact()
+    }
+
+    /// Whether the program may give a chunk back past the hooks, and say how large it is.
+    #[inline(always)]
+    fn must_be_exact(self) -> bool {
+        self.is_programs() && EXACT.load(Ordering::Relaxed)
+    }
+
     /// How much it is asked for, for a chunk of `size` bytes that is noted.
     #[inline(always)]
     pub(crate) fn request(self, size: usize) -> usize {
-        request(size, self.knows_capacity())
+        if self.must_be_exact() {
+            size
+        } else {
+            request(size, self.knows_capacity())
+        }
     }
 
     /// The function, as `F`.
@@ -188,6 +204,9 @@ const MAPPED: usize = 2;
 /// Where old glibc's `__malloc_hook` is, by which debugging aids such as mcheck(3) put other pointers in
 /// place of the allocator's; 0 if there is none.
 static HOOK_VARIABLE: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether the program's allocator has functions that are no hooks and take the program's word for the size of a chunk.
+static EXACT: AtomicBool = AtomicBool::new(false);
 
 /// # Safety
 /// There must be a readable word in front of `chunk`.
@@ -312,6 +331,7 @@ pub(crate) fn look_up() {
         .filter(|_| is_programs_heap(map));
     if let Some(usable_size) = usable_size {
         look_at_glibc(usable_size.object);
+        EXACT.store(frees_by_size(usable_size.object), Ordering::Relaxed);
     }
     threads::note_variable(single_threaded(map));
     for (hook, found) in Hook::ALL.into_iter().zip(&FOUND) {
@@ -333,6 +353,15 @@ fn single_threaded(map: LinkMap) -> Option<usize> {
         let symbol = Symbols::of(object)?.find(b"__libc_single_threaded")?;
         Some(symbol.address)
     })
+}
+
+/// Whether `object`, an allocator, has functions that are no hooks and free by size: jemalloc's own, or operators
+/// delete that do not call free. The chunks of its aligned_alloc, for one, are then given back by these.
+fn frees_by_size(object: Object) -> bool {
+    let Some(symbols) = Symbols::of(object) else {
+        return false;
+    };
+    symbols.find(b"sdallocx").is_some() || symbols.find(b"_ZdlPvm").is_some()
 }
 
 /// Finds out whether `object`, which defines the program's allocator, is glibc, and what is to be known then.

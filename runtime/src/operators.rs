@@ -261,7 +261,7 @@ unsafe extern "C" fn resize_in_place(
     };
     // SAFETY: as above.
     let capacity = unsafe { function(chunk, next.request(size), extra, flags) };
-    let record = if next.knows_capacity() { RECORD } else { 0 };
+    let record = if next.has_records() { RECORD } else { 0 };
     let usable_size = capacity.saturating_sub(record);
     let now = if usable_size < size {
         before.size.min(usable_size)

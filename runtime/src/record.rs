@@ -66,13 +66,17 @@ pub(crate) fn beside(size: usize, site: Site) -> u64 {
     (size as u64) << SITE | u64::from(site.number())
 }
 
-/// Reads one of [`beside`].
-pub(crate) fn read_beside(record: u64) -> Record {
+/// Reads one of [`beside`], of a chunk for which the allocator gives `capacity`, or 0 if it does not say.
+pub(crate) fn read_beside(record: u64, capacity: usize) -> Record {
     let size = usize::try_from(record >> SITE).unwrap_or(usize::MAX);
     let site = u32::try_from(record & ((1 << SITE) - 1)).unwrap_or_default();
     Record {
         size,
-        usable_size: request(size, false),
+        usable_size: if capacity == 0 {
+            request(size, false)
+        } else {
+            capacity
+        },
         site: Site::from_number(site),
     }
 }

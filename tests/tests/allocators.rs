@@ -13,10 +13,13 @@ use libtest_mimic::Trial;
 use crate::index::{answers, compile, gcc};
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let mut all = trials!["allocators": redis];
+    let mut all = trials!["allocators": redis, sized_jemalloc];
     for (name, library) in LIBRARIES {
         all.push(trial(format!("allocators::redis::{name}"), || {
             redis_with(Some(library));
+        }));
+        all.push(trial(format!("allocators::{name}::sized"), || {
+            sized(library)
         }));
         for how in ["deepbind", "dlmopen"] {
             all.push(trial(format!("allocators::{name}::{how}"), || {
@@ -97,6 +100,25 @@ fn redis_with(library: Option<&str>) {
     let found = ["live_chunks", "live_bytes"].map(sum);
     let counted = ["chunks", "bytes"].map(|member| report.number(&["live", member]));
     assert_eq!(found, counted, "{outcome}{report:?}");
+}
+
+fn sized_jemalloc() {
+    sized("/usr/lib/x86_64-linux-gnu/libjemalloc.so.2");
+}
+
+/// Operators delete of an allocator's own, which are told how large a chunk is, and are no hooks.
+fn sized(allocator: &str) {
+    let dir = Dir::new("sized");
+    let allocator = needs(allocator).display().to_string();
+    let flags = ["-std=c++17", "-Wl,--no-as-needed", &allocator];
+    let program = compile(&dir, Command::new(needs("g++")), "sized.cpp", &flags);
+    let original = Command::new(&program).succeed();
+    let rewritten = Rewrite::new(&program, dir.make("rewritten").join("sized"));
+    rewritten
+        .succeed()
+        .command()
+        .run()
+        .assert_same_as(&original);
 }
 
 /// A library with an allocator of its own that nobody else sees.
