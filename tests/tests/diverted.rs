@@ -104,7 +104,7 @@ impl Diverted<'_> {
             };
         }
         text += &format!(".asciz \"{name}\"\n.section .note.GNU-stack, \"\", @progbits\n");
-        dir.write(&format!("{name}.s"), &text)
+        dir.write(format!("{name}.s"), text)
     }
 }
 
