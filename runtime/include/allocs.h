@@ -22,7 +22,8 @@
 extern "C" {
 #endif
 
-/* Whoever hands out memory: "malloc", "mmap", "stack", "static", or a name that the program registered. */
+/* Whoever hands out memory: "malloc" (what the loader finds), the name of an allocator in the executable itself,
+ * "mmap", "stack", "static", or a name that the program registered. */
 struct allocator {
     const char *name;
 };
@@ -41,7 +42,7 @@ enum alloc_error {
 enum alloc_mapping_kind {
     ALLOC_MAPPING_OTHER = 0,     /* anonymous, or a file that is no loaded object */
     ALLOC_MAPPING_OBJECT = 1,    /* the executable or a library: see file */
-    ALLOC_MAPPING_HEAP = 2,      /* an arena of the program's allocator: see arena */
+    ALLOC_MAPPING_HEAP = 2,      /* an arena of an allocator's: see arena */
     ALLOC_MAPPING_MAIN_STACK = 3, /* with argv, environ and auxv at its end */
     ALLOC_MAPPING_THREAD_STACK = 4,
     ALLOC_MAPPING_KERNEL = 5     /* vdso, vvar, vsyscall */
@@ -71,7 +72,7 @@ struct alloc_info {
     void *chunk_base;
     size_t chunk_size;
 
-    /* The arena of the program's allocator; null if the address is not in one. */
+    /* The arena of an allocator; null if the address is not in one. */
     void *arena_base;
     void *arena_limit;
 

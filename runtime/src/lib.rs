@@ -10,16 +10,18 @@
 //!    │          │         │        └──────▶ symbol ──▶ object
 //!    │          │         └─────────────────────────▶ the program's own allocator
 //!    │          ├────▶ site                            who asked, outside of facades?
-//!    │          ├────▶ chunks ──▶ index, record        what is alive?
+//!    │          ├────▶ chunks ──▶ heap, index, record  what is alive, by whom?
 //!    │          └────▶ counters                        how much since the start? (for a report only)
+//!    │
+//!    ├─▶ diverted ─▶ hooks, operators ─▶ the executable's own allocators
 //!    │
 //!    └─▶ api ─▶ query ─▶ nested, chunks, file, mapping      what is this pointer?
 //!
 //!  report ──▶ census ──▶ chunks, counters, site, file ──▶ $ALLOCS_REPORT
 //! ```
 //!
-//! Exported are the hooks (`hooks`), the functions of `allocs.h` (`api`), and [`allocs_preinit`], [`allocs_init`]
-//! and [`allocs_entry`].
+//! Exported are the hooks (`hooks`), the entries for diverted functions (`hooks`, `operators`), the functions of
+//! `allocs.h` (`api`), and [`allocs_preinit`], [`allocs_init`] and [`allocs_entry`].
 //!
 //! Three rules hold everywhere, because a hook may be entered before the loader has relocated this
 //! object (another library's IFUNC resolver may allocate), before init, after the exit handlers, in
@@ -50,8 +52,10 @@ mod census;
 mod chunks;
 mod counters;
 mod digits;
+mod diverted;
 mod elf;
 mod file;
+mod heap;
 mod holder;
 mod hook;
 pub mod hooks;
@@ -63,6 +67,7 @@ mod memory;
 mod nested;
 mod next;
 mod object;
+mod operators;
 mod pair;
 mod query;
 mod record;

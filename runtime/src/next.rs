@@ -7,10 +7,12 @@ use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::counters;
+use crate::heap::{Heap, PROGRAM};
 use crate::hook::{HOOKS, Hook};
 use crate::linkmap::LinkMap;
 use crate::memory::Mapped;
 use crate::object::Object;
+use crate::record::request;
 use crate::symbol::Symbols;
 use crate::sys;
 use crate::threads;
@@ -40,9 +42,106 @@ static FOUND: [Found; HOOKS] = [const {
 pub(crate) struct Next {
     function: usize,
     usable_size: usize,
+    /// None if there is no memory for one: then chunks are not noted.
+    heap: Option<&'static Heap>,
+}
+
+/// Whose function it is that the program has called.
+pub(crate) trait Origin: Copy {
+    /// Whether there is a shorter way for some chunks.
+    const HAS_SHORT_WAY: bool = false;
+
+    /// What `hook` passes the call on to. `None` if there is nothing.
+    fn next(self, hook: Hook) -> Option<Next>;
+
+    /// The same, if the shorter way can be gone.
+    fn direct(self, _: Hook) -> Option<Next> {
+        None
+    }
+}
+
+/// The runtime's own, which the loader has found for the program.
+#[derive(Clone, Copy)]
+pub(crate) struct Own;
+
+impl Origin for Own {
+    const HAS_SHORT_WAY: bool = true;
+
+    #[inline(always)]
+    fn next(self, hook: Hook) -> Option<Next> {
+        of(hook)
+    }
+
+    #[inline(always)]
+    fn direct(self, hook: Hook) -> Option<Next> {
+        direct(hook)
+    }
 }
 
 impl Next {
+    /// A function of an allocator in the executable, that one's heap, and its malloc_usable_size, or 0 for none.
+    #[inline(always)]
+    pub(crate) fn of_heap(
+        heap: Option<&'static Heap>,
+        function: usize,
+        usable_size: usize,
+    ) -> Self {
+        Self {
+            function,
+            usable_size,
+            heap,
+        }
+    }
+
+    /// The heap of its allocator.
+    #[inline(always)]
+    pub(crate) fn heap(self) -> Option<&'static Heap> {
+        self.heap
+    }
+
+    /// Whether that is the program's malloc.
+    #[inline(always)]
+    fn is_programs(self) -> bool {
+        self.heap.is_some_and(Heap::is_programs)
+    }
+
+    /// Whether its chunks are noted. They are not if it is the program's malloc and does not say how large they are.
+    #[inline(always)]
+    pub(crate) fn is_noted(self) -> bool {
+        self.heap.is_some() && (self.knows_capacity() || !self.is_programs())
+    }
+
+    /// Who has `chunk`: the program's malloc, if the allocator in the executable has got it from there.
+    #[inline(always)]
+    pub(crate) fn holder(self, chunk: usize) -> Self {
+        if self.knows_capacity() || !PROGRAM.has(chunk) {
+            return self;
+        }
+        of(Hook::Malloc).unwrap_or(self)
+    }
+
+    /// Whether its chunks have their records inside; else those are beside the marks.
+    #[inline(always)]
+    pub(crate) fn has_records(self) -> bool {
+        self.knows_capacity() && !self.must_be_exact()
+    }
+
+    /// Whether the program may give a chunk back past the hooks, and say how large it is.
+    #[inline(always)]
+    fn must_be_exact(self) -> bool {
+        self.is_programs() && EXACT.load(Ordering::Relaxed)
+    }
+
+    /// How much it is asked for, for a chunk of `size` bytes that is noted.
+    #[inline(always)]
+    pub(crate) fn request(self, size: usize) -> usize {
+        if self.must_be_exact() {
+            size
+        } else {
+            request(size, self.knows_capacity())
+        }
+    }
+
     /// The function, as `F`.
     ///
     /// # Safety
@@ -63,7 +162,8 @@ impl Next {
     /// How large `chunk`, a live one, is according to its allocator; 0 if that cannot say.
     #[inline(always)]
     pub(crate) fn capacity(self, chunk: usize) -> usize {
-        if HEADERS.load(Ordering::Relaxed)
+        if self.is_programs()
+            && HEADERS.load(Ordering::Relaxed)
             && let Some(capacity) = header_capacity(chunk)
         {
             return capacity;
@@ -74,14 +174,18 @@ impl Next {
     #[inline(never)]
     fn asked_capacity(self, chunk: usize) -> usize {
         // Two chunks that are closer would share a mark.
-        if self.usable_size == 0 || chunk & 15 != 0 || has_replaced_hooks() {
+        if self.usable_size == 0 || chunk & 15 != 0 {
+            return 0;
+        }
+        let is_programs = self.is_programs();
+        if is_programs && has_replaced_hooks() {
             return 0;
         }
         let ask = self.usable_size;
         // SAFETY: `look_up` only keeps the address of a malloc_usable_size here.
         let ask: extern "C" fn(usize) -> usize = unsafe { mem::transmute(ask) };
         let capacity = ask(chunk);
-        if GLIBC.load(Ordering::Relaxed) {
+        if is_programs && GLIBC.load(Ordering::Relaxed) {
             compare_header(chunk, capacity);
         }
         capacity
@@ -100,6 +204,9 @@ const MAPPED: usize = 2;
 /// Where old glibc's `__malloc_hook` is, by which debugging aids such as mcheck(3) put other pointers in
 /// place of the allocator's; 0 if there is none.
 static HOOK_VARIABLE: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether the program's allocator has functions that are no hooks and take the program's word for the size of a chunk.
+static EXACT: AtomicBool = AtomicBool::new(false);
 
 /// # Safety
 /// There must be a readable word in front of `chunk`.
@@ -181,6 +288,7 @@ pub(crate) fn of(hook: Hook) -> Option<Next> {
     (function > ABSENT).then_some(Next {
         function,
         usable_size,
+        heap: Some(&PROGRAM),
     })
 }
 
@@ -191,6 +299,7 @@ pub(crate) fn direct(hook: Hook) -> Option<Next> {
     (function != 0).then_some(Next {
         function,
         usable_size: 0,
+        heap: Some(&PROGRAM),
     })
 }
 
@@ -203,11 +312,6 @@ pub(crate) fn settle() {
         let direct = if its { function } else { 0 };
         found.direct.store(direct, Ordering::Release);
     }
-}
-
-/// Whether the program's allocator says how large its chunks are.
-pub(crate) fn knows_sizes() -> bool {
-    of(Hook::Malloc).is_some_and(Next::knows_capacity)
 }
 
 #[cold]
@@ -237,6 +341,7 @@ pub(crate) fn look_up() {
         .filter(|_| is_programs_heap(map));
     if let Some(usable_size) = usable_size {
         look_at_glibc(usable_size.object);
+        EXACT.store(frees_by_size(usable_size.object), Ordering::Relaxed);
     }
     threads::note_variable(single_threaded(map));
     for (hook, found) in Hook::ALL.into_iter().zip(&FOUND) {
@@ -258,6 +363,15 @@ fn single_threaded(map: LinkMap) -> Option<usize> {
         let symbol = Symbols::of(object)?.find(b"__libc_single_threaded")?;
         Some(symbol.address)
     })
+}
+
+/// Whether `object`, an allocator, has functions that are no hooks and free by size: jemalloc's own, or operators
+/// delete that do not call free. The chunks of its aligned_alloc, for one, are then given back by these.
+fn frees_by_size(object: Object) -> bool {
+    let Some(symbols) = Symbols::of(object) else {
+        return false;
+    };
+    symbols.find(b"sdallocx").is_some() || symbols.find(b"_ZdlPvm").is_some()
 }
 
 /// Finds out whether `object`, which defines the program's allocator, is glibc, and what is to be known then.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  nested   announced by the program          ──┐
-//!  chunk    of the program's malloc             ├─▶ Allocation
+//!  chunk    of the program's malloc, or others  ├─▶ Allocation
 //!  static   an object's function or variable    │
 //!  mmap     mapped by a call that was seen      │
 //!  stack    a thread's, as a whole            ──┘
@@ -128,8 +128,8 @@ fn outside_heap(
 
 /// `mapping`, which contains `address`, as one of the heap if the program's allocator has chunks in it.
 fn marked_as_heap(mapping: MappingInfo, address: usize) -> MappingInfo {
+    // An allocator that is no part of libc makes its mappings by a call that is seen.
     let is_heap = mapping.kind == Kind::Other
-        && mapping.site == 0
         && (chunks::at(address).is_some() || chunks::are_in(mapping.base, mapping.limit));
     let kind = if is_heap { Kind::Heap } else { mapping.kind };
     MappingInfo { kind, ..mapping }
@@ -165,7 +165,7 @@ impl Allocation {
 impl From<chunks::Chunk> for Allocation {
     fn from(chunk: chunks::Chunk) -> Self {
         Self {
-            allocator: Allocator::malloc(),
+            allocator: chunk.heap.allocator(),
             base: chunk.base,
             size: chunk.record.size,
             usable_size: chunk.record.usable_size,

@@ -9,6 +9,7 @@
     reason = "a test says that something is wrong by panicking"
 )]
 
+mod allocators;
 mod bad_input;
 mod bad_runtime;
 mod book;
@@ -21,6 +22,7 @@ mod changes;
 mod combinations;
 mod copy;
 mod debugging;
+mod diverted;
 mod explain;
 mod explain_bad;
 mod explain_systems;
@@ -91,6 +93,7 @@ fn main() -> ExitCode {
         explain::trials(),
         explain_bad::trials(),
         explain_systems::trials(),
+        allocators::trials(),
         bad_input::trials(),
         bad_runtime::trials(),
         bounds::trials(),
@@ -101,6 +104,7 @@ fn main() -> ExitCode {
         facades::trials(),
         copy::trials(),
         debugging::trials(),
+        diverted::trials(),
         tools::trials(),
         hooks::trials(),
         reports::trials(),

@@ -291,7 +291,7 @@ fn without_root() {
 fn what_others_make_meanwhile() {
     let dir = Dir::new("tree-meanwhile");
     let source = tree(&dir);
-    let log = dir.write("src/log", vec![b'x'; 5 << 20]);
+    let log = dir.write("src/log", vec![b'x'; 64 << 20]);
     let output = dir.join("dst");
     let options = allocs_rewrite::TreeOptions::new(&source, Some(output.clone()));
     let stop = std::sync::atomic::AtomicBool::new(false);
@@ -302,6 +302,10 @@ fn what_others_make_meanwhile() {
                 std::io::Write::write_all(&mut file, b"more\n").expect("written");
             }
         });
+        let len = || fs::metadata(&log).expect("the log").len();
+        while len() == 64 << 20 {
+            std::thread::yield_now(); // the writer has not begun
+        }
         let report =
             allocs_rewrite::tree(&options, &mut |_, _| std::ops::ControlFlow::Continue(()));
         stop.store(true, std::sync::atomic::Ordering::Relaxed);

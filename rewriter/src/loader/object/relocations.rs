@@ -101,17 +101,12 @@ fn entry_of(array: &mut [Function], index: u64) -> Option<&mut Function> {
 
 fn store(entry: Option<&mut Function>, rela: &Rela, types: elf::Relocations) {
     let Some(entry) = entry else { return };
-    match rela.kind {
-        kind if kind == types.relative || kind == types.irelative => {
-            // An implicit addend is the entry's value in the file.
-            if types.addends == elf::Addends::Explicit {
-                entry.address = Some(Vaddr(rela.addend.cast_unsigned()));
-            }
-        }
-        kind if kind == types.symbolic => {
-            entry.address = None;
-            entry.reference = Some(rela.symbol);
-        }
-        _ => {}
+    let adds = rela.kind == types.relative || rela.kind == types.irelative;
+    if rela.kind == types.symbolic {
+        entry.address = None;
+        entry.reference = Some(rela.symbol);
+    } else if adds && types.addends == elf::Addends::Explicit {
+        // An implicit addend is the entry's value in the file.
+        entry.address = Some(Vaddr(rela.addend.cast_unsigned()));
     }
 }
