@@ -191,6 +191,18 @@ struct Runtime {
     /// rights: --runtime has to be an absolute path to a file that only root can replace.
     #[arg(long)]
     allow_setuid: bool,
+
+    /// A function of an allocator in PROG itself that has another name than malloc, free and so on
+    ///
+    /// NAME does what FUNCTION does: je_malloc=malloc, my_get=malloc. Where NAME is FUNCTION with
+    /// something in front, as je_ is, all of that allocator's functions with it in front are meant. The
+    /// standard names need no option.
+    #[arg(long, value_name = "NAME=FUNCTION")]
+    malloc: Vec<String>,
+
+    /// Go on where a function of PROG's own allocator cannot be led to the runtime
+    #[arg(long)]
+    partial: bool,
 }
 
 /// When the runtime's init function is called.
@@ -353,6 +365,8 @@ impl Rewrite {
             sysroot: runtime.sysroot.clone(),
             force: runtime.force,
             allow_setuid: runtime.allow_setuid,
+            malloc: runtime.malloc.clone(),
+            partial: runtime.partial,
         }
     }
 }

@@ -5,6 +5,7 @@
 //! get their final places; then each table's new content is put where it has ended up.
 
 mod content;
+mod diverted;
 
 use object::elf::{PF_R, PF_W, PF_X, PT_GNU_RELRO, PT_LOAD, PT_PHDR, ProgramFlags, SHT_NOBITS};
 
@@ -56,6 +57,7 @@ impl Layout {
         builder.place_writable_segment()?;
         builder.place_read_only_segment()?;
         builder.place_code_segment()?;
+        builder.place_diverted(request.diversion)?;
         builder.place_segment_apart()?;
         builder.place_section_headers()?;
         builder.slide_notes()?;
@@ -65,11 +67,12 @@ impl Layout {
         builder.put_names()?;
         builder.put_symbols()?;
         builder.put_hash(request)?;
-        builder.put_relocations()?;
+        builder.put_relocations(request.diversion)?;
         builder.put_preinit_values()?;
         builder.put_dynamic()?;
         builder.put_debugger_symbols()?;
         builder.put_code()?;
+        builder.put_diverted(request.diversion)?;
         builder.put_headers()?;
         let slot = builder.array();
         builder.put_at(slot, vec![0; 8])?; // ours, whatever it says in the end
@@ -98,6 +101,8 @@ struct Builder<'a> {
     header: Header,
     /// Address of the trampoline.
     code: Option<Vaddr>,
+    /// Address of the segment that the program's own allocator is led through.
+    diverted: Option<Vaddr>,
     /// Old and new address of each moved table.
     moved: Vec<(Move, Vaddr)>,
     /// End of the insertion so far.
@@ -121,6 +126,7 @@ impl<'a> Builder<'a> {
             sections_at: image.sections_at,
             header: image.header.clone(),
             code: None,
+            diverted: None,
             moved: Vec::new(),
             end: image.elf_end.0,
             inserted: Vec::new(),
@@ -365,9 +371,15 @@ impl<'a> Builder<'a> {
         }
         let (start, base) = self.next_place()?;
         self.insert(FileOffset(start), trampoline::SIZE, Content::Zero)?;
-        let flags = ProgramFlags(PF_R.0 | PF_X.0);
-        self.add_segment(flags, FileOffset(start), Vaddr(base), trampoline::SIZE);
         self.code = Some(Vaddr(base));
+        self.add_code(FileOffset(start), Vaddr(base), trampoline::SIZE);
+        Ok(())
+    }
+
+    /// Maps code, and gives it a section like that of the entry point.
+    fn add_code(&mut self, at: FileOffset, base: Vaddr, size: u64) {
+        let flags = ProgramFlags(PF_R.0 | PF_X.0);
+        self.add_segment(flags, at, base, size);
         let old_entry = self.image.header.entry();
         let of_entry = self.image.sections.iter().find(|section| {
             let skip = old_entry.since(section.vaddr);
@@ -377,16 +389,15 @@ impl<'a> Builder<'a> {
             && self.header.add_section()
         {
             self.sections.push(Section {
-                offset: FileOffset(start),
-                vaddr: Vaddr(base),
-                size: trampoline::SIZE,
+                offset: at,
+                vaddr: base,
+                size,
                 align: 16,
                 link: 0,
                 info: 0,
                 ..text.clone()
             });
         }
-        Ok(())
     }
 
     /// Moves the section header table to the insertion, if it grows or is in the way.

@@ -25,6 +25,7 @@
 
 mod census;
 mod direct;
+mod divert;
 mod elf;
 mod error;
 mod explain;
@@ -99,6 +100,11 @@ pub struct Options {
     pub force: bool,
     /// Give a runtime to a program that runs with privileges.
     pub allow_setuid: bool,
+    /// Functions of the program's own allocators besides those with the standard names, as
+    /// `NAME=FUNCTION`.
+    pub malloc: Vec<String>,
+    /// Go on where a function of its own allocator cannot be led to the runtime.
+    pub partial: bool,
 }
 
 impl Options {
@@ -114,6 +120,8 @@ impl Options {
             sysroot: None,
             force: false,
             allow_setuid: false,
+            malloc: Vec::new(),
+            partial: false,
         }
     }
 }
@@ -197,10 +205,12 @@ fn rewrite_original(
     let (needed, init, phase) = choose_runtime(options, original, &image, target.directory())?;
     let privileges = &input.privileges;
     privileges.check(original, &needed, options.allow_setuid)?;
+    let (diversion, divert_note) = divert::choose(options, original, &image, target.directory())?;
     let request = Request {
         needed: &needed,
         init: &init,
         phase,
+        diversion: &diversion,
     };
     let plan = Plan::make(original, &image, &findings, request)?;
     let layout = undo::record(original, &image, &findings, &plan, request)?;
@@ -216,6 +226,7 @@ fn rewrite_original(
     let warning = first::check(options, input, &result, &target, phase)?;
     let written = pending.finish(input, &target, progress)?;
     let mut notes = report::notes(&image, &plan, &layout);
+    notes.extend(divert_note);
     notes.extend(report::place_notes(input, replaced));
     Ok(Report {
         input: options.input.clone(),

@@ -1,5 +1,7 @@
 //! The runtime that goes first: the embedded one, or one that the user names.
 
+use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -9,6 +11,7 @@ use goblin::elf::Elf;
 use goblin::elf::header::{EM_X86_64, ET_DYN};
 use goblin::elf::sym::STT_GNU_IFUNC;
 
+use crate::divert::{self, Diversion};
 use crate::error::{Error, ErrorKind, Result};
 use crate::parse::Image;
 use crate::phase::Phase;
@@ -39,6 +42,8 @@ pub(crate) struct Request<'a> {
     pub(crate) init: &'a str,
     /// When init is called.
     pub(crate) phase: Phase,
+    /// What of the program's own allocator is led to the runtime.
+    pub(crate) diversion: &'a Diversion,
 }
 
 /// What kind of symbol the init function is.
@@ -168,6 +173,24 @@ pub(crate) fn check(needed: &str, init: &str, origin: &Path) -> Result<Option<(K
         )),
         Err(what) => Err(unfit(what)),
     }
+}
+
+/// The functions that the runtime defines for what is diverted to it; none if it cannot be found. `needed`
+/// is what [`check`] takes; without it, the own runtime.
+pub(crate) fn diverting(needed: Option<&str>, origin: &Path) -> HashSet<String> {
+    let read = |needed| read_shared_object(&find(needed, origin)?).ok();
+    let bytes = match needed {
+        Some(needed) => read(needed).map(Cow::Owned),
+        None => Some(Cow::Borrowed(EMBEDDED)),
+    };
+    let elf = bytes.as_ref().and_then(|bytes| Elf::parse(bytes).ok());
+    let Some(elf) = elf else {
+        return HashSet::new();
+    };
+    let defined = elf.dynsyms.iter().filter(|symbol| symbol.st_shndx != 0); // SHN_UNDEF
+    let names = defined.filter_map(|symbol| elf.dynstrtab.get_at(symbol.st_name));
+    let ours = names.filter(|name| name.starts_with(divert::PREFIX));
+    ours.map(str::to_owned).collect()
 }
 
 fn find(needed: &str, origin: &Path) -> Option<PathBuf> {

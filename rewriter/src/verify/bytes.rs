@@ -100,6 +100,7 @@ impl Check<'_> {
             ));
         }
         self.allow_debugger_symbols(&mut ranges)?;
+        self.allow_diverted(&mut ranges)?;
         let array = self.array(after)?;
         if let Ok(at) = after.locate(array.vaddr, array.size) {
             ranges.push((at, array.size));

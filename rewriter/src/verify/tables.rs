@@ -212,7 +212,9 @@ impl Check<'_> {
         };
         self.pairs(before, shared, 24, |_, old, new| {
             if old != new {
-                init += u32::from(self.changed_relocation(&Entry::read(old), &Entry::read(new))?);
+                init += u32::from(
+                    self.changed_relocation(&Relocation::read(old), &Relocation::read(new))?,
+                );
             }
             Ok(())
         })?;
@@ -221,9 +223,14 @@ impl Check<'_> {
             self.after
                 .source
                 .bytes(FileOffset(after.at + common), added, "the new relocations")?;
-        for new in bytes.chunks_exact(24).map(Entry::read) {
-            init += u32::from(self.new_relocation(&new)?);
+        let mut slots = 0;
+        for new in bytes.chunks_exact(24).map(Relocation::read) {
+            match self.fills_slot(&new)? {
+                true => slots += 1,
+                false => init += u32::from(self.new_relocation(&new)?),
+            }
         }
+        self.slots_filled(slots)?;
         self.require(
             init == 1,
             "the new preinit entry is not filled by exactly one relocation",
@@ -240,7 +247,7 @@ impl Check<'_> {
             let at = FileOffset(table.at);
             let source = self.after.source;
             source.for_each_window(at, table.size, "a relocation table", |_, window| {
-                let entries = window.chunks_exact(24).map(Entry::read);
+                let entries = window.chunks_exact(24).map(Relocation::read);
                 count += entries
                     .filter(|entry| overlap(entry.place, 8, slot, 8))
                     .count();
@@ -252,7 +259,7 @@ impl Check<'_> {
 
     /// True if `new` fills the new entry; an error if it is neither that nor an old preinit
     /// entry's.
-    fn changed_relocation(&self, old: &Entry, new: &Entry) -> Result<bool> {
+    fn changed_relocation(&self, old: &Relocation, new: &Relocation) -> Result<bool> {
         let (before, after) = (self.array(&self.before)?, self.array(&self.after)?);
         if self.fills_new_entry(new)? {
             return Ok(true);
@@ -268,7 +275,7 @@ impl Check<'_> {
     }
 
     /// The same for a relocation that was not there before: a packed one of an old entry.
-    fn new_relocation(&self, new: &Entry) -> Result<bool> {
+    fn new_relocation(&self, new: &Relocation) -> Result<bool> {
         if self.fills_new_entry(new)? {
             return Ok(true);
         }
@@ -287,7 +294,7 @@ impl Check<'_> {
         Ok(false)
     }
 
-    fn fills_new_entry(&self, new: &Entry) -> Result<bool> {
+    fn fills_new_entry(&self, new: &Relocation) -> Result<bool> {
         if new.place != self.array(&self.after)?.vaddr {
             return Ok(false);
         }
@@ -305,15 +312,15 @@ impl Check<'_> {
 }
 
 /// A relocation as it stands in the file.
-struct Entry {
-    place: u64,
-    info: u64,
-    addend: [u8; 8],
+pub(super) struct Relocation {
+    pub(super) place: u64,
+    pub(super) info: u64,
+    pub(super) addend: [u8; 8],
 }
 
-impl Entry {
+impl Relocation {
     /// `bytes` are the 24 of one entry.
-    fn read(bytes: &[u8]) -> Self {
+    pub(super) fn read(bytes: &[u8]) -> Self {
         let word = |at: usize| -> [u8; 8] {
             let mut word = [0; 8];
             word.copy_from_slice(&bytes[at..at + 8]);

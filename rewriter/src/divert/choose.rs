@@ -1,0 +1,86 @@
+//! What of a program's own allocators is led to the runtime, and what to tell the user about the rest.
+
+use std::path::Path;
+
+use super::names::{self, Kind, Scheme};
+use super::{Allocator, Diversion, survey};
+use crate::Options;
+use crate::error::{ErrorKind, Result};
+use crate::parse::Image;
+use crate::runtime;
+use crate::source::Source;
+
+/// What `options` ask for, as far as the runtime beside `directory` has functions for it, and what to say
+/// about it.
+pub(crate) fn choose(
+    options: &Options,
+    source: &Source,
+    image: &Image,
+    directory: &Path,
+) -> Result<(Diversion, Vec<String>)> {
+    let bad = |given: &str, what| {
+        let given = given.to_owned();
+        source.error(ErrorKind::MallocName { given, what })
+    };
+    let given = names::schemes(&options.malloc);
+    let given =
+        given.map_err(|text| bad(&text, "give --malloc NAME=FUNCTION, as in je_malloc=malloc"))?;
+    let mut schemes = vec![Scheme::Plain];
+    schemes.extend(given);
+    let allocators = survey(source, image, &schemes)?;
+    let found = |text: &&String| {
+        let name = text.split('=').next().unwrap_or_default();
+        let mut functions = allocators.iter().flat_map(|allocator| &allocator.functions);
+        functions.any(|function| function.names.iter().any(|other| other == name))
+    };
+    if let Some(missing) = options.malloc.iter().find(|text| !found(text)) {
+        let what = "neither .dynsym nor .symtab has a function of that name; name the build that was not stripped";
+        return Err(bad(missing, what));
+    }
+    if allocators.is_empty() {
+        return Ok((Diversion::default(), Vec::new()));
+    }
+    let known = runtime::diverting(options.runtime.as_deref(), directory);
+    let knows = |kind: Kind| known.contains(&kind.symbol());
+    if known.is_empty() {
+        let names = list(&allocators);
+        return match options.malloc.first() {
+            Some(given) => Err(bad(
+                given,
+                "the runtime has no functions for it (allocs_divert_malloc and so on)",
+            )),
+            None => Ok((
+                Diversion::default(),
+                vec![format!(
+                    "{names} in the program itself does not lead to the runtime, which has no functions for \
+                     that (allocs_divert_malloc and so on): what it hands out is not seen"
+                )],
+            )),
+        };
+    }
+    let diversion = Diversion::make(source, &allocators, knows, options.partial)?;
+    Ok((diversion, notes(&allocators, knows)))
+}
+
+fn list(allocators: &[Allocator]) -> String {
+    let names = allocators.iter().map(|allocator| allocator.name.as_str());
+    names.collect::<Vec<_>>().join(", ")
+}
+
+/// What is not seen.
+fn notes(allocators: &[Allocator], knows: impl Fn(Kind) -> bool) -> Vec<String> {
+    let mut notes = Vec::new();
+    for allocator in allocators {
+        let name = &allocator.name;
+        let functions = allocator.functions.iter();
+        let stay = functions.filter(|function| function.prologue.is_err() || !knows(function.kind));
+        let stay: Vec<&str> = stay.map(|function| function.name()).collect();
+        if !stay.is_empty() {
+            let stay = stay.join(", ");
+            notes.push(format!(
+                "of {name} in the program itself, calls of {stay} are not seen"
+            ));
+        }
+    }
+    notes
+}
