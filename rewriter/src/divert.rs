@@ -17,17 +17,24 @@
 
 mod choose;
 pub(crate) mod code;
+mod explained;
 pub(crate) mod names;
 mod survey;
 mod symbols;
 mod targets;
 
-use iced_x86::code_asm::{CodeAssembler, qword_ptr, r11};
-use iced_x86::{BlockEncoderOptions, Code, IcedError, Instruction, MemoryOperand, Register};
+use iced_x86::code_asm::CodeAssembler;
+use iced_x86::{
+    BlockEncoderOptions, Code, Decoder, DecoderOptions, IcedError, Instruction, MemoryOperand,
+    Register,
+};
 
 pub(crate) use self::choose::choose;
 use self::code::{CONTINUATION, Prologue, TRAP};
+pub(crate) use self::explained::explained;
+pub use self::explained::{OwnAllocator, OwnFunction};
 use self::names::{Kind, NAMES};
+pub use self::survey::Origin;
 pub(crate) use self::survey::{Allocator, survey};
 use crate::elf::{Vaddr, align_up};
 use crate::error::{ErrorKind, Result};
@@ -145,7 +152,8 @@ impl Diversion {
             };
             let number = self.functions.len();
             let taken = matches!(table.targets[kind.0], Some(Target::Continuation(_)));
-            let index = match (function.alike, taken) {
+            let called = function.alike && !(taken && kind.is_shared());
+            let index = match (called, taken) {
                 (false, _) => first,
                 (true, false) => {
                     table.targets[kind.0] = Some(Target::Continuation(number));
@@ -160,7 +168,7 @@ impl Diversion {
                 name: function.name().to_owned(),
                 kind,
                 prologue,
-                called: function.alike,
+                called,
                 table: index,
             });
         }
@@ -245,13 +253,25 @@ impl Diversion {
     }
 }
 
+/// True if `code`, at the address `at`, is an entry.
+fn is_entry(code: &[u8], at: Vaddr) -> bool {
+    let mut decoder = Decoder::with_ip(64, code, at.0, DecoderOptions::NONE);
+    let (lea, jump) = (decoder.decode(), decoder.decode());
+    lea.code() == Code::Lea_r64_m
+        && lea.op0_register() == Register::R11
+        && lea.is_ip_rel_memory_operand()
+        && jump.code() == Code::Jmp_rm64
+        && jump.is_ip_rel_memory_operand()
+}
+
 /// `lea r11, [rip + table]; jmp [rip + slot]`, in [`ENTRY`] bytes.
 fn entry(at: Vaddr, table: Vaddr, slot: Vaddr) -> Option<Vec<u8>> {
     let encode = || -> std::result::Result<Vec<u8>, IcedError> {
+        let operand = |to: Vaddr| MemoryOperand::with_base_displ(Register::RIP, to.0.cast_signed());
         let mut code = CodeAssembler::new(64)?;
-        code.lea(r11, qword_ptr(table.0))?;
-        let slot = MemoryOperand::with_base_displ(Register::RIP, slot.0.cast_signed());
-        code.add_instruction(Instruction::with1(Code::Jmp_rm64, slot)?)?;
+        let table = operand(table);
+        code.add_instruction(Instruction::with2(Code::Lea_r64_m, Register::R11, table)?)?;
+        code.add_instruction(Instruction::with1(Code::Jmp_rm64, operand(slot))?)?;
         let options = BlockEncoderOptions::DONT_FIX_BRANCHES;
         Ok(code.assemble_options(at.0, options)?.inner.code_buffer)
     };

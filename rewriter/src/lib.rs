@@ -63,6 +63,7 @@ pub use census::{
     By, Census, Change, Comparison, Counts, Frame, Process, Reading, Site, Stack, Totals, census,
     compare,
 };
+pub use divert::{Origin, OwnAllocator, OwnFunction};
 pub use error::{Error, ErrorKind, Result};
 pub use explain::{Conditions, Explanation, explain};
 pub use output::{Destination, Written};

@@ -193,12 +193,13 @@ pub(crate) fn tables(
             );
         }
         InitSymbol::Appended => {
-            say(".dynsym", Action::Moved, "one symbol longer".to_owned());
-            say(
-                ".rela.dyn",
-                Action::Moved,
-                "one relocation longer".to_owned(),
-            );
+            let more = match request.diversion.kinds().len() {
+                0 => String::new(),
+                slots => format!(", and {slots} for the program's own allocator"),
+            };
+            say(".dynsym", Action::Moved, format!("one symbol longer{more}"));
+            let detail = format!("one relocation longer{more}");
+            say(".rela.dyn", Action::Moved, detail);
         }
     }
     let old = image.preinit.map_or(0, |array| array.size / 8);
@@ -233,6 +234,14 @@ pub(crate) fn tables(
         false => Action::InPlace,
     };
     say(".dynamic", action, detail);
+
+    let diverted = &request.diversion.functions;
+    if !diverted.is_empty() {
+        let names: Vec<&str> = diverted.iter().map(|one| one.name.as_str()).collect();
+        let names = names.join(", ");
+        let detail = format!("these begin with a jump that leads to the runtime: {names}");
+        say(".text", Action::InPlace, detail);
+    }
 
     for table in &plan.headers.moves {
         let made_way = table.extra == 0;

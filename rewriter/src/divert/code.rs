@@ -129,6 +129,15 @@ impl Prologue {
     }
 }
 
+/// Where the function at `start`, of which `code` are the first bytes, goes at once.
+pub(crate) fn jumps_to(code: &[u8], start: Vaddr) -> Option<Vaddr> {
+    let skip = if code.starts_with(&ENDBR64) { 4 } else { 0 };
+    let code = code.get(skip..)?;
+    let at = start.0.wrapping_add(skip as u64);
+    let first = Decoder::with_ip(64, code, at, DecoderOptions::NONE).decode();
+    (first.code() == Code::Jmp_rel32_64).then(|| Vaddr(first.near_branch_target()))
+}
+
 /// The jump at `from` to `to`.
 fn jump(from: Vaddr, to: Vaddr) -> Option<[u8; 5]> {
     let distance = to.0.wrapping_sub(from.0.wrapping_add(JUMP)).cast_signed();

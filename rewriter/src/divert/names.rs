@@ -53,7 +53,7 @@ type Likeness = (&'static str, &'static str, bool);
 
 /// jemalloc's other functions.
 const JEMALLOC: [Likeness; 3] = [
-    ("dallocx", "free", false),
+    ("dallocx", "free", true),
     ("sdallocx", "free_sized", true),
     ("sallocx", "malloc_usable_size", true),
 ];
@@ -104,6 +104,11 @@ impl Kind {
     /// The runtime's entry for it.
     pub(crate) fn symbol(self) -> String {
         format!("{}{}", super::PREFIX, self.name())
+    }
+
+    /// The runtime calls the first of its kind for all of them.
+    pub(crate) fn is_shared(self) -> bool {
+        [Self::FREE, Self::USABLE_SIZE].contains(&self) || self.trusts_size()
     }
 
     /// It gives back, and is told the size: an allocator that trusts that must not be told the size of
@@ -186,13 +191,19 @@ pub(crate) fn schemes(given: &[String]) -> Result<Vec<Scheme>, String> {
         let parts = text.split_once('=').filter(|(name, _)| !name.is_empty());
         let parsed = parts.and_then(|(name, function)| Some((name, Kind::named(function)?)));
         let (name, kind) = parsed.ok_or_else(|| text.clone())?;
-        let prefix = name.strip_suffix(kind.name());
-        match prefix.filter(|prefix| prefix.ends_with('_')) {
-            Some(prefix) => schemes.push(Scheme::Prefix(prefix.to_owned())),
+        let ends = name.match_indices('_').map(|(end, _)| &name[..=end]);
+        let mut prefixes = ends.map(|prefix| Scheme::Prefix(prefix.to_owned()));
+        let means = |scheme: &Scheme| {
+            scheme
+                .kind(name.as_bytes())
+                .is_some_and(|found| found.0 == kind)
+        };
+        match prefixes.find(means) {
+            Some(scheme) if schemes.contains(&scheme) => {}
+            Some(scheme) => schemes.push(scheme),
             None => single.push((name.to_owned(), kind)),
         }
     }
-    schemes.dedup();
     schemes.extend(Some(Scheme::Single(single)).filter(|single| !single.sign().is_empty()));
     Ok(schemes)
 }
@@ -203,15 +214,23 @@ mod tests {
 
     #[test]
     fn a_prefix_stands_for_the_whole_family() {
-        let given = ["_rjem_malloc=malloc", "my_get=malloc", "my_put=free"].map(str::to_owned);
+        let given = [
+            "_rjem_malloc=malloc",
+            "mi_malloc_aligned=mallocx",
+            "mi_free=free",
+            "my_get=malloc",
+            "my_put=free",
+        ];
+        let given = given.map(str::to_owned);
         let schemes = schemes(&given).unwrap_or_default();
         assert_eq!(schemes[0], Scheme::Prefix("_rjem_".to_owned()));
         let sized = Kind::named("free_sized").map(|kind| (kind, true));
         assert_eq!(schemes[0].kind(b"_rjem_sdallocx"), sized);
-        assert_eq!(schemes[0].kind(b"_rjem_dallocx"), Some((Kind::FREE, false)));
+        assert_eq!(schemes[0].kind(b"_rjem_dallocx"), Some((Kind::FREE, true)));
         assert_eq!(schemes[0].kind(b"malloc"), None);
-        assert_eq!(schemes[1].kind(b"my_put"), Some((Kind::FREE, true)));
-        assert_eq!(schemes.len(), 2);
+        assert_eq!(schemes[1], Scheme::Prefix("mi_".to_owned()));
+        assert_eq!(schemes[2].kind(b"my_put"), Some((Kind::FREE, true)));
+        assert_eq!(schemes.len(), 3);
         assert_eq!(Scheme::Plain.kind(b"zalloc"), None, "anybody's name");
     }
 

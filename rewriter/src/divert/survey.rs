@@ -6,6 +6,7 @@ use super::code::Prologue;
 use super::names::{Kind, Scheme};
 use super::symbols::{Function, Symbols};
 use super::targets::Targets;
+use super::{ENTRY, is_entry};
 use crate::elf::Vaddr;
 use crate::error::{ErrorKind, Result};
 use crate::parse::Image;
@@ -19,6 +20,7 @@ const BEGINNING: u64 = 4 + 4 + 15 + 15;
 #[derive(Clone, Debug)]
 pub(crate) struct Allocator {
     pub(crate) name: String,
+    pub(crate) scheme: Scheme,
     pub(crate) origin: Origin,
     pub(crate) functions: Vec<Found>,
 }
@@ -42,6 +44,8 @@ pub(crate) struct Found {
     pub(crate) start: Vaddr,
     /// It can be called like any of that kind.
     pub(crate) alike: bool,
+    /// It leads to a runtime already.
+    pub(crate) diverted: bool,
     /// What is to be moved, or why it cannot be.
     pub(crate) prologue: std::result::Result<Prologue, String>,
 }
@@ -91,6 +95,7 @@ pub(crate) fn survey(source: &Source, image: &Image, schemes: &[Scheme]) -> Resu
         let same = allocators.iter_mut().find(has);
         let mut allocator = Allocator {
             name: scheme.allocator(),
+            scheme: scheme.clone(),
             origin: match functions.iter().any(|function| function.exported) {
                 true => Origin::Exported,
                 false => Origin::Symbols,
@@ -138,9 +143,20 @@ impl<'a> Named<'a> {
             kind: self.kind,
             start: function.start,
             alike: self.alike,
+            diverted: is_diverted(targets, function)?,
             prologue: movable(targets, function)?,
         })
     }
+}
+
+/// True if the function begins with a jump to an entry.
+fn is_diverted(targets: &Targets<'_>, function: &Function) -> Result<bool> {
+    let code = targets.code(function.start, BEGINNING)?.unwrap_or_default();
+    let Some(entry) = super::code::jumps_to(&code, function.start) else {
+        return Ok(false);
+    };
+    let code = targets.code(entry, ENTRY)?.unwrap_or_default();
+    Ok(is_entry(&code, entry))
 }
 
 /// What is to be taken out of the function, or why it cannot be.

@@ -9,6 +9,7 @@ use super::{
     Binding, Call, Conditions, Explanation, Malloc, MallocBinding, Phase, Request, Resolvers,
     Runtime,
 };
+use crate::divert;
 use crate::error::Result;
 use crate::loader::as_text;
 use crate::loader::binding::Definition;
@@ -54,7 +55,10 @@ pub(crate) fn examine(
         loader: &loader,
         program: source.path(),
     };
-    Ok(view.explanation())
+    let mut explanation = view.explanation();
+    // What a rewrite would refuse is not what is asked here.
+    explanation.malloc.own = divert::explained(source).unwrap_or_default();
+    Ok(explanation)
 }
 
 /// The loader as an object of the process. What is odd in its file does no harm: it has started
@@ -362,6 +366,7 @@ impl View<'_> {
         });
         Malloc {
             bindings: bindings.collect(),
+            own: Vec::new(),
             definitions: self.paths(&definitions),
         }
     }
