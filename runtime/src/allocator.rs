@@ -1,7 +1,7 @@
-//! Who hands out memory: `struct allocator` of `allocs.h`. There is one for each level that the runtime knows by
-//! itself, and those that the program registers.
+//! Who hands out memory: `struct allocator` of `allocs.h`. There is one for each heap and each level that the
+//! runtime knows by itself, and those that the program registers.
 
-use core::ffi::{CStr, c_char};
+use core::ffi::c_char;
 use core::ptr;
 use core::sync::atomic::{
     AtomicPtr,
@@ -17,43 +17,37 @@ pub(crate) struct Allocator {
 /// How many the program can register.
 pub(crate) const REGISTERED: usize = 63;
 
-static MALLOC: Allocator = Allocator::unnamed();
 static MMAP: Allocator = Allocator::unnamed();
 static STACK: Allocator = Allocator::unnamed();
 static STATIC: Allocator = Allocator::unnamed();
 static PROGRAMS: [Allocator; REGISTERED] = [const { Allocator::unnamed() }; REGISTERED];
 
 impl Allocator {
-    const fn unnamed() -> Self {
+    pub(crate) const fn unnamed() -> Self {
         Self {
             name: AtomicPtr::new(ptr::null_mut()),
         }
     }
 
     /// Names are filled in when they are asked for: an address in data would be a dynamic relocation.
-    fn named(&'static self, name: &'static CStr) -> &'static Self {
-        self.name.store(name.as_ptr().cast_mut(), Relaxed);
+    pub(crate) fn named(&'static self, name: *const c_char) -> &'static Self {
+        self.name.store(name.cast_mut(), Relaxed);
         self
-    }
-
-    /// The program's malloc.
-    pub(crate) fn malloc() -> &'static Self {
-        MALLOC.named(c"malloc")
     }
 
     /// The kernel, by mmap(2).
     pub(crate) fn mmap() -> &'static Self {
-        MMAP.named(c"mmap")
+        MMAP.named(c"mmap".as_ptr())
     }
 
     /// Threads' stacks.
     pub(crate) fn stack() -> &'static Self {
-        STACK.named(c"stack")
+        STACK.named(c"stack".as_ptr())
     }
 
     /// Objects of the executable and of libraries.
     pub(crate) fn statics() -> &'static Self {
-        STATIC.named(c"static")
+        STATIC.named(c"static".as_ptr())
     }
 
     /// Registers one of the program's. `None` if there are too many.

@@ -15,6 +15,7 @@ use crate::allocator::Allocator;
 use crate::call::{Call, called};
 use crate::chunks;
 use crate::file::{self, FileInfo};
+use crate::heap;
 use crate::mapping::Kind;
 use crate::memory::Mapped;
 use crate::nested::{self, Nested};
@@ -285,12 +286,15 @@ pub unsafe extern "C" fn alloc_walk(
         }
         result == 0
     };
-    if wanted.is_null() || ptr::eq(wanted, Allocator::malloc()) {
-        chunks::walk(begin, end, |chunk| show(Allocation::from(chunk)));
+    let mut heaps =
+        heap::all().filter(|heap| wanted.is_null() || ptr::eq(wanted, heap.allocator()));
+    let goes_on =
+        heaps.all(|heap| chunks::walk(heap, begin, end, |chunk| show(Allocation::from(chunk))));
+    if goes_on {
+        nested::walk(begin, end, |nested| {
+            Allocation::of_nested(nested).is_none_or(&mut show)
+        });
     }
-    nested::walk(begin, end, |nested| {
-        Allocation::of_nested(nested).is_none_or(&mut show)
-    });
     result
 }
 

@@ -41,7 +41,7 @@ impl Call {
 /// Exports `$name` as a stub in front of `$body`, which takes the same arguments and a [`Call`]; `$rbp` and
 /// `$stack` are the registers of the two arguments that follow (psABI, "Parameter Passing").
 macro_rules! called {
-    ($(#[$doc:meta])* $name:ident($($type:ty),*) $(-> $result:ty)?, $rbp:literal, $stack:literal => $body:ident) => {
+    ($(#[$doc:meta])* $name:ident($($type:ty),*) $(-> $result:ty)?, $rbp:literal, $stack:literal => $body:path) => {
         $(#[$doc])*
         #[unsafe(naked)]
         #[cfg_attr(not(test), unsafe(no_mangle))]
@@ -56,3 +56,82 @@ macro_rules! called {
     };
 }
 pub(crate) use called;
+
+/// Exports `$name`, the function of the malloc family that the program calls, and `$entry`, which the function of that
+/// name of an allocator in the executable is diverted to, with the address of its table in r11. Both are stubs in front
+/// of `$body`, which takes the [`Origin`] of the call, the arguments and a [`Call`]; `$rbp`, `$stack` and `$table` are the
+/// registers of three arguments that follow. Without `$rbp` and `$stack`, `$body` does not want to know of the call.
+///
+/// [`Origin`]: crate::next::Origin
+macro_rules! hook {
+    ($(#[$doc:meta])* $name:ident, $entry:ident($($argument:ident: $type:ty),*) -> $result:ty,
+     $rbp:literal, $stack:literal, $table:literal => $body:ident) => {
+        mod $name {
+            use super::*;
+
+            pub(super) unsafe extern "C" fn own($($argument: $type,)* call: Call) -> $result {
+                // SAFETY: the caller keeps to the function's contract.
+                unsafe { $body(Own, $($argument,)* call) }
+            }
+
+            pub(super) unsafe extern "C" fn diverted(
+                $($argument: $type,)*
+                call: Call,
+                table: Table,
+            ) -> $result {
+                // SAFETY: as above.
+                unsafe { $body(table, $($argument,)* call) }
+            }
+        }
+        $crate::call::called!($(#[$doc])* $name($($type),*) -> $result, $rbp, $stack => $name::own);
+        $crate::call::diverted!(
+            /// The entry of an allocator's function of that name.
+            $entry($($type),*) -> $result,
+            $table => $name::diverted,
+            concat!("mov ", $rbp, ", rbp"),
+            concat!("lea ", $stack, ", [rsp + 8]")
+        );
+    };
+    ($(#[$doc:meta])* $name:ident, $entry:ident($($argument:ident: $type:ty),*) $(-> $result:ty)?,
+     $table:literal => $body:ident) => {
+        mod $name {
+            use super::*;
+
+            pub(super) unsafe extern "C" fn diverted($($argument: $type,)* table: Table) $(-> $result)? {
+                // SAFETY: the caller keeps to the function's contract.
+                unsafe { $body(table, $($argument),*) }
+            }
+        }
+        $(#[$doc])*
+        #[cfg_attr(not(test), unsafe(no_mangle))]
+        pub unsafe extern "C" fn $name($($argument: $type),*) $(-> $result)? {
+            // SAFETY: the caller keeps to the function's contract.
+            unsafe { $body(Own, $($argument),*) }
+        }
+        $crate::call::diverted!(
+            /// The entry of an allocator's function of that name.
+            $entry($($type),*) $(-> $result)?, $table => $name::diverted
+        );
+    };
+}
+pub(crate) use hook;
+
+/// Exports `$entry` as a stub in front of `$body`, which takes the same arguments, what `$more` adds to them, and in
+/// register `$table` the table that r11 leads to.
+macro_rules! diverted {
+    ($(#[$doc:meta])* $entry:ident($($type:ty),*) $(-> $result:ty)?, $table:literal => $body:path $(, $more:expr)*) => {
+        $(#[$doc])*
+        #[unsafe(naked)]
+        #[cfg_attr(not(test), unsafe(no_mangle))]
+        pub unsafe extern "C" fn $entry($(_: $type),*) $(-> $result)? {
+            core::arch::naked_asm!(
+                "endbr64",
+                $($more,)*
+                concat!("mov ", $table, ", r11"),
+                "jmp {}",
+                sym $body,
+            )
+        }
+    };
+}
+pub(crate) use diverted;

@@ -4,6 +4,7 @@ use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::chunks;
 use crate::counters::{self, sites};
+use crate::heap;
 use crate::report::Turn;
 use crate::site::Site;
 
@@ -40,13 +41,15 @@ pub(crate) fn sites(_turn: &Turn, mut visit: impl FnMut(Site, &SiteCounts)) {
             counts.live.note_peak(kept.live.peak());
         }
     }
-    chunks::walk(0, usize::MAX, |chunk| {
-        if let Some(counts) = sites::counts(chunk.record.site) {
-            add(&counts.found_chunks, 1);
-            add(&counts.found_bytes, chunk.record.size);
-        }
-        true
-    });
+    for heap in heap::all() {
+        chunks::walk(heap, 0, usize::MAX, |chunk| {
+            if let Some(counts) = sites::counts(chunk.record.site) {
+                add(&counts.found_chunks, 1);
+                add(&counts.found_bytes, chunk.record.size);
+            }
+            true
+        });
+    }
     for (site, counts) in sites::all() {
         let sum = |counted: &AtomicUsize, kept: &AtomicUsize| {
             counted.load(Relaxed).wrapping_add(kept.load(Relaxed))

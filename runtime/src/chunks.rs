@@ -1,4 +1,4 @@
-//! The live chunks of the program's allocator: the index of their beginnings and the record that each has.
+//! The live chunks of the program's allocators: the index of their beginnings and the record that each has.
 
 use core::mem::MaybeUninit;
 use core::sync::atomic::{
@@ -6,14 +6,12 @@ use core::sync::atomic::{
     Ordering::{Relaxed, SeqCst},
 };
 
-use crate::hook::Hook;
+use crate::heap::{self, Heap, PROGRAM};
 use crate::index::readers::Reader;
-use crate::index::{Index, LARGE, Mark};
+use crate::index::{LARGE, Mark};
 use crate::next::{self, Next};
 use crate::record::{self, RECORD, Record};
 use crate::site::Site;
-
-static CHUNKS: Index<false> = Index::new();
 
 /// Where chunks begin, at multiples of this: one mark stands for so many addresses.
 const GRAIN: usize = 16;
@@ -22,15 +20,37 @@ const GRAIN: usize = 16;
 /// unknown if there is no memory for its mark, or if the allocator does not say how large it is.
 #[inline]
 pub(crate) fn enter(next: Next, chunk: usize, size: usize, site: Site) -> bool {
-    let Some(mark) = mark(chunk).or_else(|| first_in_region(chunk)) else {
+    let Some(heap) = next.heap() else {
         return false;
     };
+    let Some(mark) = mark(heap, chunk).or_else(|| first_in_region(heap, chunk)) else {
+        return false;
+    };
+    if !next.knows_capacity() {
+        return enter_beside(heap, mark, chunk, size, site);
+    }
     let capacity = next.capacity(chunk);
     // SAFETY: the chunk is the caller's, of that capacity, and asked for with room.
     if !unsafe { record::write(chunk, capacity, size, site) } {
         return false;
     }
-    CHUNKS.note_large(chunk, chunk.wrapping_add(capacity));
+    heap.chunks.note_large(chunk, chunk.wrapping_add(capacity));
+    mark.set();
+    true
+}
+
+/// The same where records are beside the marks.
+fn enter_beside(heap: &'static Heap, mark: Mark, chunk: usize, size: usize, site: Site) -> bool {
+    let Some(record) = heap.chunks.record(chunk) else {
+        return false;
+    };
+    // The call that made it may be inside of another, which knows better how large it is.
+    if mark.is_set() {
+        let before = record::read_beside(record.load(Relaxed)).size;
+        heap.chunks.forget_large(chunk, chunk.wrapping_add(before));
+    }
+    record.store(record::beside(size, site), Relaxed);
+    heap.chunks.note_large(chunk, chunk.wrapping_add(size));
     mark.set();
     true
 }
@@ -39,7 +59,8 @@ pub(crate) fn enter(next: Next, chunk: usize, size: usize, site: Site) -> bool {
 /// another one.
 #[inline(always)]
 pub(crate) fn enter_small(chunk: usize, size: usize, site: Site) -> bool {
-    let (Some(mark), Some(capacity)) = (CHUNKS.mark_at_hand(chunk), small_capacity(chunk)) else {
+    let mark = PROGRAM.chunks.mark_at_hand(chunk);
+    let (Some(mark), Some(capacity)) = (mark, small_capacity(chunk)) else {
         return false;
     };
     // SAFETY: the chunk is the caller's, of that capacity, and asked for with room.
@@ -53,9 +74,9 @@ pub(crate) fn enter_small(chunk: usize, size: usize, site: Site) -> bool {
 /// The mark for the beginning of `chunk`. Not for an address that shares it with a chunk's beginning: the program
 /// may, by mistake, give back any.
 #[inline(always)]
-fn mark(chunk: usize) -> Option<Mark> {
+fn mark(heap: &'static Heap, chunk: usize) -> Option<Mark> {
     if chunk.is_multiple_of(GRAIN) {
-        CHUNKS.mark(chunk)
+        heap.chunks.mark(chunk)
     } else {
         None
     }
@@ -64,41 +85,50 @@ fn mark(chunk: usize) -> Option<Mark> {
 /// Makes the marks of a region, and looks at the way in which capacities are read.
 #[cold]
 #[inline(never)]
-fn first_in_region(chunk: usize) -> Option<Mark> {
+fn first_in_region(heap: &'static Heap, chunk: usize) -> Option<Mark> {
     if !chunk.is_multiple_of(GRAIN) {
         return None;
     }
-    next::check_header(chunk);
-    CHUNKS.make_mark(chunk)
+    if heap.is_programs() {
+        next::check_header(chunk);
+    }
+    heap.chunks.make_mark(chunk, heap.has_records_beside())
 }
 
 /// Takes `chunk` out, which is about to be given back, and says what was known of it. `None` if it is no chunk
 /// that was entered, or no longer one.
 #[inline]
 pub(crate) fn leave(next: Next, chunk: usize) -> Option<Record> {
-    let mark = mark(chunk).filter(|mark| mark.is_set())?;
-    let capacity = next.capacity(chunk);
+    let heap = next.heap()?;
+    let mark = mark(heap, chunk).filter(|mark| mark.is_set())?;
     // SAFETY: the chunk is marked, so it is alive and has a record.
-    let record = unsafe { record_of(chunk, capacity) };
-    CHUNKS.forget_large(chunk, chunk.wrapping_add(capacity));
+    let (record, capacity) = unsafe { record_of(next, heap, chunk) };
+    heap.chunks
+        .forget_large(chunk, chunk.wrapping_add(capacity));
     if !mark.clear() {
         mark.wait();
     }
     record
 }
 
-/// The record of `chunk`. `None` if it has become larger than it was made: then the program has written over what
-/// the allocator keeps in front of it, and the allocator will say so.
+/// The record of `chunk`, and its capacity. No record if it has become larger than it was made: then the program has
+/// written over what the allocator keeps in front of it, and the allocator will say so.
 ///
 /// # Safety
 /// As for [`record::read`].
 #[inline(always)]
-unsafe fn record_of(chunk: usize, capacity: usize) -> Option<Record> {
-    if capacity >= LARGE && !CHUNKS.is_large(chunk) {
-        return None;
+unsafe fn record_of(next: Next, heap: &Heap, chunk: usize) -> (Option<Record>, usize) {
+    if !next.knows_capacity() {
+        let record = heap.chunks.record(chunk);
+        let record = record.map(|record| record::read_beside(record.load(Relaxed)));
+        return (record, record.map_or(0, |record| record.size));
+    }
+    let capacity = next.capacity(chunk);
+    if capacity >= LARGE && !heap.chunks.is_large(chunk) {
+        return (None, capacity);
     }
     // SAFETY: as the caller says.
-    unsafe { record::read(chunk, capacity) }
+    (unsafe { record::read(chunk, capacity) }, capacity)
 }
 
 /// The mark of `chunk`, if it is one of glibc's that was entered and is small: there is nothing else to take out.
@@ -107,7 +137,10 @@ pub(crate) fn small(chunk: usize) -> Option<Mark> {
     if !chunk.is_multiple_of(GRAIN) {
         return None;
     }
-    let mark = CHUNKS.mark_at_hand(chunk).filter(|mark| mark.is_set())?;
+    let mark = PROGRAM
+        .chunks
+        .mark_at_hand(chunk)
+        .filter(|mark| mark.is_set())?;
     small_capacity(chunk)?;
     Some(mark)
 }
@@ -119,8 +152,9 @@ fn small_capacity(chunk: usize) -> Option<usize> {
 }
 
 /// How much of `chunk` the program may use, for which the allocator says `capacity`.
-pub(crate) fn usable_size(chunk: usize, capacity: usize) -> usize {
-    match mark(chunk).filter(|mark| mark.is_set()) {
+pub(crate) fn usable_size(next: Next, chunk: usize, capacity: usize) -> usize {
+    let mark = next.heap().and_then(|heap| mark(heap, chunk));
+    match mark.filter(|mark| mark.is_set()) {
         Some(_) => capacity.saturating_sub(RECORD),
         None => capacity,
     }
@@ -131,6 +165,7 @@ pub(crate) fn usable_size(chunk: usize, capacity: usize) -> usize {
 pub(crate) struct Chunk {
     pub(crate) base: usize,
     pub(crate) record: Record,
+    pub(crate) heap: &'static Heap,
 }
 
 impl Chunk {
@@ -140,23 +175,33 @@ impl Chunk {
     }
 }
 
-/// The live chunk that contains `address`.
+/// The live chunk that contains `address`: the innermost, if one allocator has got memory from another.
 pub(crate) fn at(address: usize) -> Option<Chunk> {
-    let base = CHUNKS.at_or_below(address)?;
-    let next = next::of(Hook::Malloc)?;
-    let mark = CHUNKS.mark(base)?;
+    heap::all()
+        .filter_map(|heap| in_heap(heap, address))
+        .max_by_key(|chunk| chunk.base)
+}
+
+/// The live chunk of `heap` that contains `address`.
+#[inline]
+fn in_heap(heap: &'static Heap, address: usize) -> Option<Chunk> {
+    let base = heap.chunks.at_or_below(address)?;
+    let next = heap.next()?;
+    let mark = heap.chunks.mark(base)?;
     let _reader = Reader::hold(mark.word())?;
     if !mark.is_set() {
         return None;
     }
     // SAFETY: the chunk is marked, and the reader keeps it so.
-    let record = unsafe { record_of(base, next.capacity(base)) }?;
-    Some(Chunk { base, record }).filter(|chunk| address < chunk.limit())
+    let record = unsafe { record_of(next, heap, base) }.0?;
+    let chunk = Chunk { base, record, heap };
+    Some(chunk).filter(|chunk| address < chunk.limit())
 }
 
 /// Whether any chunk begins from `begin` on and before `end`.
 pub(crate) fn are_in(begin: usize, end: usize) -> bool {
-    CHUNKS.words(begin, end).any(|(first, word)| {
+    let mut words = heap::all().flat_map(|heap| heap.chunks.words(begin, end));
+    words.any(|(first, word)| {
         let bits = word.load(Relaxed);
         (0..u64::BITS as usize)
             .filter(|bit| bits >> bit & 1 == 1)
@@ -164,33 +209,42 @@ pub(crate) fn are_in(begin: usize, end: usize) -> bool {
     })
 }
 
-/// Shows `visit` the live chunks that begin from `begin` on and before `end`, until it returns false. Whatever
+/// Shows `visit` the live chunks of `heap` that begin from `begin` on and before `end`, until it returns false. Whatever
 /// lives all the while is shown once, what comes or goes meanwhile once or not at all; `visit` may do both.
 /// Chunks are in the order of their addresses within 64 MiB. False if `visit` has ended it.
-pub(crate) fn walk(begin: usize, end: usize, mut visit: impl FnMut(Chunk) -> bool) -> bool {
-    let within = |chunk: &Chunk| (begin..end).contains(&chunk.base);
-    CHUNKS
-        .words(begin, end)
-        .all(|(first, word)| chunks_in(first, word, |chunk| !within(&chunk) || visit(chunk)))
+pub(crate) fn walk(
+    heap: &'static Heap,
+    begin: usize,
+    end: usize,
+    mut visit: impl FnMut(Chunk) -> bool,
+) -> bool {
+    let mut visit = |chunk: Chunk| !(begin..end).contains(&chunk.base) || visit(chunk);
+    let mut words = heap.chunks.words(begin, end);
+    words.all(|(first, word)| chunks_in(heap, first, word, &mut visit))
 }
 
 /// Shows `visit` the chunks of one word of marks; `first` is the address of its first mark. They are noted
 /// down first, since `visit` may free them, and take its time.
-fn chunks_in(first: usize, word: &'static AtomicU64, mut visit: impl FnMut(Chunk) -> bool) -> bool {
+fn chunks_in(
+    heap: &'static Heap,
+    first: usize,
+    word: &'static AtomicU64,
+    visit: &mut impl FnMut(Chunk) -> bool,
+) -> bool {
     let mut noted = [const { MaybeUninit::<Chunk>::uninit() }; u64::BITS as usize];
     let mut free = noted.iter_mut();
-    if let (Some(_reader), Some(next)) = (Reader::hold(word), next::of(Hook::Malloc)) {
+    if let (Some(_reader), Some(next)) = (Reader::hold(word), heap.next()) {
         let mut marks = word.load(SeqCst);
         while marks != 0 {
             let base = first.wrapping_add((marks.trailing_zeros() as usize) << 4);
             marks &= marks.wrapping_sub(1);
             // SAFETY: the chunk is marked, and the reader keeps it so.
-            let record = unsafe { record_of(base, next.capacity(base)) };
+            let (record, _) = unsafe { record_of(next, heap, base) };
             // A place is taken only for what is written there.
             if let Some(record) = record
                 && let Some(place) = free.next()
             {
-                place.write(Chunk { base, record });
+                place.write(Chunk { base, record, heap });
             }
         }
     }

@@ -4,7 +4,8 @@
 //! `errno` and does to the heap is next's doing; the runtime's own part touches none of the three. If nothing
 //! defines next, an allocating hook returns null.
 //!
-//! The exported symbols are stubs that add to the arguments where the call came from.
+//! The exported symbols are stubs that add to the arguments where the call came from, and which allocator's
+//! function it was that the program called.
 #![allow(
     clippy::missing_safety_doc,
     reason = "the contract is that of the libc function of that name"
@@ -14,68 +15,71 @@ use core::ffi::{c_int, c_void};
 use core::ptr;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use crate::call::{Call, called};
+use crate::call::{Call, hook};
 use crate::chunks;
 use crate::counters;
+use crate::diverted::Table;
 use crate::hook::Hook;
 use crate::index::Mark;
-use crate::next::{self, Next};
+use crate::next::{self, Next, Origin, Own};
 use crate::record::{RECORD, Record, padded};
 use crate::site::Site;
 use crate::threads;
 
-type Chunk = *mut c_void;
+pub(crate) type Chunk = *mut c_void;
 
 /// ENOMEM, which posix_memalign returns instead of setting `errno`.
 const ENOMEM: c_int = 12;
 
-called!(
+hook!(
     /// malloc(3).
-    malloc(usize) -> Chunk, "rsi", "rdx" => malloc_hook
+    malloc, allocs_divert_malloc(size: usize) -> Chunk, "rsi", "rdx", "rcx" => malloc_hook
 );
-called!(
+hook!(
     /// calloc(3).
-    calloc(usize, usize) -> Chunk, "rdx", "rcx" => calloc_hook
+    calloc, allocs_divert_calloc(count: usize, size: usize) -> Chunk, "rdx", "rcx", "r8" => calloc_hook
 );
-called!(
+hook!(
     /// memalign(3).
-    memalign(usize, usize) -> Chunk, "rdx", "rcx" => memalign_hook
+    memalign, allocs_divert_memalign(alignment: usize, size: usize) -> Chunk, "rdx", "rcx", "r8" => memalign_hook
 );
-called!(
+hook!(
     /// aligned_alloc(3).
-    aligned_alloc(usize, usize) -> Chunk, "rdx", "rcx" => aligned_alloc_hook
+    aligned_alloc, allocs_divert_aligned_alloc(alignment: usize, size: usize) -> Chunk, "rdx", "rcx", "r8" => aligned_alloc_hook
 );
-called!(
+hook!(
     /// valloc(3).
-    valloc(usize) -> Chunk, "rsi", "rdx" => valloc_hook
+    valloc, allocs_divert_valloc(size: usize) -> Chunk, "rsi", "rdx", "rcx" => valloc_hook
 );
-called!(
+hook!(
     /// pvalloc(3).
-    pvalloc(usize) -> Chunk, "rsi", "rdx" => pvalloc_hook
+    pvalloc, allocs_divert_pvalloc(size: usize) -> Chunk, "rsi", "rdx", "rcx" => pvalloc_hook
 );
-called!(
+hook!(
     /// posix_memalign(3).
-    posix_memalign(*mut Chunk, usize, usize) -> c_int, "rcx", "r8" => posix_memalign_hook
+    posix_memalign, allocs_divert_posix_memalign(chunk: *mut Chunk, alignment: usize, size: usize) -> c_int, "rcx", "r8", "r9" => posix_memalign_hook
 );
-called!(
+hook!(
     /// realloc(3).
-    realloc(Chunk, usize) -> Chunk, "rdx", "rcx" => realloc_hook
+    realloc, allocs_divert_realloc(chunk: Chunk, size: usize) -> Chunk, "rdx", "rcx", "r8" => realloc_hook
 );
-called!(
+hook!(
     /// reallocarray(3).
-    reallocarray(Chunk, usize, usize) -> Chunk, "rcx", "r8" => reallocarray_hook
+    reallocarray, allocs_divert_reallocarray(chunk: Chunk, count: usize, size: usize) -> Chunk, "rcx", "r8", "r9" => reallocarray_hook
 );
 
-unsafe extern "C" fn malloc_hook(size: usize, call: Call) -> Chunk {
+#[inline(always)]
+unsafe fn malloc_hook(origin: impl Origin, size: usize, call: Call) -> Chunk {
     type Function = unsafe extern "C" fn(usize) -> Chunk;
     let ask = |next: Function, size| {
         // SAFETY: the caller keeps to malloc's contract.
         unsafe { next(size) }
     };
-    allocate(Hook::Malloc, size, call, ask)
+    allocate(origin, Hook::Malloc, size, call, ask)
 }
 
-unsafe extern "C" fn calloc_hook(count: usize, size: usize, call: Call) -> Chunk {
+#[inline(always)]
+unsafe fn calloc_hook(origin: impl Origin, count: usize, size: usize, call: Call) -> Chunk {
     type Function = unsafe extern "C" fn(usize, usize) -> Chunk;
     // A product that overflows makes next fail.
     let bytes = count.saturating_mul(size);
@@ -83,19 +87,26 @@ unsafe extern "C" fn calloc_hook(count: usize, size: usize, call: Call) -> Chunk
         // SAFETY: the caller keeps to calloc's contract.
         unsafe { next(1, bytes) }
     };
-    allocate(Hook::Calloc, bytes, call, ask)
+    allocate(origin, Hook::Calloc, bytes, call, ask)
 }
 
-unsafe extern "C" fn memalign_hook(alignment: usize, size: usize, call: Call) -> Chunk {
+#[inline(always)]
+unsafe fn memalign_hook(origin: impl Origin, alignment: usize, size: usize, call: Call) -> Chunk {
     type Function = unsafe extern "C" fn(usize, usize) -> Chunk;
     let ask = |next: Function, size| {
         // SAFETY: the caller keeps to memalign's contract.
         unsafe { next(alignment, size) }
     };
-    allocate(Hook::Memalign, size, call, ask)
+    allocate(origin, Hook::Memalign, size, call, ask)
 }
 
-unsafe extern "C" fn aligned_alloc_hook(alignment: usize, size: usize, call: Call) -> Chunk {
+#[inline(always)]
+unsafe fn aligned_alloc_hook(
+    origin: impl Origin,
+    alignment: usize,
+    size: usize,
+    call: Call,
+) -> Chunk {
     type Function = unsafe extern "C" fn(usize, usize) -> Chunk;
     // C11 wants a multiple of the alignment, and some allocators fail for another size.
     let is_multiple = size.checked_rem(alignment) == Some(0);
@@ -108,28 +119,32 @@ unsafe extern "C" fn aligned_alloc_hook(alignment: usize, size: usize, call: Cal
         // SAFETY: the caller keeps to aligned_alloc's contract.
         unsafe { next(alignment, rounded) }
     };
-    allocate(Hook::AlignedAlloc, size, call, ask)
+    allocate(origin, Hook::AlignedAlloc, size, call, ask)
 }
 
-unsafe extern "C" fn valloc_hook(size: usize, call: Call) -> Chunk {
+#[inline(always)]
+unsafe fn valloc_hook(origin: impl Origin, size: usize, call: Call) -> Chunk {
     type Function = unsafe extern "C" fn(usize) -> Chunk;
     let ask = |next: Function, size| {
         // SAFETY: the caller keeps to valloc's contract.
         unsafe { next(size) }
     };
-    allocate(Hook::Valloc, size, call, ask)
+    allocate(origin, Hook::Valloc, size, call, ask)
 }
 
-unsafe extern "C" fn pvalloc_hook(size: usize, call: Call) -> Chunk {
+#[inline(always)]
+unsafe fn pvalloc_hook(origin: impl Origin, size: usize, call: Call) -> Chunk {
     type Function = unsafe extern "C" fn(usize) -> Chunk;
     let ask = |next: Function, size| {
         // SAFETY: the caller keeps to pvalloc's contract.
         unsafe { next(size) }
     };
-    allocate(Hook::Pvalloc, size, call, ask)
+    allocate(origin, Hook::Pvalloc, size, call, ask)
 }
 
-unsafe extern "C" fn posix_memalign_hook(
+#[inline(always)]
+unsafe fn posix_memalign_hook(
+    origin: impl Origin,
     chunk: *mut Chunk,
     alignment: usize,
     size: usize,
@@ -137,31 +152,40 @@ unsafe extern "C" fn posix_memalign_hook(
 ) -> c_int {
     type Function = unsafe extern "C" fn(*mut Chunk, usize, usize) -> c_int;
     let mut error = ENOMEM;
-    allocate(Hook::PosixMemalign, size, call, |next: Function, size| {
-        // SAFETY: the caller keeps to posix_memalign's contract.
-        error = unsafe { next(chunk, alignment, size) };
-        if error != 0 {
-            return ptr::null_mut();
-        }
-        // SAFETY: a call that succeeded has stored the chunk's address there.
-        unsafe { *chunk }
-    });
+    allocate(
+        origin,
+        Hook::PosixMemalign,
+        size,
+        call,
+        |next: Function, size| {
+            // SAFETY: the caller keeps to posix_memalign's contract.
+            error = unsafe { next(chunk, alignment, size) };
+            if error != 0 {
+                return ptr::null_mut();
+            }
+            // SAFETY: a call that succeeded has stored the chunk's address there.
+            unsafe { *chunk }
+        },
+    );
     error
 }
 
-unsafe extern "C" fn realloc_hook(chunk: Chunk, size: usize, call: Call) -> Chunk {
+#[inline(always)]
+unsafe fn realloc_hook(origin: impl Origin, chunk: Chunk, size: usize, call: Call) -> Chunk {
     type Function = unsafe extern "C" fn(Chunk, usize) -> Chunk;
     let ask = |next: Function, size| {
         // SAFETY: the caller keeps to realloc's contract.
         unsafe { next(chunk, size) }
     };
-    reallocate(Hook::Realloc, chunk, size, call, ask)
+    reallocate(origin, Hook::Realloc, chunk, size, call, ask)
 }
 
 /// Next's reallocarray is asked even though it is realloc of the product: it calls the program's realloc,
 /// which is not next's if an allocator without reallocarray comes ahead of the runtime. If one comes behind the
 /// runtime, the program's realloc is this one, and is called at once: libc would not know about the record.
-unsafe extern "C" fn reallocarray_hook(
+#[inline(always)]
+unsafe fn reallocarray_hook(
+    origin: impl Origin,
     chunk: Chunk,
     count: usize,
     size: usize,
@@ -171,35 +195,28 @@ unsafe extern "C" fn reallocarray_hook(
     // A product that overflows makes next fail. In a libc that is older than reallocarray, realloc
     // fails for a size that cannot be had, which sets `errno` and leaves the chunk alone.
     let bytes = count.saturating_mul(size);
-    let knows = |hook| next::of(hook).map(Next::knows_capacity);
+    let knows = |hook| origin.next(hook).map(Next::is_noted);
     let reallocarray = knows(Hook::Reallocarray);
     if reallocarray.is_none() || (reallocarray == Some(false) && knows(Hook::Realloc) == Some(true))
     {
         // SAFETY: the caller keeps to reallocarray's contract, which is realloc's.
-        return unsafe { realloc_hook(chunk, bytes, call) };
+        return unsafe { realloc_hook(origin, chunk, bytes, call) };
     }
     let ask = |next: Function, bytes| {
         // SAFETY: the caller keeps to reallocarray's contract.
         unsafe { next(chunk, 1, bytes) }
     };
-    reallocate(Hook::Reallocarray, chunk, bytes, call, ask)
+    reallocate(origin, Hook::Reallocarray, chunk, bytes, call, ask)
 }
 
-/// free(3).
-#[cfg_attr(not(test), unsafe(no_mangle))]
-pub unsafe extern "C" fn free(chunk: Chunk) {
-    type Function = unsafe extern "C" fn(Chunk);
-    // SAFETY: the caller keeps to free's contract.
-    release(Hook::Free, chunk, |next: Function| unsafe { next(chunk) });
-}
-
-/// cfree(3), which libc has dropped; old programs still call it.
-#[cfg_attr(not(test), unsafe(no_mangle))]
-pub unsafe extern "C" fn cfree(chunk: Chunk) {
-    type Function = unsafe extern "C" fn(Chunk);
-    // SAFETY: the caller keeps to cfree's contract, which is free's.
-    release(Hook::Cfree, chunk, |next: Function| unsafe { next(chunk) });
-}
+hook!(
+    /// free(3).
+    free, allocs_divert_free(chunk: Chunk), "rsi" => free_hook
+);
+hook!(
+    /// cfree(3), which libc has dropped; old programs still call it.
+    cfree, allocs_divert_cfree(chunk: Chunk), "rsi" => cfree_hook
+);
 
 /// free_sized of C23. An allocator that takes the program's word for the size would look in the wrong place for
 /// a chunk that is larger than the program knows, so its free is called.
@@ -207,7 +224,7 @@ pub unsafe extern "C" fn cfree(chunk: Chunk) {
 pub unsafe extern "C" fn free_sized(chunk: Chunk, _: usize) {
     type Function = unsafe extern "C" fn(Chunk);
     // SAFETY: the caller keeps to free_sized's contract.
-    release(Hook::FreeSized, chunk, |next: Function| unsafe {
+    release(Own, Hook::FreeSized, chunk, |next: Function| unsafe {
         next(chunk)
     });
 }
@@ -217,16 +234,41 @@ pub unsafe extern "C" fn free_sized(chunk: Chunk, _: usize) {
 pub unsafe extern "C" fn free_aligned_sized(chunk: Chunk, _: usize, _: usize) {
     type Function = unsafe extern "C" fn(Chunk);
     // SAFETY: the caller keeps to free_aligned_sized's contract.
-    release(Hook::FreeAlignedSized, chunk, |next: Function| unsafe {
+    release(
+        Own,
+        Hook::FreeAlignedSized,
+        chunk,
+        |next: Function| unsafe { next(chunk) },
+    );
+}
+
+hook!(
+    /// malloc_usable_size(3).
+    malloc_usable_size, allocs_divert_malloc_usable_size(chunk: Chunk) -> usize, "rsi" => malloc_usable_size_hook
+);
+
+#[inline(always)]
+unsafe fn free_hook(origin: impl Origin, chunk: Chunk) {
+    type Function = unsafe extern "C" fn(Chunk);
+    // SAFETY: the caller keeps to free's contract.
+    release(origin, Hook::Free, chunk, |next: Function| unsafe {
         next(chunk)
     });
 }
 
-/// malloc_usable_size(3).
-#[cfg_attr(not(test), unsafe(no_mangle))]
-pub unsafe extern "C" fn malloc_usable_size(chunk: Chunk) -> usize {
+#[inline(always)]
+unsafe fn cfree_hook(origin: impl Origin, chunk: Chunk) {
+    type Function = unsafe extern "C" fn(Chunk);
+    // SAFETY: the caller keeps to cfree's contract, which is free's.
+    release(origin, Hook::Cfree, chunk, |next: Function| unsafe {
+        next(chunk)
+    });
+}
+
+#[inline(always)]
+unsafe fn malloc_usable_size_hook(origin: impl Origin, chunk: Chunk) -> usize {
     type Function = unsafe extern "C" fn(Chunk) -> usize;
-    let Some(next) = next::of(Hook::MallocUsableSize) else {
+    let Some(next) = origin.next(Hook::MallocUsableSize) else {
         return 0;
     };
     if let Some(entry) = counters::enter() {
@@ -236,19 +278,20 @@ pub unsafe extern "C" fn malloc_usable_size(chunk: Chunk) -> usize {
     let function: Function = unsafe { next.function() };
     // SAFETY: the caller keeps to malloc_usable_size's contract.
     let capacity = unsafe { function(chunk) };
-    chunks::usable_size(chunk.expose_provenance(), capacity)
+    chunks::usable_size(next, chunk.expose_provenance(), capacity)
 }
 
 /// What every hook that allocates does: `ask` next for a chunk with room for its record, enter it, count it.
 #[inline(always)]
 fn allocate<F: Copy>(
+    origin: impl Origin,
     hook: Hook,
     size: usize,
     call: Call,
     ask: impl FnOnce(F, usize) -> Chunk,
 ) -> Chunk {
-    let Some(next) = next::direct(hook) else {
-        return allocate_and_count(hook, size, call, ask);
+    let Some(next) = origin.direct(hook) else {
+        return allocate_and_count(origin, hook, size, call, ask);
     };
     // SAFETY: each hook names the function's type next to its own.
     let function = unsafe { next.function() };
@@ -276,7 +319,7 @@ fn enter(chunk: Chunk, size: usize, site: Site, call: Call) -> Chunk {
 
 /// Whether the call that made the chunk at `address` is looked at more closely: one in 64.
 #[inline(always)]
-fn is_sample(address: usize) -> bool {
+pub(crate) fn is_sample(address: usize) -> bool {
     const EVERY: u32 = 64;
     static LEFT: AtomicU32 = AtomicU32::new(0);
     // Threads would contend for a counter. Addresses say it as well, if not as well: they are used again.
@@ -291,12 +334,13 @@ fn is_sample(address: usize) -> bool {
 /// The same where something is counted, or the allocator is not known so well.
 #[inline(never)]
 fn allocate_and_count<F: Copy>(
+    origin: impl Origin,
     hook: Hook,
     size: usize,
     call: Call,
     ask: impl FnOnce(F, usize) -> Chunk,
 ) -> Chunk {
-    let Some(next) = next::of(hook) else {
+    let Some(next) = origin.next(hook) else {
         return ptr::null_mut();
     };
     let entry = counters::enter();
@@ -321,11 +365,11 @@ fn make<F: Copy>(
 ) -> (Chunk, Option<Site>) {
     // SAFETY: each hook names the function's type next to its own.
     let function = unsafe { next.function() };
-    if !next.knows_capacity() {
+    if !next.is_noted() {
         let chunk = ask(function, size);
         return (chunk, (!chunk.is_null()).then_some(Site::UNKNOWN));
     }
-    let chunk = ask(function, padded(size));
+    let chunk = ask(function, next.request(size));
     let address = chunk.expose_provenance();
     if address == 0 {
         return (chunk, None);
@@ -334,15 +378,20 @@ fn make<F: Copy>(
     if is_sample(address) {
         call.sample();
     }
-    let entered = chunks::enter(next, address, size, site);
+    let entered = chunks::enter(next.holder(address), address, size, site);
     (chunk, entered.then_some(site))
 }
 
 /// What every hook that frees does: take the chunk out and have it freed by `pass_on`. Taken out first: once it
 /// is free, another thread may get the chunk and enter it.
 #[inline(always)]
-fn release<F: Copy>(hook: Hook, chunk: Chunk, pass_on: impl FnOnce(F)) {
-    if let Some(next) = next::direct(hook)
+pub(crate) fn release<F: Copy>(
+    origin: impl Origin,
+    hook: Hook,
+    chunk: Chunk,
+    pass_on: impl FnOnce(F),
+) {
+    if let Some(next) = origin.direct(hook)
         && let Some(mark) = chunks::small(chunk.expose_provenance())
     {
         // SAFETY: each hook names the function's type next to its own.
@@ -352,7 +401,7 @@ fn release<F: Copy>(hook: Hook, chunk: Chunk, pass_on: impl FnOnce(F)) {
         }
         return pass_on_later(mark, function, pass_on);
     }
-    release_and_count(hook, chunk, pass_on);
+    release_and_count(origin, hook, chunk, pass_on);
 }
 
 /// The same where somebody may be reading.
@@ -365,8 +414,13 @@ fn pass_on_later<F: Copy>(mark: Mark, function: F, pass_on: impl FnOnce(F)) {
 
 /// The same where something is counted, or the allocator or the chunk is not known so well.
 #[inline(never)]
-fn release_and_count<F: Copy>(hook: Hook, chunk: Chunk, pass_on: impl FnOnce(F)) {
-    let Some(next) = next::of(hook) else {
+fn release_and_count<F: Copy>(
+    origin: impl Origin,
+    hook: Hook,
+    chunk: Chunk,
+    pass_on: impl FnOnce(F),
+) {
+    let Some(next) = origin.next(hook) else {
         return;
     };
     let entry = counters::enter();
@@ -384,8 +438,9 @@ fn release_and_count<F: Copy>(hook: Hook, chunk: Chunk, pass_on: impl FnOnce(F))
 /// Takes a chunk out that is about to be given back. What was counted when it came to life.
 #[inline(always)]
 fn take_out(next: Next, chunk: Chunk) -> Option<Record> {
-    if next.knows_capacity() {
-        chunks::leave(next, chunk.expose_provenance())
+    if next.is_noted() {
+        let address = chunk.expose_provenance();
+        chunks::leave(next.holder(address), address)
     } else {
         (!chunk.is_null()).then_some(Record::UNKNOWN)
     }
@@ -394,14 +449,15 @@ fn take_out(next: Next, chunk: Chunk) -> Option<Record> {
 /// What realloc does under either of its names: take the old chunk out, `ask` next to resize it, enter the new
 /// one; or the old one again, if that could not be done.
 #[inline(always)]
-fn reallocate<F: Copy>(
+pub(crate) fn reallocate<F: Copy>(
+    origin: impl Origin,
     hook: Hook,
     old: Chunk,
     size: usize,
     call: Call,
     ask: impl FnOnce(F, usize) -> Chunk,
 ) -> Chunk {
-    let Some(next) = next::of(hook) else {
+    let Some(next) = origin.next(hook) else {
         return ptr::null_mut();
     };
     let entry = counters::enter();
@@ -418,7 +474,7 @@ fn reallocate<F: Copy>(
     let (new, born) = make(next, size, call, ask);
     let failed = new.is_null() && !frees;
     if failed
-        && next.knows_capacity()
+        && next.is_noted()
         && let Some(before) = before
     {
         chunks::enter(next, old.expose_provenance(), before.size, before.site);

@@ -29,9 +29,8 @@ const SEARCHED: usize = 64;
 /// How many regions there can be: a terabyte of heap, if it lies close together. A power of two.
 const REGIONS: usize = 1 << 14;
 
-/// The regions, each at the place of its number or, if that is taken, behind it. With RECORDS there is memory for
-/// a record beside each mark. (A member that says so would put all of it into the file.)
-pub(crate) struct Index<const RECORDS: bool> {
+/// The regions, each at the place of its number or, if that is taken, behind it.
+pub(crate) struct Index {
     regions: [AtomicPtr<Region>; REGIONS],
     covered: Covered,
 }
@@ -43,7 +42,7 @@ pub(crate) struct Mark {
     bit: u64,
 }
 
-impl<const RECORDS: bool> Index<RECORDS> {
+impl Index {
     pub(crate) const fn new() -> Self {
         Self {
             regions: [const { AtomicPtr::new(ptr::null_mut()) }; REGIONS],
@@ -65,14 +64,15 @@ impl<const RECORDS: bool> Index<RECORDS> {
             .mark(address)
     }
 
-    /// The same; makes the region if there is none yet. `None` if there is no memory for it, or no place.
+    /// The same; makes the region if there is none yet, and with it, if they are wanted, records beside its marks.
+    /// `None` if there is no memory for it, or no place.
     #[cold]
     #[inline(never)]
-    pub(crate) fn make_mark(&self, address: usize) -> Option<Mark> {
+    pub(crate) fn make_mark(&self, address: usize, with_records: bool) -> Option<Mark> {
         if let Some(region) = self.region(address) {
             return region.mark(address);
         }
-        let made = Region::map(address, RECORDS)?;
+        let made = Region::map(address, with_records)?;
         for place in self.places(address) {
             let there = place.compare_exchange(
                 ptr::null_mut(),
@@ -146,7 +146,7 @@ impl<const RECORDS: bool> Index<RECORDS> {
         self.region(end)?.below(end, left)
     }
 
-    /// The record beside the mark for `address`.
+    /// The record beside the mark for `address`, if there are any.
     pub(crate) fn record(&self, address: usize) -> Option<&'static AtomicU64> {
         self.region(address)?.record(address)
     }

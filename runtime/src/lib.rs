@@ -49,7 +49,9 @@ mod call;
 mod census;
 mod chunks;
 mod counters;
+mod diverted;
 mod file;
+mod heap;
 mod hook;
 pub mod hooks;
 mod index;
@@ -60,6 +62,7 @@ mod memory;
 mod nested;
 mod next;
 mod object;
+mod operators;
 mod query;
 mod record;
 #[cfg(not(test))]

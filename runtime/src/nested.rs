@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use crate::index::Index;
 use crate::site::Site;
 
-static NESTED: Index<true> = Index::new();
+static NESTED: Index = Index::new();
 
 /// Whether anything was ever announced.
 static ANY: AtomicBool = AtomicBool::new(false);
@@ -65,7 +65,7 @@ pub(crate) fn announce(nested: Nested) -> bool {
     }
     ANY.store(true, Relaxed);
     let marks = NESTED.mark(nested.base);
-    let Some(mark) = marks.or_else(|| NESTED.make_mark(nested.base)) else {
+    let Some(mark) = marks.or_else(|| NESTED.make_mark(nested.base, true)) else {
         return false;
     };
     let Some(record) = NESTED.record(nested.base).filter(|_| !mark.is_set()) else {

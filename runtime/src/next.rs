@@ -7,10 +7,12 @@ use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::counters;
+use crate::heap::{Heap, PROGRAM};
 use crate::hook::{HOOKS, Hook};
 use crate::linkmap::LinkMap;
 use crate::memory::Mapped;
 use crate::object::Object;
+use crate::record::request;
 use crate::symbol::Symbols;
 use crate::sys;
 use crate::threads;
@@ -40,9 +42,83 @@ static FOUND: [Found; HOOKS] = [const {
 pub(crate) struct Next {
     function: usize,
     usable_size: usize,
+    /// None if there is no memory for one: then chunks are not noted.
+    heap: Option<&'static Heap>,
+}
+
+/// Whose function it is that the program has called.
+pub(crate) trait Origin: Copy {
+    /// What `hook` passes the call on to. `None` if there is nothing.
+    fn next(self, hook: Hook) -> Option<Next>;
+
+    /// The same, if the shortest way can be gone.
+    fn direct(self, hook: Hook) -> Option<Next>;
+}
+
+/// The runtime's own, which the loader has found for the program.
+#[derive(Clone, Copy)]
+pub(crate) struct Own;
+
+impl Origin for Own {
+    #[inline(always)]
+    fn next(self, hook: Hook) -> Option<Next> {
+        of(hook)
+    }
+
+    #[inline(always)]
+    fn direct(self, hook: Hook) -> Option<Next> {
+        direct(hook)
+    }
 }
 
 impl Next {
+    /// A function of an allocator in the executable, that one's heap, and its malloc_usable_size, or 0 for none.
+    #[inline(always)]
+    pub(crate) fn of_heap(
+        heap: Option<&'static Heap>,
+        function: usize,
+        usable_size: usize,
+    ) -> Self {
+        Self {
+            function,
+            usable_size,
+            heap,
+        }
+    }
+
+    /// The heap of its allocator.
+    #[inline(always)]
+    pub(crate) fn heap(self) -> Option<&'static Heap> {
+        self.heap
+    }
+
+    /// Whether that is the program's malloc.
+    #[inline(always)]
+    fn is_programs(self) -> bool {
+        self.heap.is_some_and(Heap::is_programs)
+    }
+
+    /// Whether its chunks are noted. They are not if it is the program's malloc and does not say how large they are.
+    #[inline(always)]
+    pub(crate) fn is_noted(self) -> bool {
+        self.heap.is_some() && (self.knows_capacity() || !self.is_programs())
+    }
+
+    /// Who has `chunk`: the program's malloc, if the allocator in the executable has got it from there.
+    #[inline(always)]
+    pub(crate) fn holder(self, chunk: usize) -> Self {
+        if self.knows_capacity() || !PROGRAM.has(chunk) {
+            return self;
+        }
+        of(Hook::Malloc).unwrap_or(self)
+    }
+
+    /// How much it is asked for, for a chunk of `size` bytes that is noted.
+    #[inline(always)]
+    pub(crate) fn request(self, size: usize) -> usize {
+        request(size, self.knows_capacity())
+    }
+
     /// The function, as `F`.
     ///
     /// # Safety
@@ -63,7 +139,8 @@ impl Next {
     /// How large `chunk`, a live one, is according to its allocator; 0 if that cannot say.
     #[inline(always)]
     pub(crate) fn capacity(self, chunk: usize) -> usize {
-        if HEADERS.load(Ordering::Relaxed)
+        if self.is_programs()
+            && HEADERS.load(Ordering::Relaxed)
             && let Some(capacity) = header_capacity(chunk)
         {
             return capacity;
@@ -74,14 +151,18 @@ impl Next {
     #[inline(never)]
     fn asked_capacity(self, chunk: usize) -> usize {
         // Two chunks that are closer would share a mark.
-        if self.usable_size == 0 || chunk & 15 != 0 || has_replaced_hooks() {
+        if self.usable_size == 0 || chunk & 15 != 0 {
+            return 0;
+        }
+        let is_programs = self.is_programs();
+        if is_programs && has_replaced_hooks() {
             return 0;
         }
         let ask = self.usable_size;
         // SAFETY: `look_up` only keeps the address of a malloc_usable_size here.
         let ask: extern "C" fn(usize) -> usize = unsafe { mem::transmute(ask) };
         let capacity = ask(chunk);
-        if GLIBC.load(Ordering::Relaxed) {
+        if is_programs && GLIBC.load(Ordering::Relaxed) {
             compare_header(chunk, capacity);
         }
         capacity
@@ -171,6 +252,7 @@ pub(crate) fn of(hook: Hook) -> Option<Next> {
     (function > ABSENT).then_some(Next {
         function,
         usable_size,
+        heap: Some(&PROGRAM),
     })
 }
 
@@ -181,6 +263,7 @@ pub(crate) fn direct(hook: Hook) -> Option<Next> {
     (function != 0).then_some(Next {
         function,
         usable_size: 0,
+        heap: Some(&PROGRAM),
     })
 }
 
@@ -193,11 +276,6 @@ pub(crate) fn settle() {
         let direct = if its { function } else { 0 };
         found.direct.store(direct, Ordering::Release);
     }
-}
-
-/// Whether the program's allocator says how large its chunks are.
-pub(crate) fn knows_sizes() -> bool {
-    of(Hook::Malloc).is_some_and(Next::knows_capacity)
 }
 
 #[cold]

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  nested   announced by the program          ──┐
-//!  chunk    of the program's malloc             ├─▶ Allocation
+//!  chunk    of the program's malloc, or others  ├─▶ Allocation
 //!  static   an object's function or variable    │
 //!  mmap     mapped by a call that was seen      │
 //!  stack    a thread's, as a whole            ──┘
@@ -165,7 +165,7 @@ impl Allocation {
 impl From<chunks::Chunk> for Allocation {
     fn from(chunk: chunks::Chunk) -> Self {
         Self {
-            allocator: Allocator::malloc(),
+            allocator: chunk.heap.allocator(),
             base: chunk.base,
             size: chunk.record.size,
             usable_size: chunk.record.usable_size,

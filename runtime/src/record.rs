@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Hooks ask the allocator for eight bytes more, and malloc_usable_size says eight less, so that the record
-//! belongs to nobody else. It means something only while the chunk's mark is set; and a program that writes
+//! belongs to nobody else. Where an allocator in the executable does not say how large its chunks are, records are
+//! beside the marks. A record means something only while the chunk's mark is set; and a program that writes
 //! beyond its chunks may have written over it, so nothing but answers depends on it.
 
 use core::ptr;
@@ -46,6 +47,34 @@ impl Record {
 pub(crate) const fn padded(size: usize) -> usize {
     let padded = size.saturating_add(RECORD);
     if padded < LEAST { LEAST } else { padded }
+}
+
+/// How many bytes an allocator is asked for; `padded` if it says how large a chunk is, so that its record is in it.
+#[inline(always)]
+pub(crate) const fn request(size: usize, has_record: bool) -> usize {
+    if has_record {
+        padded(size)
+    } else if size < LEAST {
+        LEAST
+    } else {
+        size
+    }
+}
+
+/// A record of a chunk that has no room for it: size and site.
+pub(crate) fn beside(size: usize, site: Site) -> u64 {
+    (size as u64) << SITE | u64::from(site.number())
+}
+
+/// Reads one of [`beside`].
+pub(crate) fn read_beside(record: u64) -> Record {
+    let size = usize::try_from(record >> SITE).unwrap_or(usize::MAX);
+    let site = u32::try_from(record & ((1 << SITE) - 1)).unwrap_or_default();
+    Record {
+        size,
+        usable_size: request(size, false),
+        site: Site::from_number(site),
+    }
 }
 
 /// Writes the record of `chunk`, for which `size` bytes were asked, and for which the allocator gives

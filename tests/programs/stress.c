@@ -14,6 +14,16 @@
 #include <errno.h>
 #include <malloc.h>
 
+// Whose chunks they are.
+#ifndef ALLOCATOR
+#define ALLOCATOR "malloc"
+#endif
+
+// How much of a chunk may be used.
+#ifndef USABLE
+#define USABLE(chunk, size) malloc_usable_size(chunk)
+#endif
+
 enum { MOST_THREADS = 64, OWN = 1000, SHARED = 2000, FREED = 64, ROUNDS = 8, LARGE = 1 << 20 };
 
 // A chunk as this program knows it, or none (null).
@@ -138,7 +148,7 @@ ALLOCATING static void allocate(struct thread *self, struct record *record) {
     if (foreign || (alignment == 16 && size < 16)) alignment = 8;
     if ((uintptr_t)chunk % alignment != 0) wrong("%p is not aligned to %zu", chunk, alignment);
     record->size = size;
-    record->usable = malloc_usable_size(chunk);
+    record->usable = USABLE(chunk, size);
     if (record->usable < size) wrong("%p: usable size %zu is less than %zu", chunk, record->usable, size);
     record->filled = random >> 60 & 3 ? size : record->usable;
     record->key = next_random(&self->random);
@@ -185,7 +195,7 @@ ALLOCATING static void resize(struct thread *self, struct record *record) {
     if (chunk != record->chunk) forget(self, record);
     record->chunk = chunk;
     record->size = size;
-    record->usable = malloc_usable_size(chunk);
+    record->usable = USABLE(chunk, size);
     if (record->usable < size) wrong("%p: usable size %zu is less than %zu", chunk, record->usable, size);
     size_t kept = old.filled < size ? old.filled : size;
     old.chunk = chunk;
@@ -203,7 +213,7 @@ static bool may_be_unknown(const struct record *record) {
 
 // Whether the chunk of malloc's that contains `address` is this one; mappings are known as well.
 static bool is_in(const void *address, const struct record *record) {
-    return alloc_get_base(address) == record->chunk && strcmp(alloc_get_allocator(address)->name, "malloc") == 0;
+    return alloc_get_base(address) == record->chunk && strcmp(alloc_get_allocator(address)->name, ALLOCATOR) == 0;
 }
 
 static void ask(struct thread *self, const struct record *record) {
@@ -257,6 +267,7 @@ static int reported(const struct alloc_chunk *chunk, void *strangers) {
         wrong("%p: size %zu of %zu, usable %zu of %zu", chunk->base, chunk->size, record->size,
               chunk->usable_size, record->usable);
     if (!made_here(chunk->site)) wrong("%p: site %p is not where it was made", chunk->base, chunk->site);
+    if (strcmp(chunk->allocator->name, ALLOCATOR) != 0) wrong("%p is of %s", chunk->base, chunk->allocator->name);
     answers++;
     return 0;
 }

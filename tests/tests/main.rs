@@ -16,6 +16,7 @@ mod changes;
 mod combinations;
 mod copy;
 mod debugging;
+mod diverted;
 mod explain;
 mod explain_bad;
 mod explain_systems;
@@ -79,6 +80,7 @@ fn main() -> ExitCode {
         facades::trials(),
         copy::trials(),
         debugging::trials(),
+        diverted::trials(),
         tools::trials(),
         hooks::trials(),
         reports::trials(),

@@ -96,6 +96,21 @@ impl Shard {
         }
     }
 
+    /// Takes back what [`Self::born`] has just noted.
+    pub(crate) fn unborn(&self, site: Site, size: usize) {
+        self.add(&self.born, usize::MAX);
+        if self.is_shared {
+            LIVE.take(size.cast_signed().wrapping_neg(), 0);
+            return sites::unborn(site, size);
+        }
+        self.live.shrink(size, &LIVE);
+        if let Some((counts, at_site)) = self.at(site) {
+            self.add(&at_site.calls, usize::MAX);
+            self.add(&at_site.bytes, size.wrapping_neg());
+            at_site.live.shrink(size, &counts.live);
+        }
+    }
+
     /// Notes a chunk that is about to be given back.
     #[inline(always)]
     pub(crate) fn died(&self, site: Site, size: usize) {

@@ -49,6 +49,15 @@ pub(crate) fn died(site: Site, size: usize) {
     }
 }
 
+/// Takes back what [`born`] has noted.
+pub(crate) fn unborn(site: Site, size: usize) {
+    if let Some(counts) = counts(site) {
+        counts.calls.fetch_sub(1, Relaxed);
+        counts.bytes.fetch_sub(size, Relaxed);
+        counts.live.take(size.cast_signed().wrapping_neg(), 0);
+    }
+}
+
 /// All sites whose counts have a place, and their counts.
 pub(crate) fn all() -> impl Iterator<Item = (Site, &'static Counts)> {
     let parts = (0_u32..).step_by(PART).zip(&TABLE);

@@ -3,9 +3,9 @@
 use crate::census::{self, SiteCounts};
 use crate::counters::{self, Totals};
 use crate::file::{self, LoadedObject};
+use crate::heap;
 use crate::hook::Hook;
 use crate::memory::Mapped;
-use crate::next;
 use crate::report::output::Output;
 use crate::report::phase;
 use crate::sys;
@@ -63,7 +63,7 @@ fn totals(output: &mut Output<'_>) {
     output.put(b"\",\"hooks_before_init\":");
     output.number(totals.before_init);
     let has_chunks = counters::are_running();
-    let has_bytes = has_chunks && next::knows_sizes();
+    let has_bytes = has_chunks && heap::know_sizes();
     output.put(b"},\"live\":{\"chunks\":");
     known(output, totals.live_chunks, has_chunks);
     output.put(b",\"bytes\":");

@@ -6,8 +6,8 @@ use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use crate::census::{self, SiteCounts};
 use crate::counters::{self, Totals};
 use crate::file;
+use crate::heap;
 use crate::hook::Hook;
-use crate::next;
 use crate::report::output::{Digits, Output};
 use crate::report::{Turn, phase};
 use crate::site::Site;
@@ -47,7 +47,7 @@ fn totals(output: &mut Output<'_>) {
 
 /// A number of bytes that only the program's allocator can tell.
 fn size<'o, 'a>(output: &'o mut Output<'a>, bytes: usize) -> &'o mut Output<'a> {
-    if next::knows_sizes() {
+    if heap::know_sizes() {
         output.number(bytes)
     } else {
         output.put(b"unknown")
