@@ -182,6 +182,12 @@ impl Diversion {
         self.tables.extend(further);
     }
 
+    /// The functions' names.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let names = self.functions.iter().map(|function| function.name.clone());
+        names.collect()
+    }
+
     /// The functions of the runtime that are needed, each of which has a slot.
     pub(crate) fn kinds(&self) -> Vec<Kind> {
         let mut kinds: Vec<Kind> = self.functions.iter().map(|one| one.kind).collect();

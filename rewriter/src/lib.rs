@@ -245,6 +245,7 @@ fn rewrite_original(
         bytes_changed,
         written,
         tables: report::tables(&image, &plan, &layout, request),
+        diverted: diversion.names(),
         notes,
         warnings: warning.into_iter().collect(),
     })

@@ -30,6 +30,8 @@ pub struct Report {
     pub written: Written,
     /// What happened to each table.
     pub tables: Vec<Table>,
+    /// Functions of the program's own allocators that lead to the runtime.
+    pub diverted: Vec<String>,
     /// What the user should know besides.
     pub notes: Vec<String>,
     /// What stands between the user and a runtime that is first.
@@ -235,10 +237,9 @@ pub(crate) fn tables(
     };
     say(".dynamic", action, detail);
 
-    let diverted = &request.diversion.functions;
+    let diverted = request.diversion.names();
     if !diverted.is_empty() {
-        let names: Vec<&str> = diverted.iter().map(|one| one.name.as_str()).collect();
-        let names = names.join(", ");
+        let names = diverted.join(", ");
         let detail = format!("these begin with a jump that leads to the runtime: {names}");
         say(".text", Action::InPlace, detail);
     }
