@@ -105,14 +105,10 @@ impl Diversion {
         let mut fatal = false;
         for allocator in allocators {
             for function in &allocator.functions {
-                let unknown = || format!("the runtime has no {}", function.kind.symbol());
-                let reason = match &function.prologue {
-                    Ok(_) if knows(function.kind) => continue,
-                    Ok(_) => unknown(),
-                    Err(reason) => reason.clone(),
-                };
-                fatal |= function.kind.trusts_size();
-                stay.push(format!("{} ({reason})", function.name()));
+                if let Some(reason) = function.stays(&knows) {
+                    fatal |= function.kind.trusts_size();
+                    stay.push(format!("{} ({reason})", function.name()));
+                }
             }
             diversion.add(allocator, &knows);
         }

@@ -7,7 +7,10 @@
 mod content;
 mod diverted;
 
-use object::elf::{PF_R, PF_W, PF_X, PT_GNU_RELRO, PT_LOAD, PT_PHDR, ProgramFlags, SHT_NOBITS};
+use object::elf::{
+    PF_R, PF_W, PF_X, PT_GNU_RELRO, PT_LOAD, PT_PHDR, ProgramFlags, SHF_ALLOC, SHF_EXECINSTR,
+    SHT_NOBITS, SectionFlags,
+};
 
 use crate::elf::{Dyn, Entry, FileOffset, Header, PAGE, Section, Segment, Vaddr, align_up};
 use crate::error::{ErrorKind, Result};
@@ -393,6 +396,8 @@ impl<'a> Builder<'a> {
                 vaddr: base,
                 size,
                 align: 16,
+                // That of the entry point may be tied to another by SHF_LINK_ORDER.
+                flags: SectionFlags(SHF_ALLOC.0 | SHF_EXECINSTR.0),
                 link: 0,
                 info: 0,
                 ..text.clone()

@@ -31,6 +31,7 @@ mod layouts;
 mod loader_model;
 mod odd_layouts;
 mod order;
+mod own_allocators;
 mod phases;
 mod pkg_config;
 mod questions;
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
     // The long ones first, so that no core is idle at the end.
     let trials = [
         stress::trials(),
+        own_allocators::trials(),
         index::trials(),
         questions::trials(),
         rust_crate::trials(),

@@ -72,13 +72,18 @@ fn notes(allocators: &[Allocator], knows: impl Fn(Kind) -> bool) -> Vec<String> 
     let mut notes = Vec::new();
     for allocator in allocators {
         let name = &allocator.name;
-        let functions = allocator.functions.iter();
-        let stay = functions.filter(|function| function.prologue.is_err() || !knows(function.kind));
-        let stay: Vec<&str> = stay.map(|function| function.name()).collect();
-        if !stay.is_empty() {
-            let stay = stay.join(", ");
+        let mut stay = allocator.functions.iter().filter_map(|function| {
+            let reason = function.stays(&knows)?;
+            Some(format!("{} ({reason})", function.name()))
+        });
+        if let Some(first) = stay.next() {
+            let stay = [first]
+                .into_iter()
+                .chain(stay)
+                .collect::<Vec<_>>()
+                .join(", ");
             notes.push(format!(
-                "of {name} in the program itself, calls of {stay} are not seen"
+                "of {name} in the program itself, calls of these are not seen: {stay}"
             ));
         }
     }

@@ -90,6 +90,7 @@ impl Kind {
     pub(crate) const MALLOC: Self = Self(0);
     pub(crate) const FREE: Self = Self(4);
     pub(crate) const USABLE_SIZE: Self = Self(11);
+    pub(crate) const MALLOCX: Self = Self(34);
 
     /// The function that the runtime calls `name`.
     pub(crate) fn named(name: &str) -> Option<Self> {

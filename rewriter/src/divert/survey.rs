@@ -55,6 +55,15 @@ impl Found {
     pub(crate) fn name(&self) -> &str {
         self.names.first().map_or("", |name| name)
     }
+
+    /// Why it is not led to a runtime which has functions for what `knows` says; `None` if it is.
+    pub(crate) fn stays(&self, knows: impl Fn(Kind) -> bool) -> Option<String> {
+        match &self.prologue {
+            Err(reason) => Some(reason.clone()),
+            Ok(_) if knows(self.kind) => None,
+            Ok(_) => Some(format!("the runtime has no {}", self.kind.symbol())),
+        }
+    }
 }
 
 /// The allocators that have a name of one of `schemes`. Of those with plain names, only one that has
@@ -88,13 +97,16 @@ pub(crate) fn survey(source: &Source, image: &Image, schemes: &[Scheme]) -> Resu
             continue;
         }
         // Functions that an allocator has under two schemes make it one.
-        let has = |allocator: &&mut Allocator| {
+        let shares = |allocator: &&mut Allocator| {
             let mut starts = allocator.functions.iter().map(|found| found.start);
             starts.any(|start| named.iter().any(|named| named.function.start == start))
         };
-        let same = allocators.iter_mut().find(has);
+        let same = allocators.iter_mut().find(shares);
         let mut allocator = Allocator {
-            name: scheme.allocator(),
+            name: match has(Kind::MALLOCX) && *scheme == Scheme::Plain {
+                true => "jemalloc".to_owned(), // nobody else has that
+                false => scheme.allocator(),
+            },
             scheme: scheme.clone(),
             origin: match functions.iter().any(|function| function.exported) {
                 true => Origin::Exported,
