@@ -13,7 +13,7 @@ Make an allocation runtime start before everything else in a program.
 
 Writes a copy of PROG that loads the runtime before any other library and calls its init before any \
 constructor: first in DT_NEEDED, DF_1_INITFIRST set, first entry of DT_PREINIT_ARRAY. No relinking, no \
-environment variable, no code added.";
+environment variable; no code added, unless PROG brings a malloc of its own, which is led to the runtime.";
 
 const AFTER_HELP: &str = "\
 Exit status: 0 OUT was written, 1 it was not (one line on stderr says why), 2 usage, 3 it was not \

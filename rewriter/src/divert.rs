@@ -11,6 +11,7 @@
 //! | entries | 16 | function |
 //! | continuations | 64 | function |
 //! | tables | 38 words and the name | allocator; one more for each function that does what another does |
+//! | the options that were given | | |
 //!
 //! `names` knows what functions are called, `symbols` and `targets` find them and what leads into them,
 //! `code` moves instructions; `layout::diverted` puts it all into the file.
@@ -18,6 +19,7 @@
 mod choose;
 pub(crate) mod code;
 mod explained;
+mod memory;
 pub(crate) mod names;
 mod survey;
 mod symbols;
@@ -33,9 +35,11 @@ pub(crate) use self::choose::choose;
 use self::code::{CONTINUATION, Prologue, TRAP};
 pub(crate) use self::explained::explained;
 pub use self::explained::{OwnAllocator, OwnFunction};
+pub(crate) use self::memory::remember;
 use self::names::{Kind, NAMES};
 pub use self::survey::Origin;
 pub(crate) use self::survey::{Allocator, survey};
+use crate::Options;
 use crate::elf::{Vaddr, align_up};
 use crate::error::{ErrorKind, Result};
 use crate::source::Source;
@@ -89,6 +93,8 @@ impl Table {
 pub(crate) struct Diversion {
     pub(crate) functions: Vec<Diverted>,
     tables: Vec<Table>,
+    /// What is behind the tables.
+    memory: Vec<u8>,
 }
 
 impl Diversion {
@@ -98,9 +104,12 @@ impl Diversion {
         source: &Source,
         allocators: &[Allocator],
         knows: impl Fn(Kind) -> bool,
-        partial: bool,
+        options: &Options,
     ) -> Result<Self> {
-        let mut diversion = Self::default();
+        let mut diversion = Self {
+            memory: memory::encode(options),
+            ..Self::default()
+        };
         let mut stay: Vec<String> = Vec::new();
         let mut fatal = false;
         for allocator in allocators {
@@ -112,7 +121,7 @@ impl Diversion {
             }
             diversion.add(allocator, &knows);
         }
-        match stay.is_empty() || (partial && !fatal) {
+        match stay.is_empty() || (options.partial && !fatal) {
             true => Ok(diversion),
             false => Err(source.error(ErrorKind::CannotDivert {
                 functions: stay.join(", "),
@@ -199,7 +208,7 @@ impl Diversion {
 
     /// Bytes of the new segment.
     pub(crate) fn size(&self) -> u64 {
-        self.table_at(Vaddr(0), self.tables.len()).0
+        self.table_at(Vaddr(0), self.tables.len()).0 + self.memory.len() as u64
     }
 
     /// Where the function's entry is in a segment at `base`.
@@ -251,6 +260,7 @@ impl Diversion {
             code.extend(table.name.as_bytes());
             code.resize(start + usize::try_from(table.size()).ok()?, 0);
         }
+        code.extend(&self.memory);
         Some(code)
     }
 }

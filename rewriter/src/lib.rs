@@ -150,6 +150,7 @@ pub fn refresh(options: &Options, progress: &mut Progress<'_>) -> Result<Report>
     let input = input::open_to_change(&options.input)?;
     let (found, original) = undo::original(&input.source)?;
     let options = keep(options, &found);
+    let options = divert::remember(options, &input.source, &Image::parse(&input.source)?)?;
     let source = input.source.through(&original)?;
     let report = rewrite_original(&options, &input, &source, &original, progress);
     report.map_err(|error| input.cause(error))

@@ -58,7 +58,7 @@ pub(crate) fn choose(
             )),
         };
     }
-    let diversion = Diversion::make(source, &allocators, knows, options.partial)?;
+    let diversion = Diversion::make(source, &allocators, knows, options)?;
     Ok((diversion, notes(&allocators, knows)))
 }
 
