@@ -278,7 +278,7 @@ fn a_thousand_functions() {
 /// A program whose malloc and so on are those of `assembly`, which hand out from an array.
 fn assembled(dir: &Dir, name: &str, assembly: &str) -> PathBuf {
     let rest = dir.write(
-        &format!("{name}.c"),
+        format!("{name}.c"),
         "#include <stddef.h>
          char heap[1 << 20] __attribute__((aligned(16)));
          size_t used;
@@ -296,7 +296,7 @@ fn assembled(dir: &Dir, name: &str, assembly: &str) -> PathBuf {
              return 0;
          }\n",
     );
-    let code = dir.write(&format!("{name}.s"), assembly);
+    let code = dir.write(format!("{name}.s"), assembly);
     let program = dir.join(name);
     gcc()
         .args(["-fno-builtin", "-O1", "-o"])

@@ -223,22 +223,22 @@ mod tests {
             "my_put=free",
         ];
         let given = given.map(str::to_owned);
-        let schemes = schemes(&given).unwrap_or_default();
-        assert_eq!(schemes[0], Scheme::Prefix("_rjem_".to_owned()));
+        let found = schemes(&given).unwrap_or_default();
+        assert_eq!(found[0], Scheme::Prefix("_rjem_".to_owned()));
         let sized = Kind::named("free_sized").map(|kind| (kind, true));
-        assert_eq!(schemes[0].kind(b"_rjem_sdallocx"), sized);
-        assert_eq!(schemes[0].kind(b"_rjem_dallocx"), Some((Kind::FREE, true)));
-        assert_eq!(schemes[0].kind(b"malloc"), None);
-        assert_eq!(schemes[1], Scheme::Prefix("mi_".to_owned()));
-        assert_eq!(schemes[2].kind(b"my_put"), Some((Kind::FREE, true)));
-        assert_eq!(schemes.len(), 3);
+        assert_eq!(found[0].kind(b"_rjem_sdallocx"), sized);
+        assert_eq!(found[0].kind(b"_rjem_dallocx"), Some((Kind::FREE, true)));
+        assert_eq!(found[0].kind(b"malloc"), None);
+        assert_eq!(found[1], Scheme::Prefix("mi_".to_owned()));
+        assert_eq!(found[2].kind(b"my_put"), Some((Kind::FREE, true)));
+        assert_eq!(found.len(), 3);
         assert_eq!(Scheme::Plain.kind(b"zalloc"), None, "anybody's name");
     }
 
     #[test]
     fn nonsense_is_named() {
         for text in ["malloc", "=malloc", "x=mallok"] {
-            assert_eq!(super::schemes(&[text.to_owned()]), Err(text.to_owned()));
+            assert_eq!(schemes(&[text.to_owned()]), Err(text.to_owned()));
         }
     }
 }
