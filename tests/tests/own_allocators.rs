@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use allocs_tests::explain;
 use allocs_tests::report::Report;
+use allocs_tests::sample::rustc;
 use allocs_tests::tool::{self, Rewritten};
 use allocs_tests::{Command, Dir, Rewrite, needs, trials};
 use libtest_mimic::Trial;
@@ -17,6 +18,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials!["own_allocators":
         rust_jemalloc,
         rust_mimalloc,
+        the_compiler,
         jemalloc_exported,
         jemalloc_not_exported,
         without_pie,
@@ -214,6 +216,38 @@ fn rust_jemalloc() {
 
 fn rust_mimalloc() {
     rust_program("with_mimalloc", "mi_free=free");
+}
+
+/// rustc has jemalloc in its executable, and exports it: it makes the same program, and all is seen.
+fn the_compiler() {
+    let dir = Dir::new("own-rustc");
+    let compiler = rustc();
+    let libraries = compiler.with_file_name("../lib");
+    std::os::unix::fs::symlink(libraries, dir.join("lib")).expect("a link");
+    let result = rewrite(&dir, &compiler, &[]).succeed();
+    assert!(diverted(&result).contains(&"malloc"), "{}", result.json);
+    let source = dir.write("main.rs", "fn main() { println!(\"42\"); }\n");
+    let compile = |command: Command, name: &str| {
+        let program = dir.join(name);
+        let command = command.arg("-O").arg(&source).arg("-o").arg(&program);
+        (command, program)
+    };
+    let (original, expected) = compile(Command::new(&compiler), "expected");
+    original.succeed();
+    let (command, program) = compile(result.command(), "program");
+    let (outcome, report) = Report::of(&command, &dir.join("report.json"));
+    assert_eq!(outcome.code(), Some(0), "{outcome}");
+    assert!(
+        report.calls("malloc") > 10_000,
+        "{outcome}{}",
+        report.json()
+    );
+    let bytes = |path: &Path| fs::read(path).expect("a program");
+    assert!(
+        bytes(&program) == bytes(&expected),
+        "it made another program"
+    );
+    leads_back(&result);
 }
 
 /// Addresses and names of `most` functions of `program`, from all parts of it; none has two.
