@@ -76,11 +76,27 @@ impl Prologue {
             }
             instructions.push(instruction);
         }
-        Ok(Self {
+        let prologue = Self {
             at,
             len,
             instructions,
-        })
+        };
+        match prologue.refers_to_itself() {
+            Some(here) => Err(format!("its instruction at {here} refers to its beginning")),
+            None => Ok(prologue),
+        }
+    }
+
+    /// Address of an instruction that has an address among these, or in front of them, for its operand: a
+    /// function that compares pointers with its own, say. It would have that of the continuation.
+    fn refers_to_itself(&self) -> Option<Vaddr> {
+        let beginning = self.at.0.saturating_sub(ENDBR64.len() as u64)..self.end().0;
+        let mut instructions = self.instructions.iter();
+        let found = instructions.find(|instruction| {
+            instruction.is_ip_rel_memory_operand()
+                && beginning.contains(&instruction.ip_rel_memory_address())
+        });
+        found.map(|instruction| Vaddr(instruction.ip()))
     }
 
     /// First address behind what is taken out.
@@ -215,6 +231,9 @@ mod tests {
         assert!(reason(b"\x06\x06\x06\x06\x06", 9).contains("cannot be decoded"));
         assert!(reason(b"\xe3\x02\x31\xc0\xc3", 5).contains("128 bytes only"));
         assert!(reason(b"\x0f\x0b\x90\x90\x90", 9).contains("exception"));
+        // lea rax, [rip-7]
+        let itself = b"\x48\x8d\x05\xf9\xff\xff\xff";
+        assert!(reason(itself, 9).contains("refers to its beginning"));
         assert!(take(b"\x31\xc0\xc3\x90\x90", 3).is_ok(), "padding follows");
         assert!(take(b"\x31\xc0\xc3\xcc\xcc", 0).is_ok());
         let far = take(b"\x48\x8b\x05\x10\0\0\0", 0).map(|code| code.continuation(Vaddr(1 << 40)));
