@@ -113,7 +113,7 @@ impl Diversion {
         let mut stay: Vec<String> = Vec::new();
         let mut fatal = false;
         for allocator in allocators {
-            for function in &allocator.functions {
+            for function in allocator.own() {
                 if let Some(reason) = function.stays(&knows) {
                     fatal |= function.kind.trusts_size();
                     stay.push(format!("{} ({reason})", function.name()));
@@ -143,7 +143,7 @@ impl Diversion {
             name: allocator.name.clone(),
         };
         let mut others = Vec::new();
-        for function in &allocator.functions {
+        for function in allocator.own() {
             let kind = function.kind;
             let prologue = match &function.prologue {
                 Ok(prologue) if knows(kind) => prologue.clone(),

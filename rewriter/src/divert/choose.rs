@@ -72,7 +72,7 @@ fn notes(allocators: &[Allocator], knows: impl Fn(Kind) -> bool) -> Vec<String> 
     let mut notes = Vec::new();
     for allocator in allocators {
         let name = &allocator.name;
-        let mut stay = allocator.functions.iter().filter_map(|function| {
+        let mut stay = allocator.own().filter_map(|function| {
             let reason = function.stays(&knows)?;
             Some(format!("{} ({reason})", function.name()))
         });

@@ -22,6 +22,13 @@ pub struct OwnAllocator {
     pub functions: Vec<OwnFunction>,
 }
 
+impl OwnAllocator {
+    /// True if it leads to a runtime.
+    pub(crate) fn is_diverted(&self) -> bool {
+        self.functions.iter().any(|function| function.diverted)
+    }
+}
+
 /// A function of such an allocator.
 #[derive(Clone, Debug, Serialize)]
 pub struct OwnFunction {

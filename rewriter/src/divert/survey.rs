@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::code::Prologue;
+use super::code::{ENDBR64, Prologue};
 use super::names::{Kind, Scheme};
 use super::symbols::{Function, Symbols};
 use super::targets::Targets;
@@ -48,6 +48,13 @@ pub(crate) struct Found {
     pub(crate) diverted: bool,
     /// What is to be moved, or why it cannot be.
     pub(crate) prologue: std::result::Result<Prologue, String>,
+}
+
+impl Allocator {
+    /// The functions that do not lead to a runtime already.
+    pub(crate) fn own(&self) -> impl Iterator<Item = &Found> {
+        self.functions.iter().filter(|function| !function.diverted)
+    }
 }
 
 impl Found {
@@ -161,11 +168,12 @@ impl<'a> Named<'a> {
     }
 }
 
-/// True if the function begins with a jump to an entry.
+/// True if the function begins with a jump to an entry, or is one.
 fn is_diverted(targets: &Targets<'_>, function: &Function) -> Result<bool> {
     let code = targets.code(function.start, BEGINNING)?.unwrap_or_default();
+    let itself = code.strip_prefix(&ENDBR64).unwrap_or(&code);
     let Some(entry) = super::code::jumps_to(&code, function.start) else {
-        return Ok(false);
+        return Ok(is_entry(itself, function.start));
     };
     let code = targets.code(entry, ENTRY)?.unwrap_or_default();
     Ok(is_entry(&code, entry))

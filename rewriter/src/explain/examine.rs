@@ -9,7 +9,7 @@ use super::{
     Binding, Call, Conditions, Explanation, Malloc, MallocBinding, Phase, Request, Resolvers,
     Runtime,
 };
-use crate::divert;
+use crate::divert::{self, OwnAllocator};
 use crate::error::Result;
 use crate::loader::as_text;
 use crate::loader::binding::Definition;
@@ -54,11 +54,10 @@ pub(crate) fn examine(
         order: &order,
         loader: &loader,
         program: source.path(),
+        // What a rewrite would refuse is not what is asked here.
+        own: divert::explained(source).unwrap_or_default(),
     };
-    let mut explanation = view.explanation();
-    // What a rewrite would refuse is not what is asked here.
-    explanation.malloc.own = divert::explained(source).unwrap_or_default();
-    Ok(explanation)
+    Ok(view.explanation())
 }
 
 /// The loader as an object of the process. What is odd in its file does no harm: it has started
@@ -82,6 +81,8 @@ pub(super) struct View<'a> {
     order: &'a Order,
     loader: &'a Loader,
     program: &'a Path,
+    /// The allocators in the program's own file.
+    own: Vec<OwnAllocator>,
 }
 
 /// The runtime's init as the program refers to it, and what that is bound to.
@@ -366,7 +367,7 @@ impl View<'_> {
         });
         Malloc {
             bindings: bindings.collect(),
-            own: Vec::new(),
+            own: self.own.clone(),
             definitions: self.paths(&definitions),
         }
     }
