@@ -5,6 +5,7 @@
 //! get their final places; then each table's new content is put where it has ended up.
 
 mod content;
+mod diverted;
 mod segments;
 mod writable;
 
@@ -61,6 +62,7 @@ impl Layout {
         builder.place_writable_segment()?;
         builder.place_read_only_segment()?;
         builder.place_code_segment()?;
+        builder.place_diverted(request.diversion)?;
         builder.place_segment_apart()?;
         builder.place_section_headers()?;
         builder.slide_notes()?;
@@ -70,11 +72,12 @@ impl Layout {
         builder.put_names()?;
         builder.put_symbols()?;
         builder.put_hash(request)?;
-        builder.put_relocations()?;
+        builder.put_relocations(request.diversion)?;
         builder.put_preinit_values()?;
         builder.put_dynamic()?;
         builder.put_debugger_symbols()?;
         builder.put_code()?;
+        builder.put_diverted(request.diversion)?;
         builder.put_headers()?;
         let slot = builder.array();
         let word = image.format.word();
@@ -108,6 +111,8 @@ struct Builder<'a> {
     header: Header,
     /// Address of the trampoline.
     code: Option<Vaddr>,
+    /// Address of the segment that the program's own allocator is led through.
+    diverted: Option<Vaddr>,
     /// Old and new address of each moved table.
     moved: Vec<(Move, Vaddr)>,
     /// Pages inserted for room under RELRO, and the part of them that it leaves free.
@@ -134,6 +139,7 @@ impl<'a> Builder<'a> {
             sections_at: image.sections_at,
             header: image.header.clone(),
             code: None,
+            diverted: None,
             moved: Vec::new(),
             gap: Gap::default(),
             free: 0..0,

@@ -21,6 +21,8 @@ use crate::source::Source;
 pub(crate) struct Wanted {
     /// .dynamic, 0 where it stays.
     pub(crate) dynamic: u64,
+    /// What the loader fills for the program's own allocator.
+    pub(crate) slots: u64,
     /// The preinit array's new entries.
     pub(crate) array: u64,
     /// True if the array must end where the writable segment starts.
@@ -31,7 +33,7 @@ impl Wanted {
     /// Bytes in all.
     pub(crate) fn total(self) -> u64 {
         let in_front = if self.dynamic > 0 { IN_FRONT } else { 0 };
-        in_front + self.dynamic + self.array
+        in_front + self.dynamic + self.slots + self.array
     }
 }
 
@@ -50,7 +52,7 @@ pub(crate) enum Place {
     Apart,
 }
 
-/// Room for [`Wanted`]: .dynamic behind [`IN_FRONT`], the array behind it.
+/// Room for [`Wanted`]: .dynamic behind [`IN_FRONT`], then the slots, then the array.
 #[derive(Clone, Debug)]
 pub(crate) struct Room {
     /// Index of the PT_LOAD in the program header table.

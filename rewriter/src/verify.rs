@@ -6,6 +6,7 @@
 //! byte for byte, and each of our bytes must belong to a table that a promise names.
 
 mod bytes;
+mod diverted;
 mod hash;
 mod tables;
 mod view;
@@ -14,6 +15,7 @@ use goblin::elf::dynamic as tag;
 use goblin::elf::program_header as pt;
 use goblin::elf::section_header::{SHF_ALLOC, SHF_EXECINSTR, SHT_NOBITS, SHT_PROGBITS};
 
+use self::diverted::Found;
 use self::view::{Range, View, broken};
 use crate::elf::{FileOffset, PAGE, Vaddr, align_down, overlap};
 use crate::error::{Error, Result};
@@ -33,7 +35,7 @@ pub(crate) fn verify(
     request: Request<'_>,
 ) -> Result<u64> {
     let (before, after) = (View::read(source)?, View::read(result)?);
-    let check = Check {
+    let mut check = Check {
         code: match request.phase {
             Phase::Entry => Some(entry_code(&before, &after)?),
             _ => None,
@@ -42,8 +44,10 @@ pub(crate) fn verify(
         after,
         written: written(&layout.spans),
         gap: layout.gap,
+        diverted: Found::default(),
         request,
     };
+    check.follow_jumps()?;
     check.header()?;
     check.segments()?;
     check.program_headers()?;
@@ -69,8 +73,13 @@ struct Check<'a> {
     gap: Gap,
     /// What is at the entry point.
     code: Option<Trampoline>,
+    /// What the program's own allocator is led through.
+    diverted: Found,
     request: Request<'a>,
 }
+
+/// First and last address of the pages that are read-only after relocation.
+type Relro = Option<(u64, u64)>;
 
 /// The trampoline that the result's entry point is, as a decoder reads it: it has to lead on to the
 /// input's.
@@ -120,6 +129,8 @@ impl Check<'_> {
         before.e_shoff = after.e_shoff;
         if self.code.is_some() {
             before.e_entry = after.e_entry;
+        }
+        if self.added_code() > 0 {
             before.e_shnum = after.e_shnum;
         }
         self.require(
@@ -132,9 +143,14 @@ impl Check<'_> {
             .len()
             .checked_sub(self.before.segments.len());
         self.require(
-            added.is_some_and(|added| added <= 2 + usize::from(self.code.is_some())),
+            added.is_some_and(|added| added <= 2 + self.added_code()),
             "program headers were lost or too many added",
         )
+    }
+
+    /// Number of new segments of code.
+    fn added_code(&self) -> usize {
+        usize::from(self.code.is_some()) + usize::from(self.diverted_start().is_some())
     }
 
     /// Each segment is still there, over at least the same memory, in the same order; a new one is
@@ -158,7 +174,8 @@ impl Check<'_> {
                 same(old) && (covers(old) || moves.contains(&old.p_type))
             };
             if before.next_if(expected).is_none() {
-                let flags = if after.p_vaddr == self.after.header.e_entry {
+                let code = after.p_vaddr == self.after.header.e_entry || self.is_diverted(after);
+                let flags = if code {
                     pt::PF_R | pt::PF_X
                 } else if self.is_apart(after)? {
                     pt::PF_R | pt::PF_W
@@ -244,18 +261,23 @@ impl Check<'_> {
             )?;
             let covered = inside(range, array.vaddr, array.size);
             // A segment that was not there before has none of the program's own pointers.
-            let mut loads = self
-                .after
-                .loads()
-                .filter(|load| load.p_flags & pt::PF_W != 0);
-            let apart = loads.any(|load| {
-                let was = self
-                    .before
-                    .loads()
-                    .any(|old| overlap(old.p_vaddr, old.p_memsz, load.p_vaddr, load.p_memsz));
-                !was && (load.p_vaddr..end(load)).contains(&array.vaddr)
-            });
-            self.require(covered || apart, "the preinit array is not under RELRO")?;
+            let apart = |address: u64| {
+                let loads = self.after.loads();
+                let mut loads = loads.filter(|load| load.p_flags & pt::PF_W != 0);
+                loads.any(|load| {
+                    let was = self
+                        .before
+                        .loads()
+                        .any(|old| overlap(old.p_vaddr, old.p_memsz, load.p_vaddr, load.p_memsz));
+                    !was && (load.p_vaddr..end(load)).contains(&address)
+                })
+            };
+            self.require(
+                covered || apart(array.vaddr),
+                "the preinit array is not under RELRO",
+            )?;
+            let slots = self.slots_protected(range, apart);
+            self.require(slots, "a slot is not under RELRO")?;
         }
         Ok(())
     }
@@ -264,14 +286,20 @@ impl Check<'_> {
     fn sections(&self) -> Result<()> {
         let (before, after) = (&self.before.sections, &self.after.sections);
         let added = after.len().checked_sub(before.len());
-        let expected = usize::from(self.code.is_some() && !before.is_empty());
+        let expected = match before.is_empty() {
+            true => 0,
+            false => self.added_code(),
+        };
         self.require(added == Some(expected), "sections were lost or added")?;
-        if let (1, Some(new)) = (expected, after.last()) {
+        for new in after.iter().skip(before.len()) {
             let flags = u64::from(SHF_ALLOC | SHF_EXECINSTR);
-            let code = self.after.header.e_entry;
-            let covers = new.sh_addr == code && new.sh_size == trampoline::SIZE;
+            let entry = self.code.is_some() && new.sh_addr == self.after.header.e_entry;
+            let covers = match entry {
+                true => new.sh_size == trampoline::SIZE,
+                false => self.diverted_start() == Some(new.sh_addr),
+            };
             let loaded = new.sh_type == SHT_PROGBITS && new.sh_flags == flags;
-            self.require(covers && loaded, "the new section is not the trampoline's")?;
+            self.require(covers && loaded, "the new section is not of the new code")?;
         }
         for (old, new) in before.iter().zip(after) {
             let mut expected = old.clone();

@@ -1,6 +1,8 @@
 //! New segments behind all others, what moves into them, and the headers that say so.
 
-use object::elf::{PF_R, PF_X, PT_LOAD, PT_PHDR, ProgramFlags};
+use object::elf::{
+    PF_R, PF_X, PT_LOAD, PT_PHDR, ProgramFlags, SHF_ALLOC, SHF_EXECINSTR, SectionFlags,
+};
 
 use super::{Builder, MAX_HOLE};
 use crate::elf::{Class, Entry, FileOffset, PAGE, Section, Segment, Vaddr, align_up};
@@ -134,17 +136,22 @@ impl Builder<'_> {
         }
     }
 
-    /// Maps the trampoline: executable, and never writable. A section of its own keeps it in the file
-    /// when strip goes through the sections; without sections there is no strip.
+    /// Maps the trampoline: executable, and never writable.
     pub(super) fn place_code_segment(&mut self) -> Result<()> {
         if !self.plan.headers.code {
             return Ok(());
         }
         let (start, base) = self.next_place()?;
         self.insert(FileOffset(start), trampoline::SIZE, Content::Zero)?;
-        let flags = ProgramFlags(PF_R.0 | PF_X.0);
-        self.add_segment(flags, FileOffset(start), Vaddr(base), trampoline::SIZE)?;
         self.code = Some(Vaddr(base));
+        self.add_code(FileOffset(start), Vaddr(base), trampoline::SIZE)
+    }
+
+    /// Maps code, and gives it a section like that of the entry point. Such a section keeps it in the file
+    /// when strip goes through the sections; without sections there is no strip.
+    pub(super) fn add_code(&mut self, at: FileOffset, base: Vaddr, size: u64) -> Result<()> {
+        let flags = ProgramFlags(PF_R.0 | PF_X.0);
+        self.add_segment(flags, at, base, size)?;
         let old_entry = self.image.header.entry();
         let of_entry = self.image.sections.iter().find(|section| {
             let skip = old_entry.since(section.vaddr);
@@ -154,10 +161,12 @@ impl Builder<'_> {
             && self.header.add_section()
         {
             self.sections.push(Section {
-                offset: FileOffset(start),
-                vaddr: Vaddr(base),
-                size: trampoline::SIZE,
+                offset: at,
+                vaddr: base,
+                size,
                 align: 16,
+                // That of the entry point may be tied to another by SHF_LINK_ORDER.
+                flags: SectionFlags(SHF_ALLOC.0 | SHF_EXECINSTR.0),
                 link: 0,
                 info: 0,
                 ..text.clone()

@@ -125,6 +125,7 @@ impl Check<'_> {
         }
         ranges.extend(headers(after));
         ranges.extend(of_kind(after));
+        self.allow_diverted(&mut ranges)?;
         let array = self.array(after)?;
         if let Ok(at) = after.locate(array.vaddr, array.size) {
             ranges.push((at, array.size));

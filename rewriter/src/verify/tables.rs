@@ -276,9 +276,14 @@ impl Check<'_> {
             self.after
                 .source
                 .bytes(FileOffset(after.at + common), added, "the new relocations")?;
+        let mut slots = 0;
         for new in self.after.relocations(&bytes)? {
-            init += u32::from(self.new_relocation(&new)?);
+            match self.fills_slot(&new)? {
+                true => slots += 1,
+                false => init += u32::from(self.new_relocation(&new)?),
+            }
         }
+        self.slots_filled(slots)?;
         self.require(
             init == 1,
             "the new preinit entry is not filled by exactly one relocation",
