@@ -4,12 +4,12 @@ use serde::Serialize;
 
 use super::code::{ENDBR64, Prologue};
 use super::names::{Kind, Scheme};
-use super::symbols::{Function, Symbols};
+use super::symbols::{Function, Symbols, contains};
 use super::targets::Targets;
 use super::{ENTRY, is_entry};
 use crate::elf::Vaddr;
 use crate::error::{ErrorKind, Result};
-use crate::parse::Image;
+use crate::parse::{Image, Table};
 use crate::source::Source;
 
 /// How much of a function is looked at to move its beginning, in bytes: endbr64, and the longest
@@ -74,7 +74,7 @@ impl Found {
 }
 
 /// The allocators that have a name of one of `schemes`. Of those with plain names, only one that has
-/// malloc and free: a program that defines operators alone makes them of libc's.
+/// malloc and free: a program that defines operators alone makes them of libc's; and none of a sanitizer.
 pub(crate) fn survey(source: &Source, image: &Image, schemes: &[Scheme]) -> Result<Vec<Allocator>> {
     let symbols = Symbols::read(source, image, schemes)?;
     let targets = Targets {
@@ -100,7 +100,8 @@ pub(crate) fn survey(source: &Source, image: &Image, schemes: &[Scheme]) -> Resu
         });
         let has = |kind| named.iter().any(|named| named.kind == kind);
         let whole = has(Kind::MALLOC) && has(Kind::FREE);
-        if named.is_empty() || (!whole && *scheme == Scheme::Plain) {
+        let plain = *scheme == Scheme::Plain;
+        if named.is_empty() || (plain && (!whole || is_sanitizer(source, image)?)) {
             continue;
         }
         // Functions that an allocator has under two schemes make it one.
@@ -136,6 +137,25 @@ pub(crate) fn survey(source: &Source, image: &Image, schemes: &[Scheme]) -> Resu
     }
     refuse_what_leads_in(&targets, &mut allocators)?;
     Ok(allocators)
+}
+
+/// True if the executable has a sanitizer's runtime, as with gcc's `-static-libasan` and clang's default: its
+/// malloc is there to find errors, and works only after its own start. No symbol says so in a stripped
+/// program, but each of these runtimes has the names of their common options
+/// (compiler-rt lib/sanitizer_common/sanitizer_flags.inc).
+fn is_sanitizer(source: &Source, image: &Image) -> Result<bool> {
+    const OPTION: &[u8] = b"dedup_token_length\0";
+    for (_, load) in image.loads() {
+        let segment = Table {
+            vaddr: load.vaddr,
+            at: load.offset,
+            size: load.filesz,
+        };
+        if contains(source, segment, OPTION)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// A function, and which one it is.

@@ -143,7 +143,7 @@ fn tables(image: &Image) -> Vec<(Table, Table, bool)> {
 }
 
 /// True if `strings` has `sign` anywhere: names may be the ends of others.
-fn contains(source: &Source, strings: Table, sign: &[u8]) -> Result<bool> {
+pub(super) fn contains(source: &Source, strings: Table, sign: &[u8]) -> Result<bool> {
     let finder = Finder::new(sign);
     let mut found = false;
     let mut carried: Vec<u8> = Vec::new();
