@@ -318,7 +318,7 @@ fn what_is_no_executable() {
     let stderr = outcome.stderr();
     assert_eq!(stderr.lines().count(), 1, "{outcome}");
     assert!(
-        stderr.contains("other-program: is for AArch64"),
+        stderr.contains("other-program: is for SPARC V9"),
         "{outcome}"
     );
 }
