@@ -18,7 +18,7 @@ Make an allocation runtime start before everything else in a program.
 
 Writes a copy of PROG that loads the runtime before any other library and calls its init before any \
 constructor: first in DT_NEEDED, DF_1_INITFIRST set, first entry of DT_PREINIT_ARRAY. No relinking, no \
-environment variable, no code added.";
+environment variable; no code added, unless PROG brings a malloc of its own, which is led to the runtime.";
 
 const AFTER_HELP: &str = "\
 Exit status: 0 OUT was written, 1 it was not (one line on stderr says why), 2 usage, 3 it was not \
@@ -88,6 +88,14 @@ pub struct Rewrite {
 
     #[command(flatten)]
     runtime: Runtime,
+
+    /// A function of an allocator in PROG itself that has another name than malloc, free and so on
+    ///
+    /// NAME does what FUNCTION does: je_malloc=malloc, my_get=malloc. Where NAME is FUNCTION with
+    /// something in front, as je_ is, all of that allocator's functions with it in front are meant. The
+    /// standard names need no option.
+    #[arg(long, value_name = "NAME=FUNCTION")]
+    malloc: Vec<String>,
 
     #[command(flatten)]
     first: First,
@@ -198,6 +206,10 @@ struct Runtime {
     /// rights: --runtime has to be an absolute path to a file that only root can replace.
     #[arg(long)]
     allow_setuid: bool,
+
+    /// Go on where a function of a program's own allocator cannot be led to the runtime
+    #[arg(long)]
+    partial: bool,
 }
 
 /// Whether it has to be first, and where.
@@ -409,6 +421,8 @@ impl Rewrite {
             sysroot: self.first.sysroot.clone(),
             force: runtime.force,
             allow_setuid: runtime.allow_setuid,
+            malloc: self.malloc.clone(),
+            partial: runtime.partial,
         }
     }
 }

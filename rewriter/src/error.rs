@@ -259,6 +259,22 @@ pub enum ErrorKind {
         /// The symbol that was looked for.
         symbol: String,
     },
+    /// Functions of PROG's own allocator cannot be led to the runtime.
+    #[error("cannot have all of its own allocator led to the runtime: {functions}; {advice}")]
+    CannotDivert {
+        /// Which, and why.
+        functions: String,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// `--malloc` is not to be understood, or names nothing.
+    #[error("has no allocator `{given}`: {what}")]
+    MallocName {
+        /// What was given.
+        given: String,
+        /// What is wrong with it.
+        what: &'static str,
+    },
     /// `--phase` is not possible for this program.
     #[error("cannot have the runtime called in phase {phase}: {reason}; {advice}")]
     Phase {

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::divert::OwnAllocator;
 use crate::error::{Error, Result};
 use crate::input;
 use crate::loader::system::System;
@@ -155,6 +156,8 @@ pub struct Malloc {
     pub definitions: Vec<String>,
     /// For each object that refers to malloc, the one whose definition it gets.
     pub bindings: Vec<MallocBinding>,
+    /// The allocators in the program's own file.
+    pub own: Vec<OwnAllocator>,
 }
 
 /// Which malloc an object calls.

@@ -20,14 +20,23 @@ use crate::source::Source;
 pub(crate) struct Growing {
     /// Bytes of .dynstr.
     pub(crate) names: u64,
-    /// True if .dynsym gets one more symbol.
-    pub(crate) symbol: bool,
+    /// Symbols in .dynsym.
+    pub(crate) symbols: u64,
     /// Relocations in .rela.dyn.
     pub(crate) relocations: u64,
     /// True if there is code to add, which gets an executable segment of its own.
     pub(crate) code: bool,
+    /// True if the program's own allocator gets code that leads to the runtime, which is another.
+    pub(crate) diverted: bool,
     /// True if what is written during relocation gets a writable segment of its own.
     pub(crate) apart: bool,
+}
+
+impl Growing {
+    /// Number of new program headers but for that of the tables.
+    fn segments(self) -> u64 {
+        u64::from(self.code) + u64::from(self.diverted) + u64::from(self.apart)
+    }
 }
 
 /// A range of the input that is mapped elsewhere in the result.
@@ -55,6 +64,8 @@ pub(crate) struct Headers {
     pub(crate) sections_make_way: bool,
     /// True if there is an executable segment, too.
     pub(crate) code: bool,
+    /// True if there is another one, for the program's own allocator.
+    pub(crate) diverted: bool,
     /// True if there is a writable segment, too.
     pub(crate) apart: bool,
     /// True if nothing can make way: the program header table is in the new segment itself.
@@ -69,7 +80,10 @@ impl Headers {
 
     /// Number of new program headers.
     pub(crate) fn added(&self) -> u64 {
-        u64::from(self.read_only()) + u64::from(self.code) + u64::from(self.apart)
+        u64::from(self.read_only())
+            + u64::from(self.code)
+            + u64::from(self.diverted)
+            + u64::from(self.apart)
     }
 }
 
@@ -81,13 +95,14 @@ pub(crate) fn plan(
     left: Option<Table>,
 ) -> Result<Headers> {
     let moves = grown_tables(image, growing);
-    if moves.is_empty() && !growing.code && !growing.apart {
+    if moves.is_empty() && growing.segments() == 0 {
         return Ok(Headers::default());
     }
     let way = make_way(source, image, growing, left, moves.clone())?;
     Ok(way.unwrap_or(Headers {
         moves,
         code: growing.code,
+        diverted: growing.diverted,
         apart: growing.apart,
         table_moves: true,
         ..Headers::default()
@@ -107,8 +122,7 @@ fn make_way(
     let mut sections_make_way = false;
     let mut free_end = image.segments_end();
     // What makes way for the others' headers needs a read-only segment to go to.
-    let mut needed =
-        Segment::size(image.format) * (1 + u64::from(growing.code) + u64::from(growing.apart));
+    let mut needed = Segment::size(image.format) * (1 + growing.segments());
     let mut blocks = movable_blocks(source, image)?;
     blocks.extend(left.map(|from| Move {
         name: LEFT,
@@ -155,6 +169,7 @@ fn make_way(
         dynamic_makes_way,
         sections_make_way,
         code: growing.code,
+        diverted: growing.diverted,
         apart: growing.apart,
         table_moves: false,
     }))
@@ -175,10 +190,17 @@ fn grown_tables(image: &Image, growing: Growing) -> Vec<Move> {
     if growing.names > 0 {
         grow(".dynstr", Some(image.strtab), growing.names, 1);
     }
-    if growing.symbol {
-        grow(".dynsym", Some(image.symtab), Symbol::size(image.format), 8);
-        grow(".gnu.version", image.versym, 2, 2);
-        grow(".hash", image.sysv_hash, image.format.hash_word(), 8);
+    if growing.symbols > 0 {
+        let (symbols, format) = (growing.symbols, image.format);
+        let hash = symbols * format.hash_word();
+        grow(
+            ".dynsym",
+            Some(image.symtab),
+            symbols * Symbol::size(format),
+            8,
+        );
+        grow(".gnu.version", image.versym, symbols * 2, 2);
+        grow(".hash", image.sysv_hash, hash, 8);
     }
     if growing.relocations > 0 {
         let nothing = Table {

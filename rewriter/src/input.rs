@@ -93,7 +93,7 @@ pub(crate) fn open(path: &Path) -> Result<Input> {
     }
     let privileges = privileges(&file, &metadata).map_err(failed("read the attributes"))?;
     Ok(Input {
-        source: Source::new(file, path, metadata.len()),
+        source: Source::new(file, path, metadata.len()).read_ahead()?,
         metadata,
         privileges,
         recovered: false,

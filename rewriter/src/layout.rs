@@ -1,26 +1,28 @@
 //! [`Plan`] → [`Layout`]: every offset and address of the result.
 //!
 //! The result is the input with an insertion at the end of its ELF part (before any appended
-//! data), and with bytes replaced here and there. First all segments, sections and moved tables
+//! data), perhaps with a gap of some pages for room under RELRO, and with bytes replaced here and there. First all segments, sections and moved tables
 //! get their final places; then each table's new content is put where it has ended up.
 
 mod content;
+mod diverted;
+mod segments;
+mod writable;
 
-use object::elf::{PF_R, PF_W, PF_X, PT_GNU_RELRO, PT_LOAD, PT_PHDR, ProgramFlags, SHT_NOBITS};
+use std::ops::Range;
 
 use crate::elf::{
-    Addends, Class, Dyn, Entry, FileOffset, Header, PAGE, Section, Segment, Vaddr, align_up,
+    Addends, Dyn, Entry, FileOffset, Header, PAGE, Section, Segment, Vaddr, align_up,
 };
-use crate::error::{ErrorKind, Result};
+use crate::error::Result;
 use crate::headers::Move;
 use crate::parse::{Image, locate};
 use crate::plan::{Plan, Preinit};
 use crate::recycle::Findings;
-use crate::room::{self, Place, Room};
+use crate::room::{self, Room};
 use crate::runtime::Request;
 use crate::source::Source;
-use crate::spans::{Content, Spans};
-use crate::trampoline;
+use crate::spans::{Content, Gap, Spans};
 
 /// How large a hole the file may get for the sake of the program header table or of an alignment, in
 /// bytes: what its size has to do with a program's zero-initialised data has to end somewhere.
@@ -30,6 +32,8 @@ const MAX_HOLE: u64 = 256 << 20;
 #[derive(Debug)]
 pub(crate) struct Layout {
     pub(crate) spans: Spans,
+    /// Pages inserted for room under RELRO.
+    pub(crate) gap: Gap,
     /// Address of the new preinit entry.
     pub(crate) slot: Vaddr,
     /// Where in the file the word goes that leads back.
@@ -58,6 +62,7 @@ impl Layout {
         builder.place_writable_segment()?;
         builder.place_read_only_segment()?;
         builder.place_code_segment()?;
+        builder.place_diverted(request.diversion)?;
         builder.place_segment_apart()?;
         builder.place_section_headers()?;
         builder.slide_notes()?;
@@ -67,11 +72,12 @@ impl Layout {
         builder.put_names()?;
         builder.put_symbols()?;
         builder.put_hash(request)?;
-        builder.put_relocations()?;
+        builder.put_relocations(request.diversion)?;
         builder.put_preinit_values()?;
         builder.put_dynamic()?;
         builder.put_debugger_symbols()?;
         builder.put_code()?;
+        builder.put_diverted(request.diversion)?;
         builder.put_headers()?;
         let slot = builder.array();
         let word = image.format.word();
@@ -86,6 +92,7 @@ impl Layout {
             leads_back: false,
             code: builder.code,
             appended_data_moved: builder.appended_data_moved(),
+            gap: builder.gap,
             spans: builder.spans,
         })
     }
@@ -104,8 +111,13 @@ struct Builder<'a> {
     header: Header,
     /// Address of the trampoline.
     code: Option<Vaddr>,
+    /// Address of the segment that the program's own allocator is led through.
+    diverted: Option<Vaddr>,
     /// Old and new address of each moved table.
     moved: Vec<(Move, Vaddr)>,
+    /// Pages inserted for room under RELRO, and the part of them that it leaves free.
+    gap: Gap,
+    free: Range<u64>,
     /// End of the insertion so far.
     end: u64,
     /// What the insertion holds, by file offset.
@@ -127,7 +139,10 @@ impl<'a> Builder<'a> {
             sections_at: image.sections_at,
             header: image.header.clone(),
             code: None,
+            diverted: None,
             moved: Vec::new(),
+            gap: Gap::default(),
+            free: 0..0,
             end: image.elf_end.0,
             inserted: Vec::new(),
             spans: Spans::default(),
@@ -177,357 +192,12 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Extends the writable segment and RELRO over the room, and moves the segment's bytes to the
-    /// insertion where the file has no place for it.
-    fn place_writable_segment(&mut self) -> Result<()> {
-        let room = self.plan.room.as_ref();
-        let Some(room) = room.filter(|room| room.place != Place::Apart) else {
-            return Ok(());
-        };
-        let old = self.image.segments[room.load].clone();
-        let mut load = old.clone();
-        match room.place {
-            Place::Below => {
-                let grown = old.vaddr.0 - room.start.0;
-                load.vaddr = room.start;
-                load.paddr = load.paddr.wrapping_sub(grown);
-                load.offset = FileOffset(load.offset.0.wrapping_sub(grown));
-                load.filesz += grown;
-                load.memsz += grown;
-            }
-            Place::Above => {
-                load.memsz = load.memsz.max(room.end.0 - load.vaddr.0);
-                if room.segment_moves {
-                    load.filesz = room.end.0 - load.vaddr.0;
-                }
-            }
-            Place::Apart => {}
-        }
-        if room.segment_moves {
-            self.move_segment(&old, &mut load)?;
-        }
-        self.segments[room.load] = load.clone();
-        self.extend_relro(room, &load);
-        Ok(())
-    }
-
-    /// Gives the segment a place in the insertion; `new` has its new addresses and sizes.
-    fn move_segment(&mut self, old: &Segment, new: &mut Segment) -> Result<()> {
-        let align = new.align.max(PAGE);
-        let at = congruent(self.end, new.vaddr.0, align).ok_or_else(|| self.overflow())?;
-        new.offset = FileOffset(at);
-        let old_start = FileOffset(at + (old.vaddr.0 - new.vaddr.0));
-        self.insert(FileOffset(at), new.filesz, Content::Zero)?;
-        self.insert(old_start, old.filesz, Content::Input(old.offset))?;
-        let shift = old_start.0.wrapping_sub(old.offset.0);
-        let inside = |address: Vaddr, offset: FileOffset| {
-            address >= old.vaddr
-                && address <= old.end()
-                && address.0.wrapping_sub(old.vaddr.0) == offset.0.wrapping_sub(old.offset.0)
-        };
-        for segment in &mut self.segments {
-            if segment.kind != PT_LOAD && inside(segment.vaddr, segment.offset) {
-                segment.offset = FileOffset(segment.offset.0.wrapping_add(shift));
-            }
-        }
-        for section in &mut self.sections {
-            let in_memory = section.is_loaded() && section.vaddr < old.end();
-            // mold gives a section without bytes an offset of 0, Go's linker one as if it had some.
-            let in_file =
-                section.offset >= old.offset && section.offset.0 - old.offset.0 <= old.memsz;
-            if in_memory && in_file && section.vaddr >= old.vaddr {
-                section.offset = FileOffset(section.offset.0.wrapping_add(shift));
-            }
-        }
-        Ok(())
-    }
-
-    /// Extends RELRO over the room in `load`, as that is now.
-    fn extend_relro(&mut self, room: &Room, load: &Segment) {
-        for relro in self.segments.iter_mut().filter(|s| s.kind == PT_GNU_RELRO) {
-            if relro.vaddr > room.start {
-                let grown = relro.vaddr.0 - room.start.0;
-                relro.vaddr = room.start;
-                relro.paddr = relro.paddr.wrapping_sub(grown);
-                // Nobody reads this one, so a linker may have said anything.
-                let skip = relro.vaddr.0.wrapping_sub(load.vaddr.0);
-                relro.offset = FileOffset(load.offset.0.wrapping_add(skip));
-                relro.filesz += grown;
-                relro.memsz += grown;
-            }
-            if room.segment_moves && room.place == Place::Above {
-                let size = room.end.0 - relro.vaddr.0;
-                relro.filesz = relro.filesz.max(size);
-                relro.memsz = relro.memsz.max(size);
-            }
-        }
-        if room.place == Place::Above && room.segment_moves {
-            for section in &mut self.sections {
-                let fills = section.kind == SHT_NOBITS && section.memory_size() > 0;
-                if fills
-                    && section.vaddr < room.start
-                    && section.vaddr.0 + section.size > room.start.0
-                {
-                    section.size = room.start.0 - section.vaddr.0;
-                }
-            }
-        }
-    }
-
-    /// Puts the tables that move into the insertion, and maps them behind all other segments.
-    fn place_read_only_segment(&mut self) -> Result<()> {
-        if !self.plan.headers.read_only() {
-            return Ok(());
-        }
-        let (start, base) = match self.plan.headers.table_moves {
-            true => self.place_program_headers()?,
-            false => self.next_place()?,
-        };
-        let mut at = self.end.max(start);
-        if self.is_segment(self.plan.headers.moves.first()) {
-            // Of two segments that start together, llvm-objcopy lays the first in the table out by
-            // its own alignment, and the other along with it: .interp has an alignment of 1.
-            at = at.checked_add(16).ok_or_else(|| self.overflow())?;
-        }
-        for table in &self.plan.headers.moves {
-            at = align_up(at, table.align.max(1)).ok_or_else(|| self.overflow())?;
-            let size = table.from.size.checked_add(table.extra);
-            let size = size.ok_or_else(|| self.overflow())?;
-            self.insert(
-                FileOffset(at),
-                table.from.size,
-                Content::Input(table.from.at),
-            )?;
-            self.insert(FileOffset(at + table.from.size), table.extra, Content::Zero)?;
-            self.relocate(table, FileOffset(at), Vaddr(base + (at - start)));
-            at += size;
-        }
-        self.add_segment(PF_R, FileOffset(start), Vaddr(base), at - start)
-    }
-
-    /// File offset and address of a segment that begins with the program header table. Kernels before
-    /// 5.18 take the table to be as far from the first segment in memory as in the file
-    /// (fs/binfmt_elf.c, `create_elf_tables`), so the file gets a hole where memory has more than it.
-    fn place_program_headers(&mut self) -> Result<(u64, u64)> {
-        let (_, first) = self.image.loads().next().ok_or_else(|| self.overflow())?;
-        let distance = first.vaddr.0.wrapping_sub(first.offset.0);
-        let align = self.image.load_align();
-        let (_, base) = self.next_place()?;
-        let base = align_up(base, align).ok_or_else(|| self.overflow())?;
-        // In the file it lies behind everything as well.
-        let end = align_up(self.end, PAGE).ok_or_else(|| self.overflow())?;
-        let start = end.max(base.wrapping_sub(distance));
-        let base = start.wrapping_add(distance);
-        if start - end > MAX_HOLE {
-            return Err(self.source.error(ErrorKind::NoRoom {
-                what: "needs one more program header, and what follows the table cannot move".to_owned(),
-                advice: "link it again with GNU ld or lld, or pass a --runtime name of at most 25 bytes",
-            }));
-        }
-        let size = (self.segments.len() as u64 + self.plan.headers.added())
-            * Segment::size(self.image.format);
-        self.insert(FileOffset(start), size, Content::Zero)?;
-        self.segments_at = FileOffset(start);
-        for table in self.segments.iter_mut().filter(|s| s.kind == PT_PHDR) {
-            table.offset = FileOffset(start);
-            table.vaddr = Vaddr(base);
-            table.paddr = base;
-        }
-        Ok((start, base))
-    }
-
-    /// True if a table that moves is a segment, too.
-    fn is_segment(&self, table: Option<&Move>) -> bool {
-        let mut segments = self.segments.iter().filter(|s| s.kind != PT_LOAD);
-        table.is_some_and(|table| segments.any(|s| s.vaddr == table.from.vaddr))
-    }
-
-    /// File offset and address of the next new segment: behind everything else.
-    fn next_place(&self) -> Result<(u64, u64)> {
-        let align = self.image.load_align();
-        let start = align_up(self.end, 16).ok_or_else(|| self.overflow())?;
-        let loads = self.segments.iter().filter(|s| s.kind == PT_LOAD);
-        let highest = loads.map(|load| load.end().0).max().unwrap_or(0);
-        let base = align_up(highest, align).and_then(|base| base.checked_add(start % align));
-        Ok((start, base.ok_or_else(|| self.overflow())?))
-    }
-
-    /// Adds a PT_LOAD behind the others.
-    fn add_segment(
-        &mut self,
-        flags: ProgramFlags,
-        offset: FileOffset,
-        vaddr: Vaddr,
-        size: u64,
-    ) -> Result<()> {
-        if vaddr
-            .0
-            .checked_add(size)
-            .is_none_or(|end| end > self.limit())
-        {
-            return Err(self.overflow());
-        }
-        let last = self.segments.iter().rposition(|s| s.kind == PT_LOAD);
-        let segment = Segment {
-            kind: PT_LOAD,
-            flags,
-            offset,
-            vaddr,
-            paddr: vaddr.0,
-            filesz: size,
-            memsz: size,
-            align: match vaddr.0.wrapping_sub(offset.0) % self.image.load_align() {
-                0 => self.image.load_align(),
-                _ => PAGE,
-            },
-        };
-        self.segments
-            .insert(last.map_or(0, |last| last + 1), segment);
-        for table in self.segments.iter_mut().filter(|s| s.kind == PT_PHDR) {
-            table.filesz += Segment::size(self.image.format);
-            table.memsz += Segment::size(self.image.format);
-        }
-        Ok(())
-    }
-
-    /// The largest address or offset that the file can name.
-    fn limit(&self) -> u64 {
-        match self.image.format.class {
-            Class::Elf32 => u64::from(u32::MAX),
-            Class::Elf64 => u64::MAX,
-        }
-    }
-
-    /// Maps the trampoline: executable, and never writable. A section of its own keeps it in the file
-    /// when strip goes through the sections; without sections there is no strip.
-    fn place_code_segment(&mut self) -> Result<()> {
-        if !self.plan.headers.code {
-            return Ok(());
-        }
-        let (start, base) = self.next_place()?;
-        self.insert(FileOffset(start), trampoline::SIZE, Content::Zero)?;
-        let flags = ProgramFlags(PF_R.0 | PF_X.0);
-        self.add_segment(flags, FileOffset(start), Vaddr(base), trampoline::SIZE)?;
-        self.code = Some(Vaddr(base));
-        let old_entry = self.image.header.entry();
-        let of_entry = self.image.sections.iter().find(|section| {
-            let skip = old_entry.since(section.vaddr);
-            section.is_loaded() && skip.is_some_and(|skip| skip < section.size)
-        });
-        if let Some(text) = of_entry
-            && self.header.add_section()
-        {
-            self.sections.push(Section {
-                offset: FileOffset(start),
-                vaddr: Vaddr(base),
-                size: trampoline::SIZE,
-                align: 16,
-                link: 0,
-                info: 0,
-                ..text.clone()
-            });
-        }
-        Ok(())
-    }
-
-    /// Moves the section header table to the insertion, if it grows or is in the way.
-    fn place_section_headers(&mut self) -> Result<()> {
-        let grows = self.sections.len() > self.image.sections.len();
-        if !grows && !self.plan.headers.sections_make_way {
-            return Ok(());
-        }
-        let at = align_up(self.end, 8).ok_or_else(|| self.overflow())?;
-        let size = self.sections.len() as u64 * Section::size(self.image.format);
-        self.sections_at = FileOffset(at);
-        self.insert(FileOffset(at), size, Content::Zero)
-    }
-
-    /// Maps room that is in no other segment.
-    fn place_segment_apart(&mut self) -> Result<()> {
-        let room = self.room.clone();
-        let Some(room) = room.filter(|room| room.place == Place::Apart) else {
-            return Ok(());
-        };
-        let (start, base) = self.next_place()?;
-        let size = room.end.0 - room.start.0;
-        self.insert(FileOffset(start), size, Content::Zero)?;
-        let flags = ProgramFlags(PF_R.0 | PF_W.0);
-        self.add_segment(flags, FileOffset(start), Vaddr(base), size)?;
-        self.room = Some(Room {
-            start: Vaddr(base),
-            end: Vaddr(base + size),
-            ..room
-        });
-        Ok(())
-    }
-
-    /// Records a table's new place and takes along the segments and sections that lie in it.
-    fn relocate(&mut self, table: &Move, at: FileOffset, vaddr: Vaddr) {
-        self.moved.push((table.clone(), vaddr));
-        let from = table.from;
-        if from.size == 0 {
-            return;
-        }
-        let inside = |address: Vaddr, size: u64| {
-            address
-                .since(from.vaddr)
-                .is_some_and(|skip| skip < from.size && skip + size <= from.size)
-        };
-        for segment in &mut self.segments {
-            let tied = !matches!(segment.kind, PT_LOAD | PT_PHDR) && segment.memsz > 0;
-            if tied && inside(segment.vaddr, segment.memsz) {
-                let skip = segment.vaddr.0 - from.vaddr.0;
-                segment.offset = FileOffset(at.0 + skip);
-                segment.vaddr = Vaddr(vaddr.0 + skip);
-                segment.paddr = segment.vaddr.0;
-            }
-        }
-        for section in &mut self.sections {
-            if section.is_loaded() && inside(section.vaddr, section.size) {
-                let skip = section.vaddr.0 - from.vaddr.0;
-                section.offset = FileOffset(at.0 + skip);
-                section.vaddr = Vaddr(vaddr.0 + skip);
-                // Of several sections (`-z nocombreloc`), the last one is longer.
-                if section.size > 0 && skip + section.size == from.size {
-                    section.size += table.extra;
-                }
-            }
-        }
-    }
-
-    /// Puts notes that made way for the new program header just behind the table.
-    fn slide_notes(&mut self) -> Result<()> {
-        let mut at = self.image.segments_end().0
-            + Segment::size(self.image.format) * self.plan.headers.added();
-        for note in &self.plan.headers.slides {
-            at = align_up(at, note.align).ok_or_else(|| self.overflow())?;
-            let vaddr = Vaddr((note.from.vaddr.0 + at).wrapping_sub(note.from.at.0));
-            self.relocate(note, FileOffset(at), vaddr);
-            at += note.from.size;
-        }
-        Ok(())
-    }
-
-    /// Has the segment that maps the program header table map all of it: patchelf makes one that ends
-    /// just behind.
-    fn cover_headers(&mut self) {
-        let at = self.segments_at;
-        let end = at.0 + Segment::size(self.image.format) * self.segments.len() as u64;
-        let maps = |load: &&mut Segment| {
-            load.kind == PT_LOAD && load.offset <= at && at < load.offset_end()
-        };
-        if let Some(load) = self.segments.iter_mut().find(maps) {
-            let size = end - load.offset.0;
-            // Whole pages are mapped, and where this one has more memory than file, that is zero.
-            if load.filesz == load.memsz && load.filesz < size {
-                load.filesz = size;
-                load.memsz = size;
-            }
-        }
-    }
-
     /// Makes room for what only `undo` reads, in no segment.
     fn place_journal(&mut self, size: u64) -> Result<FileOffset> {
+        let free = align_up(self.free.start, 8);
+        if let Some(at) = free.filter(|at| at.saturating_add(size) <= self.free.end) {
+            return Ok(FileOffset(at));
+        }
         let at = FileOffset(align_up(self.end, 8).ok_or_else(|| self.overflow())?);
         if size > 0 {
             self.insert(at, size, Content::Zero)?;
@@ -549,20 +219,23 @@ impl<'a> Builder<'a> {
     /// position modulo a page, and with it the section header table its place just before: some
     /// self-extracting programs find their data at the table's end.
     fn finish_insertion(&mut self) -> Result<()> {
-        let (elf_end, len) = (self.image.elf_end.0, self.source.len());
-        let appended = len - elf_end;
+        let (elf_end, gap) = (self.image.elf_end.0, self.gap);
+        let appended = self.source.len() - elf_end;
         let sections_size = self.sections.len() as u64 * Section::size(self.image.format);
-        let mut inserted = self.end - elf_end;
+        let start = elf_end + gap.len;
+        let mut inserted = self.end - start;
         if inserted > 0 && appended > 0 {
             let with_sections = inserted.checked_add(sections_size);
             inserted = with_sections
                 .and_then(|size| align_up(size, PAGE))
                 .ok_or_else(|| self.overflow())?;
             if sections_size > 0 {
-                self.sections_at = FileOffset(elf_end + inserted - sections_size);
+                self.sections_at = FileOffset(start + inserted - sections_size);
             }
         }
-        self.spans.push(elf_end, Content::Input(FileOffset(0)));
+        self.spans.push(gap.at.0, Content::Input(FileOffset(0)));
+        self.spans.push(gap.len, Content::Zero);
+        self.spans.push(elf_end - gap.at.0, Content::Input(gap.at));
         self.spans.push(inserted, Content::Zero);
         self.spans
             .push(appended, Content::Input(FileOffset(elf_end)));
@@ -617,16 +290,5 @@ impl<'a> Builder<'a> {
     fn put_at(&mut self, address: Vaddr, bytes: Vec<u8>) -> Result<()> {
         let at = self.file_offset(address, bytes.len() as u64)?;
         self.put_bytes(at, bytes)
-    }
-}
-
-/// The first file offset from `at` on that has the remainder of `address` by `align`.
-fn congruent(at: u64, address: u64, align: u64) -> Option<u64> {
-    let wanted = address.checked_rem(align)?;
-    let base = at - at.checked_rem(align)?;
-    let first = base.checked_add(wanted)?;
-    match first >= at {
-        true => Some(first),
-        false => first.checked_add(align),
     }
 }

@@ -32,6 +32,7 @@ mod census;
 #[doc(hidden)]
 pub mod cli;
 mod direct;
+mod divert;
 mod elf;
 mod error;
 mod explain;
@@ -72,6 +73,7 @@ pub use census::{
     By, Census, Change, Comparison, Counts, Frame, Process, Reading, Site, Stack, Totals, census,
     compare,
 };
+pub use divert::{Origin, OwnAllocator, OwnFunction};
 pub use error::{Error, ErrorKind, Result};
 pub use explain::{Conditions, Explanation, explain};
 pub use object_file::{ObjectFile, ObjectOptions, write_object};
@@ -112,6 +114,11 @@ pub struct Options {
     pub force: bool,
     /// Give a runtime to a program that runs with privileges.
     pub allow_setuid: bool,
+    /// Functions of the program's own allocators besides those with the standard names, as
+    /// `NAME=FUNCTION`.
+    pub malloc: Vec<String>,
+    /// Go on where a function of its own allocator cannot be led to the runtime.
+    pub partial: bool,
 }
 
 impl Options {
@@ -127,6 +134,8 @@ impl Options {
             sysroot: None,
             force: false,
             allow_setuid: false,
+            malloc: Vec::new(),
+            partial: false,
         }
     }
 }
@@ -223,6 +232,17 @@ pub(crate) struct Job<'a> {
     pub(crate) surroundings: &'a dyn Surroundings,
 }
 
+/// The runtime of a program.
+struct Chosen {
+    /// Its DT_NEEDED string.
+    needed: String,
+    /// Its init symbol.
+    init: String,
+    phase: Phase,
+    /// Its file, where that is found.
+    file: Option<PathBuf>,
+}
+
 impl Job<'_> {
     /// As [`rewrite`].
     pub(crate) fn rewrite(&self, progress: &mut Progress<'_>) -> Result<Report> {
@@ -235,7 +255,9 @@ impl Job<'_> {
     pub(crate) fn refresh(&self, progress: &mut Progress<'_>) -> Result<Report> {
         let (found, original) = undo::original(&self.input.source)?;
         let options = keep(self.options, &found);
-        let source = self.input.source.through(&original)?;
+        let rewritten = &self.input.source;
+        let options = divert::remember(options, rewritten, &Image::parse(rewritten)?)?;
+        let source = rewritten.through(&original)?;
         let job = Job {
             options: &options,
             ..*self
@@ -256,8 +278,9 @@ impl Job<'_> {
             options: &options,
             ..*self
         };
-        let (needed, init, _) = job.choose_runtime(source, &image)?;
-        Ok(Some(found).filter(|found| found.needed == needed && found.init == init))
+        let chosen = job.choose_runtime(source, &image)?;
+        let same = |found: &Rewritten| found.needed == chosen.needed && found.init == chosen.init;
+        Ok(Some(found).filter(same))
     }
 
     /// Rewrites `original`, which `made` makes of the input.
@@ -276,13 +299,21 @@ impl Job<'_> {
         let image = Image::parse(original)?;
         let findings = recycle::find(original, &image)?;
 
-        let (needed, init, phase) = self.choose_runtime(original, &image)?;
+        let chosen = self.choose_runtime(original, &image)?;
+        let Chosen {
+            needed,
+            init,
+            phase,
+            file,
+        } = chosen;
         let (privileges, allowed) = (&input.privileges, options.allow_setuid);
         privileges.check(original, &needed, allowed, surroundings)?;
+        let (diversion, divert_notes) = divert::choose(options, original, &image, file.as_deref())?;
         let request = Request {
             needed: &needed,
             init: &init,
             phase,
+            diversion: &diversion,
         };
         let plan = Plan::make(original, &image, &findings, request)?;
         let layout = undo::record(original, &image, &findings, &plan, request)?;
@@ -290,7 +321,7 @@ impl Job<'_> {
         let spans = layout.spans.over(made);
         let (pending, replaced) = Pending::make(input, target, &spans, progress)?;
         let result = pending.source(input, &spans)?;
-        let bytes_changed = verify::verify(original, &result, &layout.spans, request)?;
+        let bytes_changed = verify::verify(original, &result, &layout, request)?;
         let installed = match options.runtime {
             None => surroundings.install(target.directory(), options.force)?,
             Some(_) => None,
@@ -298,6 +329,7 @@ impl Job<'_> {
         let warning = first::check(options, input, &result, target, phase)?;
         let written = pending.finish(input, target, progress)?;
         let mut notes = report::notes(&image, &plan, &layout);
+        notes.extend(divert_notes);
         notes.extend(report::place_notes(input, replaced));
         Ok(Report {
             input: options.input.clone(),
@@ -315,13 +347,14 @@ impl Job<'_> {
             bytes_changed,
             written,
             tables: report::tables(&image, &plan, &layout, request),
+            diverted: diversion.names(),
             notes,
             warnings: warning.into_iter().collect(),
         })
     }
 
-    /// The DT_NEEDED string, the init symbol and the phase that go into the program.
-    fn choose_runtime(&self, source: &Source, image: &Image) -> Result<(String, String, Phase)> {
+    /// What goes into the program.
+    fn choose_runtime(&self, source: &Source, image: &Image) -> Result<Chosen> {
         let (options, directory) = (self.options, self.target.directory());
         let no_origin = runtime::no_origin(source, image)?;
         let needed = match &options.runtime {
@@ -345,9 +378,15 @@ impl Job<'_> {
         };
         let kind = found.as_ref().map(|(kind, _)| *kind);
         let phase = phase::choose(source, image.musl, options.phase, kind)?;
-        let file = found.map_or_else(|| PathBuf::from(&needed), |(_, path)| path);
-        phase::check(phase, kind, &file, init)?;
-        Ok((needed, init.to_owned(), phase))
+        let file = found.map(|(_, path)| path);
+        let path = file.as_deref().unwrap_or(Path::new(&needed));
+        phase::check(phase, kind, path, init)?;
+        Ok(Chosen {
+            init: init.to_owned(),
+            phase,
+            file,
+            needed,
+        })
     }
 }
 

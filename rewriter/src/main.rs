@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use allocs_rewrite::{ErrorKind, Options, Progress};
+use allocs_rewrite::{Census, Comparison, ErrorKind, Options, Progress};
 use anstream::{AutoStream, ColorChoice};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
@@ -149,30 +149,20 @@ fn run_explain(arguments: &Explain) -> ExitCode {
 }
 
 fn run_report(arguments: &Report) -> ExitCode {
-    let (reading, top) = (arguments.reading(), arguments.top);
+    let reading = arguments.reading();
     let shown = match arguments.compared() {
-        Some([before, after]) => with_bar(LOOKING_UP, |progress| {
-            allocs_rewrite::compare(before, after, &reading, progress)
-        })
-        .and_then(|all| {
-            show_sites(
-                arguments,
-                &all,
-                |path| all.write_page(path),
-                || all.report(top),
-            )
-        }),
-        None => with_bar(LOOKING_UP, |progress| {
-            allocs_rewrite::census(&arguments.reports, &reading, progress)
-        })
-        .and_then(|all| {
-            show_sites(
-                arguments,
-                &all,
-                |path| all.write_page(path),
-                || all.report(top),
-            )
-        }),
+        Some([before, after]) => {
+            let all = with_bar(LOOKING_UP, |progress| {
+                allocs_rewrite::compare(before, after, &reading, progress)
+            });
+            show_sites(arguments, all, Comparison::write_page, Comparison::report)
+        }
+        None => {
+            let all = with_bar(LOOKING_UP, |progress| {
+                allocs_rewrite::census(&arguments.reports, &reading, progress)
+            });
+            show_sites(arguments, all, Census::write_page, Census::report)
+        }
     };
     match shown {
         Ok(printed) => ended(printed, ExitCode::SUCCESS),
@@ -181,16 +171,17 @@ fn run_report(arguments: &Report) -> ExitCode {
 }
 
 /// Shows sites in the form that was asked for.
-fn show_sites(
+fn show_sites<T: Serialize>(
     arguments: &Report,
-    all: &impl Serialize,
-    write_page: impl FnOnce(&Path) -> allocs_rewrite::Result<()>,
-    text: impl FnOnce() -> String,
+    all: allocs_rewrite::Result<T>,
+    write_page: fn(&T, &Path) -> allocs_rewrite::Result<()>,
+    text: fn(&T, usize) -> String,
 ) -> allocs_rewrite::Result<io::Result<()>> {
+    let all = all?;
     Ok(match &arguments.html {
-        Some(path) => Ok(write_page(path)?),
-        None if arguments.json => print_json(all),
-        None => print_coloured(&text()),
+        Some(path) => Ok(write_page(&all, path)?),
+        None if arguments.json => print_json(&all),
+        None => print_coloured(&text(&all, arguments.top)),
     })
 }
 

@@ -19,6 +19,8 @@ pub(crate) struct Names {
     pub(crate) appended: Vec<u8>,
     /// Symbols that lost their name, and the offset of the one they get.
     pub(crate) renamed: Vec<(DeadSymbol, u32)>,
+    /// The names of the runtime's functions that the program's own allocator is led to.
+    pub(crate) diverting: Vec<u32>,
 }
 
 impl Names {
@@ -29,12 +31,14 @@ impl Names {
 }
 
 /// The strings that a rewrite needs.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Strings<'a> {
     /// The init symbol's name.
     pub(crate) init: &'a str,
     /// The runtime's DT_NEEDED string.
     pub(crate) needed: Needed<'a>,
+    /// The runtime's functions for the program's own allocator.
+    pub(crate) diverting: Vec<String>,
 }
 
 /// The runtime's DT_NEEDED string.
@@ -116,6 +120,7 @@ fn pack(donors: &[&DeadSymbol], carrier: &DeadSymbol, wanted: &Strings<'_>) -> O
         overwritten,
         appended: Vec::new(),
         renamed,
+        diverting: Vec::new(),
     })
 }
 
@@ -131,12 +136,19 @@ fn append(image: &Image, wanted: &Strings<'_>) -> Names {
             at
         }
     };
+    let diverting = wanted.diverting.iter().map(|name| {
+        let at = end + appended.len() as u64;
+        appended.extend(nul_terminated(name));
+        u32::try_from(at).unwrap_or(u32::MAX)
+    });
+    let diverting = diverting.collect();
     Names {
         init: u32::try_from(end).unwrap_or(u32::MAX),
         needed,
         overwritten: Vec::new(),
         appended,
         renamed: Vec::new(),
+        diverting,
     }
 }
 

@@ -241,7 +241,7 @@ impl Output {
     fn source(&self, len: u64) -> Result<Source> {
         let file = self.file().try_clone();
         let file = file.map_err(|source| Error::io(self.path(), "read back", source))?;
-        Ok(Source::new(file, self.path(), len))
+        Source::new(file, self.path(), len).read_ahead()
     }
 
     /// Gives the file the input's mode. In the place of the input it has its owner and extended

@@ -53,7 +53,7 @@ pub(crate) struct MovedEntries {
 
 impl Preinit {
     /// Bytes of room that the array needs, with entries of `word` bytes.
-    fn wanted(&self, word: u64) -> u64 {
+    pub(crate) fn wanted(&self, word: u64) -> u64 {
         match self {
             Self::Terminator => 0,
             Self::Extended => word,
@@ -105,7 +105,11 @@ impl Plan {
         request: Request<'_>,
     ) -> Result<Self> {
         refuse::check(source, image, findings, request)?;
-        let init_symbol = plan_init_symbol(&findings.dead);
+        let diverting = request.diversion.kinds();
+        let init_symbol = match diverting.is_empty() {
+            true => plan_init_symbol(&findings.dead),
+            false => InitSymbol::Appended, // the tables grow in any case
+        };
         let listed = position_of(source, image, request.needed)?;
         let carrier = match &init_symbol {
             InitSymbol::Recycled { dead, .. } => Some(dead),
@@ -117,6 +121,7 @@ impl Plan {
                 Some(position) => Needed::Present(needed_value(image, position)),
                 None => Needed::New(request.needed),
             },
+            diverting: diverting.iter().map(|kind| kind.symbol()).collect(),
         };
         let names = names::plan(image, findings, carrier, &wanted);
         let fixed = Fixed {
@@ -124,6 +129,7 @@ impl Plan {
             init_symbol,
             listed,
             phase: request.phase,
+            slots: request.diversion.slots_size(),
         };
         let plan = fixed.plan(source, image, findings, Segments::AsTheyAre)?;
         match plan {
@@ -150,6 +156,8 @@ struct Fixed {
     /// Position of the runtime among the DT_NEEDED entries, if it is there.
     listed: Option<usize>,
     phase: Phase,
+    /// Bytes of the slots that lead to the runtime's functions for the program's own allocator.
+    slots: u64,
 }
 
 impl Fixed {
@@ -166,9 +174,10 @@ impl Fixed {
         let appended = matches!(self.init_symbol, InitSymbol::Appended);
         let growing = Growing {
             names: self.names.appended_size(),
-            symbol: appended,
-            relocations: u64::from(appended) + preinit.relocations(),
+            symbols: u64::from(appended) + self.slots / 8,
+            relocations: u64::from(appended) + preinit.relocations() + self.slots / 8,
             code: self.phase == Phase::Entry,
+            diverted: self.slots > 0,
             apart,
         };
         let grows = growing.relocations > 0;
@@ -190,6 +199,7 @@ impl Fixed {
                 true => (dynamic.entries.len() + nulls) as u64 * Dyn::size(image.format),
                 false => 0,
             },
+            slots: self.slots,
             array: preinit.wanted(image.format.word()),
             in_front: matches!(preinit, Preinit::Extended),
         };
@@ -302,6 +312,7 @@ fn protect(
     let alone = Preinit::Moved(MovedEntries::default());
     let wanted = Wanted {
         dynamic: 0,
+        slots: 0,
         array: alone.wanted(image.format.word()),
         in_front: false,
     };

@@ -30,6 +30,8 @@ pub struct Report {
     pub written: Written,
     /// What happened to each table.
     pub tables: Vec<Table>,
+    /// Functions of the program's own allocators that lead to the runtime.
+    pub diverted: Vec<String>,
     /// What the user should know besides.
     pub notes: Vec<String>,
     /// What stands between the user and a runtime that is first.
@@ -194,12 +196,13 @@ pub(crate) fn tables(
             );
         }
         InitSymbol::Appended => {
-            say(".dynsym", Action::Moved, "one symbol longer".to_owned());
-            say(
-                relocations,
-                Action::Moved,
-                "one relocation longer".to_owned(),
-            );
+            let more = match request.diversion.kinds().len() {
+                0 => String::new(),
+                slots => format!(", and {slots} for the program's own allocator"),
+            };
+            say(".dynsym", Action::Moved, format!("one symbol longer{more}"));
+            let detail = format!("one relocation longer{more}");
+            say(relocations, Action::Moved, detail);
         }
     }
     let old = image
@@ -236,6 +239,13 @@ pub(crate) fn tables(
         false => Action::InPlace,
     };
     say(".dynamic", action, detail);
+
+    let diverted = request.diversion.names();
+    if !diverted.is_empty() {
+        let names = diverted.join(", ");
+        let detail = format!("these begin with a jump that leads to the runtime: {names}");
+        say(".text", Action::InPlace, detail);
+    }
 
     for table in &plan.headers.moves {
         let made_way = table.extra == 0;

@@ -3,8 +3,8 @@
 //! A preinit array that has to grow, and .dynamic if it has to, must lie in whole pages that
 //! PT_GNU_RELRO covers, next to what is there. A linker that starts the RELRO pages at their first
 //! section leaves file padding below it (GNU ld); one that pads to the end of the last page leaves
-//! memory above (lld, mold). Where the file has other bytes at that place, the whole segment's
-//! bytes move to the end of the file: its addresses stay, only p_offset changes.
+//! memory above (lld, mold). Where the file has other bytes at that place, whole pages are inserted
+//! there, and all that follows moves on in the file: addresses stay, only offsets change.
 
 use object::elf::{PF_W, PT_GNU_RELRO, SHT_NOBITS};
 
@@ -21,6 +21,8 @@ use crate::source::Source;
 pub(crate) struct Wanted {
     /// .dynamic, 0 where it stays.
     pub(crate) dynamic: u64,
+    /// What the loader fills for the program's own allocator.
+    pub(crate) slots: u64,
     /// The preinit array's new entries.
     pub(crate) array: u64,
     /// True if the array must end where the writable segment starts.
@@ -31,7 +33,7 @@ impl Wanted {
     /// Bytes in all.
     pub(crate) fn total(self) -> u64 {
         let in_front = if self.dynamic > 0 { IN_FRONT } else { 0 };
-        in_front + self.dynamic + self.array
+        in_front + self.dynamic + self.slots + self.array
     }
 }
 
@@ -50,7 +52,7 @@ pub(crate) enum Place {
     Apart,
 }
 
-/// Room for [`Wanted`]: .dynamic behind [`IN_FRONT`], the array behind it.
+/// Room for [`Wanted`]: .dynamic behind [`IN_FRONT`], then the slots, then the array.
 #[derive(Clone, Debug)]
 pub(crate) struct Room {
     /// Index of the PT_LOAD in the program header table.
@@ -58,8 +60,28 @@ pub(crate) struct Room {
     pub(crate) place: Place,
     pub(crate) start: Vaddr,
     pub(crate) end: Vaddr,
-    /// True if the segment's file bytes have to move to the end of the file to make the room.
-    pub(crate) segment_moves: bool,
+    pub(crate) space: Space,
+}
+
+/// How the file comes to have the room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Space {
+    /// There is padding.
+    Padding,
+    /// Pages are inserted between the segment's bytes and what is next to them.
+    Inserted,
+    /// The segment's bytes move to the end of the file, as something straddles that place.
+    AtEnd,
+}
+
+impl Room {
+    /// Where in the file the room's bytes are inserted, if they are, next to those of `load`.
+    pub(crate) fn insertion(&self, load: &Segment) -> FileOffset {
+        match self.place {
+            Place::Above => load.offset_end(),
+            Place::Below | Place::Apart => load.offset,
+        }
+    }
 }
 
 /// The writable segment whose pages the loader protects, or without PT_GNU_RELRO, the one that
@@ -90,7 +112,7 @@ pub(crate) fn apart(source: &Source, image: &Image, wanted: Wanted) -> Result<Ro
         place: Place::Apart,
         start: Vaddr(0),
         end: Vaddr(wanted.total()),
-        segment_moves: false,
+        space: Space::Padding,
     })
 }
 
@@ -126,13 +148,11 @@ pub(crate) fn find(
     {
         return Ok(Some(room.clone()));
     }
-    // A segment that has the file's headers cannot go to its end.
-    let movable = load.offset.0 >= Header::size(image.format);
     let above = || search.above().filter(|_| !wanted.in_front);
-    let room = below.or_else(above).filter(|_| movable);
-    Ok(room.map(|room| Room {
-        segment_moves: true,
-        ..room
+    let room = below.or_else(above);
+    Ok(room.and_then(|room| {
+        let space = search.space(&room)?;
+        Some(Room { space, ..room })
     }))
 }
 
@@ -225,8 +245,38 @@ impl Search<'_> {
             place,
             start,
             end,
-            segment_moves: false,
+            space: Space::Padding,
         })
+    }
+
+    /// How the file can get the room, if it has other bytes there.
+    fn space(&self, room: &Room) -> Option<Space> {
+        let at = room.insertion(self.load);
+        let image = self.image;
+        let straddles = |start: FileOffset, len: u64| {
+            start < at && start.checked_add(len).is_none_or(|end| end > at)
+        };
+        let in_segment = image
+            .segments
+            .iter()
+            .filter(|segment| segment.kind != PT_GNU_RELRO) // mold: at offset 0
+            .any(|segment| straddles(segment.offset, segment.filesz));
+        let in_section = image
+            .sections
+            .iter()
+            .any(|section| straddles(section.offset, section.file_size()));
+        let in_section_headers = straddles(image.sections_at, image.section_headers_size());
+        // Kernels before 5.18 take the program headers to be as far from the first segment in memory
+        // as in the file, so neither may move on without the other.
+        let first = image.loads().next();
+        let headers_stay =
+            image.segments_end() <= at && first.is_some_and(|(_, load)| load.offset < at);
+        if headers_stay && !in_segment && !in_section && !in_section_headers {
+            return Some(Space::Inserted);
+        }
+        // A segment that has the file's headers cannot go to its end.
+        let movable = self.load.offset.0 >= Header::size(image.format);
+        movable.then_some(Space::AtEnd)
     }
 
     /// True if the file has only zeros below the segment's bytes, and nothing claims them.

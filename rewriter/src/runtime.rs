@@ -1,5 +1,7 @@
 //! The runtime that goes first: the embedded one, or one that the user names.
 
+use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -8,6 +10,7 @@ use goblin::elf::Elf;
 use goblin::elf::header::ET_DYN;
 use goblin::elf::sym::STT_GNU_IFUNC;
 
+use crate::divert::{self, Diversion};
 use crate::elf::{Class, Format};
 use crate::error::{Error, ErrorKind, Result};
 use crate::loader::system::System;
@@ -42,6 +45,8 @@ pub(crate) struct Request<'a> {
     pub(crate) init: &'a str,
     /// When init is called.
     pub(crate) phase: Phase,
+    /// What of the program's own allocator is led to the runtime.
+    pub(crate) diversion: &'a Diversion,
 }
 
 /// What kind of symbol the init function is.
@@ -209,6 +214,25 @@ pub(crate) fn check(
         )),
         Err(what) => Err(unfit(what)),
     }
+}
+
+/// The functions that the runtime defines for what is diverted to it; none if it cannot be found. `file` is that
+/// of a runtime that the user names; without a name, it is the `own` one.
+pub(crate) fn diverting(own: bool, file: Option<&Path>) -> HashSet<String> {
+    let bytes = match own {
+        true => Some(Cow::Borrowed(EMBEDDED)),
+        false => file
+            .and_then(|file| read_shared_object(file).ok())
+            .map(Cow::Owned),
+    };
+    let elf = bytes.as_ref().and_then(|bytes| Elf::parse(bytes).ok());
+    let Some(elf) = elf else {
+        return HashSet::new();
+    };
+    let defined = elf.dynsyms.iter().filter(|symbol| symbol.st_shndx != 0); // SHN_UNDEF
+    let names = defined.filter_map(|symbol| elf.dynstrtab.get_at(symbol.st_name));
+    let ours = names.filter(|name| name.starts_with(divert::PREFIX));
+    ours.map(str::to_owned).collect()
 }
 
 /// The file that `needed` names, where it is at hand: what runs on another machine is on that one, unless it comes

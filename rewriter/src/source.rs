@@ -25,7 +25,7 @@ pub(crate) struct Source {
     path: PathBuf,
     len: u64,
     format: Format,
-    /// Its first bytes, read ahead.
+    /// The file's first bytes, read ahead.
     head: Vec<u8>,
     /// What is made of the file, where that is another than the file itself.
     spans: Option<Spans>,
@@ -74,13 +74,12 @@ impl Source {
             path: self.path.clone(),
             len: spans.len(),
             format: self.format,
-            head: Vec::new(),
+            head: self.head.clone(),
             spans: Some(spans),
         })
     }
 
-    /// The same with the first bytes read at once: a library's headers and most of its tables are
-    /// there.
+    /// The same with the first bytes read at once: a file's headers and most of its tables are there.
     pub(crate) fn read_ahead(mut self) -> Result<Self> {
         const AHEAD: u64 = 32 << 10;
         self.head = self.bytes(FileOffset(0), self.len.min(AHEAD), "the file's beginning")?;
@@ -137,13 +136,13 @@ impl Source {
     pub(crate) fn bytes(&self, at: FileOffset, size: u64, what: &'static str) -> Result<Vec<u8>> {
         self.check(at, size, what)?;
         let size = self.host_size(size)?;
-        if let Some(ahead) = self.ahead(at, size) {
-            return Ok(ahead.to_vec());
-        }
         if self.spans.is_some() {
             let mut bytes = vec![0; size];
             self.fill(at, &mut bytes)?;
             return Ok(bytes);
+        }
+        if let Some(ahead) = self.ahead(at, size) {
+            return Ok(ahead.to_vec());
         }
         let mut bytes = Vec::with_capacity(size);
         while bytes.len() < size {
@@ -168,10 +167,6 @@ impl Source {
 
     /// Fills `buffer` from `at`.
     pub(crate) fn fill(&self, at: FileOffset, buffer: &mut [u8]) -> Result<()> {
-        if let Some(ahead) = self.ahead(at, buffer.len()) {
-            buffer.copy_from_slice(ahead);
-            return Ok(());
-        }
         let Some(spans) = &self.spans else {
             return self.fill_from_file(at, buffer);
         };
@@ -188,6 +183,10 @@ impl Source {
     }
 
     fn fill_from_file(&self, at: FileOffset, buffer: &mut [u8]) -> Result<()> {
+        if let Some(ahead) = self.ahead(at, buffer.len()) {
+            buffer.copy_from_slice(ahead);
+            return Ok(());
+        }
         self.file
             .read_exact_at(buffer, at.0)
             .map_err(|source| match source.kind() {

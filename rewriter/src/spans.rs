@@ -16,6 +16,32 @@ pub(crate) enum Content {
     Zero,
 }
 
+/// Pages of the result that are inserted in front of what is at `at` in the input; none by default.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Gap {
+    pub(crate) at: FileOffset,
+    /// In bytes.
+    pub(crate) len: u64,
+}
+
+impl Gap {
+    /// Where in the result the input's byte at `offset` is.
+    pub(crate) fn moved(self, offset: FileOffset) -> FileOffset {
+        match offset < self.at {
+            true => offset,
+            false => FileOffset(offset.0.saturating_add(self.len)),
+        }
+    }
+
+    /// The other way round; `None` in the gap.
+    pub(crate) fn origin(self, offset: FileOffset) -> Option<FileOffset> {
+        match offset < self.at {
+            true => Some(offset),
+            false => offset.checked_sub(self.len).filter(|&at| at >= self.at),
+        }
+    }
+}
+
 /// Consecutive bytes of the result.
 #[derive(Clone, Debug)]
 pub(crate) struct Span {

@@ -59,6 +59,8 @@ pub struct TreeOptions {
     pub force: bool,
     /// Give a runtime to programs that run with privileges.
     pub allow_setuid: bool,
+    /// Go on where a function of a program's own allocator cannot be led to the runtime.
+    pub partial: bool,
     /// Globs of the executables to rewrite; none means all.
     pub include: Vec<String>,
     /// Globs of those that are not.
@@ -80,6 +82,7 @@ impl TreeOptions {
             phase: None,
             force: false,
             allow_setuid: false,
+            partial: false,
             include: Vec::new(),
             exclude: Vec::new(),
             manifest: None,

@@ -6,6 +6,7 @@
 //! byte for byte, and each of our bytes must belong to a table that a promise names.
 
 mod bytes;
+mod diverted;
 mod hash;
 mod tables;
 mod view;
@@ -14,13 +15,15 @@ use goblin::elf::dynamic as tag;
 use goblin::elf::program_header as pt;
 use goblin::elf::section_header::{SHF_ALLOC, SHF_EXECINSTR, SHT_NOBITS, SHT_PROGBITS};
 
+use self::diverted::Found;
 use self::view::{Range, View, broken};
 use crate::elf::{FileOffset, PAGE, Vaddr, align_down, overlap};
 use crate::error::{Error, Result};
+use crate::layout::Layout;
 use crate::phase::Phase;
 use crate::runtime::Request;
 use crate::source::Source;
-use crate::spans::{Content, Spans};
+use crate::spans::{Content, Gap, Spans};
 use crate::trampoline::{self, Trampoline};
 
 /// Fails unless `result` is `source` with exactly the promised changes. Returns how many bytes of
@@ -28,20 +31,23 @@ use crate::trampoline::{self, Trampoline};
 pub(crate) fn verify(
     source: &Source,
     result: &Source,
-    spans: &Spans,
+    layout: &Layout,
     request: Request<'_>,
 ) -> Result<u64> {
     let (before, after) = (View::read(source)?, View::read(result)?);
-    let check = Check {
+    let mut check = Check {
         code: match request.phase {
             Phase::Entry => Some(entry_code(&before, &after)?),
             _ => None,
         },
         before,
         after,
-        written: written(spans),
+        written: written(&layout.spans),
+        gap: layout.gap,
+        diverted: Found::default(),
         request,
     };
+    check.follow_jumps()?;
     check.header()?;
     check.segments()?;
     check.program_headers()?;
@@ -54,7 +60,8 @@ pub(crate) fn verify(
     check.preinit_array()?;
     check.relocations()?;
     check.small_things()?;
-    check.changed_bytes(spans, &dead)
+    check.mapped_bytes(&layout.spans)?;
+    check.changed_bytes(&layout.spans, &dead)
 }
 
 struct Check<'a> {
@@ -62,10 +69,17 @@ struct Check<'a> {
     after: View<'a>,
     /// Offset and length of all bytes that are ours.
     written: Vec<(u64, u64)>,
+    /// Pages of zeros that the result has more.
+    gap: Gap,
     /// What is at the entry point.
     code: Option<Trampoline>,
+    /// What the program's own allocator is led through.
+    diverted: Found,
     request: Request<'a>,
 }
+
+/// First and last address of the pages that are read-only after relocation.
+type Relro = Option<(u64, u64)>;
 
 /// The trampoline that the result's entry point is, as a decoder reads it: it has to lead on to the
 /// input's.
@@ -115,6 +129,8 @@ impl Check<'_> {
         before.e_shoff = after.e_shoff;
         if self.code.is_some() {
             before.e_entry = after.e_entry;
+        }
+        if self.added_code() > 0 {
             before.e_shnum = after.e_shnum;
         }
         self.require(
@@ -127,9 +143,14 @@ impl Check<'_> {
             .len()
             .checked_sub(self.before.segments.len());
         self.require(
-            added.is_some_and(|added| added <= 2 + usize::from(self.code.is_some())),
+            added.is_some_and(|added| added <= 2 + self.added_code()),
             "program headers were lost or too many added",
         )
+    }
+
+    /// Number of new segments of code.
+    fn added_code(&self) -> usize {
+        usize::from(self.code.is_some()) + usize::from(self.diverted_start().is_some())
     }
 
     /// Each segment is still there, over at least the same memory, in the same order; a new one is
@@ -153,7 +174,8 @@ impl Check<'_> {
                 same(old) && (covers(old) || moves.contains(&old.p_type))
             };
             if before.next_if(expected).is_none() {
-                let flags = if after.p_vaddr == self.after.header.e_entry {
+                let code = after.p_vaddr == self.after.header.e_entry || self.is_diverted(after);
+                let flags = if code {
                     pt::PF_R | pt::PF_X
                 } else if self.is_apart(after)? {
                     pt::PF_R | pt::PF_W
@@ -239,18 +261,23 @@ impl Check<'_> {
             )?;
             let covered = inside(range, array.vaddr, array.size);
             // A segment that was not there before has none of the program's own pointers.
-            let mut loads = self
-                .after
-                .loads()
-                .filter(|load| load.p_flags & pt::PF_W != 0);
-            let apart = loads.any(|load| {
-                let was = self
-                    .before
-                    .loads()
-                    .any(|old| overlap(old.p_vaddr, old.p_memsz, load.p_vaddr, load.p_memsz));
-                !was && (load.p_vaddr..end(load)).contains(&array.vaddr)
-            });
-            self.require(covered || apart, "the preinit array is not under RELRO")?;
+            let apart = |address: u64| {
+                let loads = self.after.loads();
+                let mut loads = loads.filter(|load| load.p_flags & pt::PF_W != 0);
+                loads.any(|load| {
+                    let was = self
+                        .before
+                        .loads()
+                        .any(|old| overlap(old.p_vaddr, old.p_memsz, load.p_vaddr, load.p_memsz));
+                    !was && (load.p_vaddr..end(load)).contains(&address)
+                })
+            };
+            self.require(
+                covered || apart(array.vaddr),
+                "the preinit array is not under RELRO",
+            )?;
+            let slots = self.slots_protected(range, apart);
+            self.require(slots, "a slot is not under RELRO")?;
         }
         Ok(())
     }
@@ -259,14 +286,20 @@ impl Check<'_> {
     fn sections(&self) -> Result<()> {
         let (before, after) = (&self.before.sections, &self.after.sections);
         let added = after.len().checked_sub(before.len());
-        let expected = usize::from(self.code.is_some() && !before.is_empty());
+        let expected = match before.is_empty() {
+            true => 0,
+            false => self.added_code(),
+        };
         self.require(added == Some(expected), "sections were lost or added")?;
-        if let (1, Some(new)) = (expected, after.last()) {
+        for new in after.iter().skip(before.len()) {
             let flags = u64::from(SHF_ALLOC | SHF_EXECINSTR);
-            let code = self.after.header.e_entry;
-            let covers = new.sh_addr == code && new.sh_size == trampoline::SIZE;
+            let entry = self.code.is_some() && new.sh_addr == self.after.header.e_entry;
+            let covers = match entry {
+                true => new.sh_size == trampoline::SIZE,
+                false => self.diverted_start() == Some(new.sh_addr),
+            };
             let loaded = new.sh_type == SHT_PROGBITS && new.sh_flags == flags;
-            self.require(covers && loaded, "the new section is not the trampoline's")?;
+            self.require(covers && loaded, "the new section is not of the new code")?;
         }
         for (old, new) in before.iter().zip(after) {
             let mut expected = old.clone();
@@ -276,8 +309,9 @@ impl Check<'_> {
             self.require(expected == *new, "a section header changed")?;
             let loaded = new.sh_flags & u64::from(SHF_ALLOC) != 0;
             if !loaded {
-                let moved = (old.sh_offset, old.sh_size) != (new.sh_offset, new.sh_size);
-                self.require(!moved, "a section that is not loaded moved")?;
+                let at = self.gap.moved(FileOffset(old.sh_offset));
+                let stays = (at.0, old.sh_size) == (new.sh_offset, new.sh_size);
+                self.require(stays, "a section that is not loaded moved")?;
             } else if new.sh_type != SHT_NOBITS && new.sh_size > 0 && *old != *new {
                 let at = self.after.locate(new.sh_addr, new.sh_size)?;
                 self.require(
@@ -287,40 +321,6 @@ impl Check<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Number of dynamic symbols that the section headers or DT_HASH give, or without them, the
-    /// distance to what is next: only to know how far to compare.
-    fn symbol_count(&self) -> Result<u64> {
-        let before = &self.before;
-        let symtab = before.get(tag::DT_SYMTAB).unwrap_or(0);
-        let mut sections = before.sections.iter();
-        if let Some(section) = sections.find(|section| section.sh_addr == symtab) {
-            return Ok(section.sh_size / before.symbol_size());
-        }
-        if let Some(hash) = before.table(tag::DT_HASH, 1)? {
-            let (entry, _) = before.hash_size(hash.at)?;
-            return Ok(before.numbers(hash.at, 2, entry)?[1]);
-        }
-        let tables = [
-            tag::DT_STRTAB,
-            tag::DT_GNU_HASH,
-            tag::DT_VERSYM,
-            tag::DT_VERNEED,
-            before.relocation_tags().0,
-            tag::DT_JMPREL,
-            DT_RELR,
-        ];
-        let behind = |tag| before.get(tag)?.checked_sub(symtab);
-        let in_load = |load: &pt::ProgramHeader| {
-            let skip = symtab.checked_sub(load.p_vaddr)?;
-            load.p_filesz.checked_sub(skip)
-        };
-        let distances = tables
-            .into_iter()
-            .filter_map(behind)
-            .chain(before.loads().filter_map(in_load));
-        Ok(distances.filter(|&size| size > 0).min().unwrap_or(0) / before.symbol_size())
     }
 
     /// The preinit array that DT_PREINIT_ARRAY names; empty where there is none. With a trampoline,
@@ -455,9 +455,6 @@ impl Check<'_> {
         })
     }
 }
-
-/// Not among goblin's constants; gABI, "Relative Relocation Table".
-const DT_RELR: u64 = 36;
 
 /// First address behind a segment.
 fn end(segment: &pt::ProgramHeader) -> u64 {

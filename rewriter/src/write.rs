@@ -1,12 +1,13 @@
 //! [`Spans`] → a file, all at once or not at all.
 //!
 //! The result is written under a temporary name in the target directory and renamed when it is
-//! whole and verified. The kernel copies or shares the input's bytes; but for those in the pages of a
-//! shared file that change, none pass through this process. Holes stay holes. New bytes are written first
-//! and the input's are copied around them, so that a write in the wrong place cannot survive.
+//! whole and verified. The kernel copies or shares the input's bytes; but for those in pages that change,
+//! none pass through this process. Holes stay holes. Pages with new bytes are written first, and the
+//! others are copied around them, so that a write in the wrong place cannot survive.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -63,19 +64,23 @@ impl Output {
         mut copied: impl FnMut(u64) -> Result<()>,
     ) -> Result<()> {
         let file = self.file();
-        if self.share(source, spans) {
-            return self.write_pages(source, spans);
+        let pages = changed_pages(spans);
+        let shared = self.share(source, spans);
+        if !shared || spans.len() != source.len() {
+            self.checked("write", file.set_len(spans.len()))?;
         }
-        self.checked("write", file.set_len(spans.len()))?;
-        for span in spans.iter() {
-            if let Content::Bytes(bytes) = &span.content {
-                self.checked("write", file.write_all_at(bytes, span.at.0))?;
-            }
+        self.write_pages(source, spans, &pages)?;
+        if shared {
+            return Ok(());
         }
         let sparse = is_sparse(source);
-        for span in spans.iter() {
-            if let Content::Input(from) = span.content {
-                self.copy_span(source, span, from, sparse, &mut copied)?;
+        let starts = [0].into_iter().chain(pages.iter().map(|page| page.end));
+        let ends = pages.iter().map(|page| page.start).chain([spans.len()]);
+        for (start, end) in starts.zip(ends) {
+            for span in spans.slice(FileOffset(start), end - start) {
+                if let Content::Input(from) = span.content {
+                    self.copy_span(source, &span, from, sparse, &mut copied)?;
+                }
             }
         }
         Ok(())
@@ -92,28 +97,16 @@ impl Output {
         spans.iter().all(in_place) && ioctl_ficlone(self.file(), source.file()).is_ok()
     }
 
-    /// Writes what is ours into a file that shares the input's blocks, in whole pages: of one that is
-    /// written in part, the kernel would first read the rest from the disk, as no page of the new file is
-    /// in its cache yet.
-    fn write_pages(&self, source: &Source, spans: &Spans) -> Result<()> {
-        let file = self.file();
-        if spans.len() != source.len() {
-            self.checked("write", file.set_len(spans.len()))?;
-        }
+    /// Writes whole pages: of one that is written in part, the kernel would first read the rest from the
+    /// disk where blocks are shared, as no page of the new file is in its cache yet.
+    fn write_pages(&self, source: &Source, spans: &Spans, pages: &[Range<u64>]) -> Result<()> {
         let result = source.through(spans)?;
-        let mut written = 0;
-        for span in spans.iter() {
-            if let Content::Bytes(_) = span.content {
-                let start = align_down(span.at.0, PAGE).max(written);
-                let end = align_up(span.at.0 + span.len, PAGE)
-                    .map_or(spans.len(), |end| end.min(spans.len()));
-                let size = end.saturating_sub(start); // 0 if all of it was in the page before
-                let at = FileOffset(start);
-                result.for_each_window(at, size, "the pages that change", |skip, window| {
-                    self.checked("write", file.write_all_at(window, start + skip))
-                })?;
-                written = end;
-            }
+        for range in pages {
+            let (at, size) = (FileOffset(range.start), range.end - range.start);
+            result.for_each_window(at, size, "the pages that change", |skip, window| {
+                let written = self.file().write_all_at(window, range.start + skip);
+                self.checked("write", written)
+            })?;
         }
         Ok(())
     }
@@ -216,6 +209,22 @@ pub(crate) fn whole_file(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()>
     file.write_all(bytes)?;
     file.persist(path)?;
     Ok(())
+}
+
+/// The pages of the result that have new bytes, in runs.
+fn changed_pages(spans: &Spans) -> Vec<Range<u64>> {
+    let mut pages: Vec<Range<u64>> = Vec::new();
+    let new = |span: &&Span| matches!(span.content, Content::Bytes(_));
+    for span in spans.iter().filter(new) {
+        let start = align_down(span.at.0, PAGE);
+        let end = align_up(span.at.0 + span.len, PAGE).unwrap_or(u64::MAX);
+        let end = end.min(spans.len());
+        match pages.last_mut() {
+            Some(last) if start <= last.end => last.end = last.end.max(end),
+            _ => pages.push(start..end),
+        }
+    }
+    pages
 }
 
 fn is_sparse(source: &Source) -> bool {

@@ -116,6 +116,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("layouts::absolute-runtime", absolute_runtime),
         trial("layouts::soname-runtime", soname_runtime),
         trial("layouts::many-preinit-entries", many_preinit_entries),
+        trial("layouts::a-page-for-dynamic", a_page_for_dynamic),
         trial("layouts::program-headers-move", program_headers_move),
         trial("layouts::go-pie", go_pie),
         trial("layouts::rustc", rustc),
@@ -340,6 +341,24 @@ fn many_preinit_entries() {
         let result = Rewrite::new(&program, dir.join("rewritten")).succeed();
         structure::check(&result, &format!("$ORIGIN/{RUNTIME}"));
         result.command().run().assert_same_as(&original);
+    }
+}
+
+/// lld leaves no spare entry in .dynamic: it moves to the RELRO pages, and the file gets a page more,
+/// however much there is under RELRO.
+fn a_page_for_dynamic() {
+    let code = format!(
+        "{PROGRAM}\nvoid *const many[1 << 17] = {{[0 ... (1 << 17) - 1] = (void *) main}};"
+    );
+    for pie in [true, false] {
+        let dir = Dir::new("a-page");
+        let program = build(&dir, "clang", pie, &["-fuse-ld=lld"], &code);
+        let result = both_ways::check_one(&dir, &program, false);
+        assert_eq!(result.moved(), [".dynamic"]);
+        let size = &result.json["size"];
+        let bytes = |name: &str| size[name].as_u64().expect("a size");
+        assert!(bytes("before") > 1 << 20, "{size}");
+        assert_eq!(bytes("after") - bytes("before"), 4096, "{size}");
     }
 }
 

@@ -40,6 +40,7 @@ mod manuals;
 mod object_file;
 mod odd_layouts;
 mod order;
+mod own_allocators;
 mod packages;
 mod phases;
 mod picture;
@@ -76,6 +77,7 @@ fn main() -> ExitCode {
     let trials = [
         packages::trials(),
         stress::trials(),
+        own_allocators::trials(),
         index::trials(),
         trees_killed::trials(),
         questions::trials(),

@@ -26,6 +26,12 @@ const LAYOUTS: &[Layout] = &[
     ("preinit-norelro", &["-DPREINIT", "-Wl,-z,norelro"], |_| ()),
     ("rela-includes-plt", &["-Wl,-z,lazy"], include_plt),
     ("headers-last", &["-Wl,-z,lazy"], headers_last),
+    (
+        "headers-last-no-room",
+        &["-Wl,--spare-dynamic-tags=0,-z,lazy"],
+        headers_last,
+    ),
+    ("lld-headers-last", &["-fuse-ld=lld"], headers_last),
     ("unsorted-segments", &[], swap_segments),
 ];
 

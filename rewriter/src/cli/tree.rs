@@ -82,6 +82,7 @@ impl Tree {
             phase: runtime.phase.phase(),
             force: runtime.force,
             allow_setuid: runtime.allow_setuid,
+            partial: runtime.partial,
             include: self.include.clone(),
             exclude: self.exclude.clone(),
             manifest: self.manifest.clone(),

@@ -9,6 +9,7 @@ use super::{
     Binding, Call, Conditions, Explanation, Malloc, MallocBinding, Phase, Request, Resolvers,
     Runtime,
 };
+use crate::divert::{self, OwnAllocator};
 use crate::elf::Format;
 use crate::error::Result;
 use crate::loader::as_text;
@@ -61,6 +62,8 @@ pub(crate) fn examine(
         order: &order,
         loader: &loader,
         program: source.path(),
+        // What a rewrite would refuse is not what is asked here.
+        own: divert::explained(source).unwrap_or_default(),
     };
     Ok(view.explanation())
 }
@@ -86,6 +89,8 @@ pub(super) struct View<'a> {
     order: &'a Order,
     loader: &'a Loader,
     program: &'a Path,
+    /// The allocators in the program's own file.
+    own: Vec<OwnAllocator>,
 }
 
 /// The runtime's init as the program refers to it, and what that is bound to.
@@ -377,6 +382,7 @@ impl View<'_> {
         });
         Malloc {
             bindings: bindings.collect(),
+            own: self.own.clone(),
             definitions: self.paths(&definitions),
         }
     }

@@ -6,6 +6,7 @@ use std::fmt::Write;
 use anstyle::{AnsiColor, Style};
 
 use super::{Binding, Call, Explanation, Resolvers};
+use crate::divert::Origin;
 
 const HEADING: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();
@@ -162,7 +163,7 @@ impl Explanation {
 
     fn malloc(&self, out: &mut String) {
         let Some(first) = self.malloc.definitions.first() else {
-            return;
+            return self.own_allocators(out);
         };
         heading(out, "malloc");
         line(
@@ -189,6 +190,35 @@ impl Explanation {
             );
         }
         out.push('\n');
+        self.own_allocators(out);
+    }
+
+    /// What the program's own file has, and whether a rewrite can lead it to the runtime.
+    fn own_allocators(&self, out: &mut String) {
+        for own in &self.malloc.own {
+            let place = match own.names {
+                Origin::Exported => "exported by the program",
+                Origin::Symbols => "in the program, not exported, named in .symtab",
+            };
+            heading(out, &format!("{} {place}", own.name));
+            if let Some(option) = &own.option {
+                line(out, format_args!("      a rewrite sees it with {option}"));
+            }
+            let width = widest(own.functions.iter().map(|one| one.names[0].as_str()));
+            for function in &own.functions {
+                let (name, address) = (&function.names[0], &function.address);
+                let (style, what) = match (&function.problem, function.diverted) {
+                    (_, true) => (GOOD, "leads to the runtime"),
+                    (None, false) => (Style::new(), "can be led to the runtime"),
+                    (Some(problem), false) => (BAD, problem.as_str()),
+                };
+                line(
+                    out,
+                    format_args!("      {style}{name:<width$}{style:#}  {address:<10}  {what}"),
+                );
+            }
+            out.push('\n');
+        }
     }
 
     /// Every object below those that need it, taken apart where it comes first.

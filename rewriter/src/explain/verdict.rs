@@ -25,6 +25,7 @@ impl View<'_> {
         if let (Some(runtime), Some(first)) = (runtime.map(|place| self.path(place)), first)
             && *first != runtime
             && malloc.definitions.contains(&runtime)
+            && !malloc.own.iter().any(|own| own.is_diverted())
         {
             notes.push(format!(
                 "{first} defines malloc ahead of the runtime, whose hooks those calls do not reach"

@@ -6,6 +6,7 @@ use object::elf::{
 };
 
 use super::Builder;
+use crate::divert::Diversion;
 use crate::elf::{Addends, Dyn, Entry, FileOffset, Format, Rela, Section, Segment, Symbol, Vaddr};
 use crate::error::{ErrorKind, Result};
 use crate::parse::locate;
@@ -48,11 +49,16 @@ impl Builder<'_> {
             )?;
         }
         if let Some(end) = self.gained(".dynsym") {
-            self.put_at(end, symbol.encode(self.image.format))?;
+            let format = self.image.format;
+            let others = self.plan.names.diverting.iter();
+            let others = others.map(|&name| Symbol::undefined_global(name));
+            let all = [symbol].into_iter().chain(others);
+            self.put_at(end, all.flat_map(|symbol| symbol.encode(format)).collect())?;
         }
         if let Some(end) = self.gained(".gnu.version") {
             // VER_NDX_GLOBAL: unversioned, as the linker marks undefined symbols without one.
-            self.put_at(end, self.image.format.half_bytes(1))?;
+            let global = self.image.format.half_bytes(1);
+            self.put_at(end, global.repeat(1 + self.plan.names.diverting.len()))?;
         }
         for (dead, name) in &self.plan.names.renamed {
             let symbol = Symbol {
@@ -68,7 +74,7 @@ impl Builder<'_> {
     }
 
     /// Number of the init symbol in .dynsym.
-    fn init_index(&self) -> u32 {
+    pub(super) fn init_index(&self) -> u32 {
         match &self.plan.init_symbol {
             InitSymbol::Recycled { dead, .. } => dead.index,
             InitSymbol::Appended => u32::try_from(self.image.symbol_count()).unwrap_or(u32::MAX),
@@ -90,6 +96,9 @@ impl Builder<'_> {
         }
         hash.remove(self.init_index());
         hash.insert(self.init_index(), request.init, 0);
+        for (index, kind) in (self.init_index() + 1..).zip(request.diversion.kinds()) {
+            hash.insert(index, &kind.symbol(), 0);
+        }
         let address = self.new_address(table.vaddr);
         self.put_changed(
             address,
@@ -100,7 +109,7 @@ impl Builder<'_> {
     }
 
     /// The new entry's relocation, and those of the entries that moved along with it.
-    pub(super) fn put_relocations(&mut self) -> Result<()> {
+    pub(super) fn put_relocations(&mut self, diversion: &Diversion) -> Result<()> {
         let slot = Rela {
             place: self.array(),
             symbol: self.init_index(),
@@ -111,6 +120,9 @@ impl Builder<'_> {
         if let InitSymbol::Recycled { relocation, .. } = self.plan.init_symbol {
             self.put_relocation(relocation, slot)?;
         } else {
+            self.append_relocation(&mut gained, slot)?;
+        }
+        for slot in self.diverting_slots(diversion) {
             self.append_relocation(&mut gained, slot)?;
         }
         let (Some(array), Preinit::Moved(entries)) = (self.image.preinit, &self.plan.preinit)
@@ -266,7 +278,7 @@ impl Builder<'_> {
         };
         let old = encode_sections(&self.image.sections);
         let new = encode_sections(&self.sections);
-        let changed = match self.sections_at == self.image.sections_at {
+        let changed = match self.sections_at == self.gap.moved(self.image.sections_at) {
             true => changed_entries(&old, &new, size_of(Section::size(self.image.format))),
             false => vec![(0, new)], // the whole table is new at its new place
         };
@@ -350,7 +362,8 @@ impl Builder<'_> {
                 if shift != 0 {
                     let value = symbol.value.wrapping_add(shift);
                     let at = FileOffset(table.offset.0 + Symbol::size(self.image.format) * index);
-                    changed.push((at, Symbol { value, ..symbol }.encode(self.image.format)));
+                    let moved = Symbol { value, ..symbol };
+                    changed.push((self.gap.moved(at), moved.encode(self.image.format)));
                 }
                 Ok(())
             };

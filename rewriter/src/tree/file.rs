@@ -237,6 +237,7 @@ fn options(tree: &Tree<'_>, item: &Item<'_>) -> Options {
         phase: asked.phase,
         force: asked.force,
         allow_setuid: asked.allow_setuid,
+        partial: asked.partial,
         ..Options::new(tree.source.join(path), destination)
     }
 }

@@ -1,4 +1,5 @@
-//! Going back where something grew: a journal at the end of the ELF part.
+//! Going back where something grew: a journal at the end of the ELF part, or in what is left of inserted
+//! pages.
 //!
 //! It says of every byte of the original where in the result it is; what the result does not have
 //! any more is at the journal's end.

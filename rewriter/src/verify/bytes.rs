@@ -19,14 +19,13 @@ impl Check<'_> {
         for span in spans.iter() {
             match &span.content {
                 Content::Bytes(bytes) => {
-                    let end = (span.at.0 + span.len).min(len);
-                    let old_size = end.saturating_sub(span.at.0);
-                    let old = match old_size {
-                        0 => Vec::new(),
-                        _ => self
-                            .before
-                            .source
-                            .bytes(span.at, old_size, "changed bytes")?,
+                    let origin = self.gap.origin(span.at).filter(|from| from.0 < len);
+                    let old = match origin {
+                        None => Vec::new(),
+                        Some(from) => {
+                            let size = span.len.min(len - from.0);
+                            self.before.source.bytes(from, size, "changed bytes")?
+                        }
                     };
                     let differs = old.iter().zip(bytes).zip(span.at.0..);
                     for (_, at) in differs.filter(|((old, new), _)| old != new) {
@@ -53,7 +52,31 @@ impl Check<'_> {
         Ok(changed)
     }
 
-    /// File ranges (offset, length) of the input that a promise allows to change.
+    /// Each segment has its first and its last byte of the input where it had them in memory.
+    pub(super) fn mapped_bytes(&self, spans: &Spans) -> Result<()> {
+        let (headers, size) = self.before.program_headers();
+        // Notes slide where the program headers are, which stay: see `program_headers`.
+        let moves = |load: &&pt::ProgramHeader| {
+            load.p_filesz > 0 && !overlap(load.p_offset, load.p_filesz, headers, size)
+        };
+        for load in self.before.loads().filter(moves) {
+            for skip in [0, load.p_filesz - 1] {
+                let at = self.after.locate(load.p_vaddr.saturating_add(skip), 1)?;
+                let old = load.p_offset.saturating_add(skip);
+                let same = spans
+                    .slice(FileOffset(at), 1)
+                    .all(|span| match span.content {
+                        Content::Input(from) => from.0 == old,
+                        Content::Bytes(_) => true, // ours, see `changed_bytes`
+                        Content::Zero => false,
+                    });
+                self.require(same, "a segment maps other bytes")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// File ranges (offset, length) of the result that a promise allows to change.
     fn allowed(&self, dead: &[Dead]) -> Result<Vec<(u64, u64)>> {
         let (before, after) = (&self.before, &self.after);
         let headers = |view: &View<'_>| {
@@ -67,17 +90,17 @@ impl Check<'_> {
                 ),
             ]
         };
-        let mut ranges: Vec<(u64, u64)> = headers(before).into();
-        ranges.extend(headers(after));
-        for view in [before, after] {
+        let of_kind = |view: &View<'_>| -> Vec<(u64, u64)> {
             let of_kind = view.segments.iter().filter(|s| {
                 matches!(
                     s.p_type,
                     pt::PT_DYNAMIC | pt::PT_NOTE | pt::PT_INTERP | pt::PT_GNU_PROPERTY
                 )
             });
-            ranges.extend(of_kind.map(|s| (s.p_offset, s.p_filesz)));
-        }
+            of_kind.map(|s| (s.p_offset, s.p_filesz)).collect()
+        };
+        let mut ranges: Vec<(u64, u64)> = headers(before).into();
+        ranges.extend(of_kind(before));
         let strings = before.table(tag::DT_STRTAB, 1)?.map_or(0, |table| table.at);
         let symbols = before
             .table(tag::DT_SYMTAB, before.symbol_size())?
@@ -97,6 +120,12 @@ impl Check<'_> {
             ranges.push((table.at, before.hash_size(table.at)?.1));
         }
         self.allow_debugger_symbols(&mut ranges)?;
+        for (at, _) in &mut ranges {
+            *at = self.gap.moved(FileOffset(*at)).0;
+        }
+        ranges.extend(headers(after));
+        ranges.extend(of_kind(after));
+        self.allow_diverted(&mut ranges)?;
         let array = self.array(after)?;
         if let Ok(at) = after.locate(array.vaddr, array.size) {
             ranges.push((at, array.size));

@@ -1,6 +1,7 @@
 //! The checks of the tables that the loader reads: .dynamic, symbols, strings, relocations.
 
 use goblin::elf::dynamic as tag;
+use goblin::elf::program_header as pt;
 use goblin::elf::reloc::Reloc;
 use goblin::elf::sym::{STB_GLOBAL, STB_WEAK, st_bind};
 
@@ -8,6 +9,9 @@ use super::view::{Range, View};
 use super::{Check, Dead};
 use crate::elf::{FileOffset, overlap};
 use crate::error::Result;
+
+/// Not among goblin's constants; gABI, "Relative Relocation Table".
+const DT_RELR: u64 = 36;
 
 impl Check<'_> {
     pub(super) fn dynamic(&self) -> Result<()> {
@@ -66,6 +70,40 @@ impl Check<'_> {
 
     fn plt_size(&self) -> u64 {
         self.before.get(tag::DT_PLTRELSZ).unwrap_or(0)
+    }
+
+    /// Number of dynamic symbols that the section headers or DT_HASH give, or without them, the
+    /// distance to what is next: only to know how far to compare.
+    fn symbol_count(&self) -> Result<u64> {
+        let before = &self.before;
+        let symtab = before.get(tag::DT_SYMTAB).unwrap_or(0);
+        let mut sections = before.sections.iter();
+        if let Some(section) = sections.find(|section| section.sh_addr == symtab) {
+            return Ok(section.sh_size / before.symbol_size());
+        }
+        if let Some(hash) = before.table(tag::DT_HASH, 1)? {
+            let (entry, _) = before.hash_size(hash.at)?;
+            return Ok(before.numbers(hash.at, 2, entry)?[1]);
+        }
+        let tables = [
+            tag::DT_STRTAB,
+            tag::DT_GNU_HASH,
+            tag::DT_VERSYM,
+            tag::DT_VERNEED,
+            before.relocation_tags().0,
+            tag::DT_JMPREL,
+            DT_RELR,
+        ];
+        let behind = |tag| before.get(tag)?.checked_sub(symtab);
+        let in_load = |load: &pt::ProgramHeader| {
+            let skip = symtab.checked_sub(load.p_vaddr)?;
+            load.p_filesz.checked_sub(skip)
+        };
+        let distances = tables
+            .into_iter()
+            .filter_map(behind)
+            .chain(before.loads().filter_map(in_load));
+        Ok(distances.filter(|&size| size > 0).min().unwrap_or(0) / before.symbol_size())
     }
 
     /// All symbols are what they were, but for those that never resolved: one of them, or a new
@@ -238,9 +276,14 @@ impl Check<'_> {
             self.after
                 .source
                 .bytes(FileOffset(after.at + common), added, "the new relocations")?;
+        let mut slots = 0;
         for new in self.after.relocations(&bytes)? {
-            init += u32::from(self.new_relocation(&new)?);
+            match self.fills_slot(&new)? {
+                true => slots += 1,
+                false => init += u32::from(self.new_relocation(&new)?),
+            }
         }
+        self.slots_filled(slots)?;
         self.require(
             init == 1,
             "the new preinit entry is not filled by exactly one relocation",

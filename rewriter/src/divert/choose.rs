@@ -1,0 +1,96 @@
+//! What of a program's own allocators is led to the runtime, and what to tell the user about the rest.
+
+use std::path::Path;
+
+use super::names::{self, Kind, Scheme};
+use super::{Allocator, Diversion, survey};
+use crate::Options;
+use crate::elf::Format;
+use crate::error::{ErrorKind, Result};
+use crate::parse::Image;
+use crate::source::Source;
+
+/// What `options` ask for, as far as the runtime has functions for it, and what to say about it. `runtime` is
+/// the file of one that `options` name, if it was found.
+pub(crate) fn choose(
+    options: &Options,
+    source: &Source,
+    image: &Image,
+    runtime: Option<&Path>,
+) -> Result<(Diversion, Vec<String>)> {
+    let bad = |given: &str, what| {
+        let given = given.to_owned();
+        source.error(ErrorKind::MallocName { given, what })
+    };
+    let given = names::schemes(&options.malloc);
+    let given =
+        given.map_err(|text| bad(&text, "give --malloc NAME=FUNCTION, as in je_malloc=malloc"))?;
+    if image.format != Format::X86_64 {
+        let what = "only in x86-64 programs can an allocator be led to the runtime";
+        let first = options.malloc.first();
+        return first.map_or_else(|| Ok(Default::default()), |given| Err(bad(given, what)));
+    }
+    let mut schemes = vec![Scheme::Plain];
+    schemes.extend(given);
+    let allocators = survey(source, image, &schemes)?;
+    let found = |text: &&String| {
+        let name = text.split('=').next().unwrap_or_default();
+        let mut functions = allocators.iter().flat_map(|allocator| &allocator.functions);
+        functions.any(|function| function.names.iter().any(|other| other == name))
+    };
+    if let Some(missing) = options.malloc.iter().find(|text| !found(text)) {
+        let what = "neither .dynsym nor .symtab has a function of that name; name the build that was not stripped";
+        return Err(bad(missing, what));
+    }
+    if allocators.is_empty() {
+        return Ok((Diversion::default(), Vec::new()));
+    }
+    let known = crate::runtime::diverting(options.runtime.is_none(), runtime);
+    let knows = |kind: Kind| known.contains(&kind.symbol());
+    if known.is_empty() {
+        let names = list(&allocators);
+        return match options.malloc.first() {
+            Some(given) => Err(bad(
+                given,
+                "the runtime has no functions for it (allocs_divert_malloc and so on)",
+            )),
+            None => Ok((
+                Diversion::default(),
+                vec![format!(
+                    "{names} in the program itself does not lead to the runtime, which has no functions for \
+                     that (allocs_divert_malloc and so on): what it hands out is not seen"
+                )],
+            )),
+        };
+    }
+    let diversion = Diversion::make(source, &allocators, knows, options)?;
+    Ok((diversion, notes(&allocators, knows)))
+}
+
+fn list(allocators: &[Allocator]) -> String {
+    let names = allocators.iter().map(|allocator| allocator.name.as_str());
+    names.collect::<Vec<_>>().join(", ")
+}
+
+/// What is not seen.
+fn notes(allocators: &[Allocator], knows: impl Fn(Kind) -> bool) -> Vec<String> {
+    let mut notes = Vec::new();
+    for allocator in allocators {
+        let name = &allocator.name;
+        let mut stay = allocator.own().filter_map(|function| {
+            let reason = function.stays(&knows)?;
+            Some(format!("{} ({reason})", function.name()))
+        });
+        if let Some(first) = stay.next() {
+            let stay = [first]
+                .into_iter()
+                .chain(stay)
+                .collect::<Vec<_>>()
+                .join(", ");
+            notes.push(format!(
+                "of {name} in the program itself, calls of these are not seen: {stay}"
+            ));
+        }
+    }
+    notes
+}

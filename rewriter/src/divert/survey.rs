@@ -1,0 +1,221 @@
+//! Which allocators an executable brings, and which of their functions can be moved.
+
+use serde::Serialize;
+
+use super::code::{ENDBR64, Prologue};
+use super::names::{Kind, Scheme};
+use super::symbols::{Function, Symbols};
+use super::targets::Targets;
+use super::{ENTRY, is_entry};
+use crate::elf::Vaddr;
+use crate::error::{ErrorKind, Result};
+use crate::parse::Image;
+use crate::source::Source;
+
+/// How much of a function is looked at to move its beginning, in bytes: endbr64, and the longest
+/// instructions that a jump can overlap.
+const BEGINNING: u64 = 4 + 4 + 15 + 15;
+
+/// An allocator of the executable's own.
+#[derive(Clone, Debug)]
+pub(crate) struct Allocator {
+    pub(crate) name: String,
+    pub(crate) scheme: Scheme,
+    pub(crate) origin: Origin,
+    pub(crate) functions: Vec<Found>,
+}
+
+/// Where its functions have names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Origin {
+    /// In .dynsym: libraries call them, too.
+    Exported,
+    /// In .symtab only.
+    Symbols,
+}
+
+/// One of its functions.
+#[derive(Clone, Debug)]
+pub(crate) struct Found {
+    /// Its names, first the one that says which it is.
+    pub(crate) names: Vec<String>,
+    pub(crate) kind: Kind,
+    pub(crate) start: Vaddr,
+    /// It can be called like any of that kind.
+    pub(crate) alike: bool,
+    /// It leads to a runtime already.
+    pub(crate) diverted: bool,
+    /// What is to be moved, or why it cannot be.
+    pub(crate) prologue: std::result::Result<Prologue, String>,
+}
+
+impl Allocator {
+    /// The functions that do not lead to a runtime already.
+    pub(crate) fn own(&self) -> impl Iterator<Item = &Found> {
+        self.functions.iter().filter(|function| !function.diverted)
+    }
+}
+
+impl Found {
+    /// The name that says which function it is.
+    pub(crate) fn name(&self) -> &str {
+        self.names.first().map_or("", |name| name)
+    }
+
+    /// Why it is not led to a runtime which has functions for what `knows` says; `None` if it is.
+    pub(crate) fn stays(&self, knows: impl Fn(Kind) -> bool) -> Option<String> {
+        match &self.prologue {
+            Err(reason) => Some(reason.clone()),
+            Ok(_) if knows(self.kind) => None,
+            Ok(_) => Some(format!("the runtime has no {}", self.kind.symbol())),
+        }
+    }
+}
+
+/// The allocators that have a name of one of `schemes`. Of those with plain names, only one that has
+/// malloc and free: a program that defines operators alone makes them of libc's.
+pub(crate) fn survey(source: &Source, image: &Image, schemes: &[Scheme]) -> Result<Vec<Allocator>> {
+    let symbols = Symbols::read(source, image, schemes)?;
+    let targets = Targets {
+        source,
+        image,
+        symbols: &symbols,
+    };
+    let mut allocators = Vec::new();
+    for scheme in schemes {
+        let functions = symbols.of(scheme).map_err(|name| {
+            source.error(ErrorKind::CannotDivert {
+                functions: format!("{name} (several functions have that name)"),
+                advice: "name those that allocate with --malloc NAME=FUNCTION",
+            })
+        })?;
+        let mut named: Vec<Named<'_>> = (functions.iter())
+            .filter_map(|&function| Named::new(scheme, function))
+            .collect();
+        // The one that has the kind's own name comes first: its place in the table is its.
+        named.sort_by_key(|named| {
+            let itself = named.function.name.ends_with(named.kind.name());
+            (!named.alike, named.kind, !itself)
+        });
+        let has = |kind| named.iter().any(|named| named.kind == kind);
+        let whole = has(Kind::MALLOC) && has(Kind::FREE);
+        if named.is_empty() || (!whole && *scheme == Scheme::Plain) {
+            continue;
+        }
+        // Functions that an allocator has under two schemes make it one.
+        let shares = |allocator: &&mut Allocator| {
+            let mut starts = allocator.functions.iter().map(|found| found.start);
+            starts.any(|start| named.iter().any(|named| named.function.start == start))
+        };
+        let same = allocators.iter_mut().find(shares);
+        let mut allocator = Allocator {
+            name: match has(Kind::MALLOCX) && *scheme == Scheme::Plain {
+                true => "jemalloc".to_owned(), // nobody else has that
+                false => scheme.allocator(),
+            },
+            scheme: scheme.clone(),
+            origin: match functions.iter().any(|function| function.exported) {
+                true => Origin::Exported,
+                false => Origin::Symbols,
+            },
+            functions: Vec::new(),
+        };
+        let functions = match same {
+            Some(same) => &mut same.functions,
+            None => &mut allocator.functions,
+        };
+        for named in named {
+            let start = named.function.start;
+            match functions.iter_mut().find(|other| other.start == start) {
+                Some(same) => same.names.push(named.function.name.clone()),
+                None => functions.push(named.examine(&targets)?),
+            }
+        }
+        allocators.extend(Some(allocator).filter(|allocator| !allocator.functions.is_empty()));
+    }
+    refuse_what_leads_in(&targets, &mut allocators)?;
+    Ok(allocators)
+}
+
+/// A function, and which one it is.
+struct Named<'a> {
+    function: &'a Function,
+    kind: Kind,
+    alike: bool,
+}
+
+impl<'a> Named<'a> {
+    fn new(scheme: &Scheme, function: &'a Function) -> Option<Self> {
+        let (kind, alike) = scheme.kind(function.name.as_bytes())?;
+        Some(Self {
+            function,
+            kind,
+            alike,
+        })
+    }
+
+    fn examine(&self, targets: &Targets<'_>) -> Result<Found> {
+        let function = self.function;
+        Ok(Found {
+            names: vec![function.name.clone()],
+            kind: self.kind,
+            start: function.start,
+            alike: self.alike,
+            diverted: is_diverted(targets, function)?,
+            prologue: movable(targets, function)?,
+        })
+    }
+}
+
+/// True if the function begins with a jump to an entry, or is one.
+fn is_diverted(targets: &Targets<'_>, function: &Function) -> Result<bool> {
+    let code = targets.code(function.start, BEGINNING)?.unwrap_or_default();
+    let itself = code.strip_prefix(&ENDBR64).unwrap_or(&code);
+    let Some(entry) = super::code::jumps_to(&code, function.start) else {
+        return Ok(is_entry(itself, function.start));
+    };
+    let code = targets.code(entry, ENTRY)?.unwrap_or_default();
+    Ok(is_entry(&code, entry))
+}
+
+/// What is to be taken out of the function, or why it cannot be.
+fn movable(
+    targets: &Targets<'_>,
+    function: &Function,
+) -> Result<std::result::Result<Prologue, String>> {
+    if function.ifunc {
+        let reason = "it is an IFUNC: which function that will be is not known";
+        return Ok(Err(reason.to_owned()));
+    }
+    let code = targets.code(function.start, BEGINNING)?.unwrap_or_default();
+    let prologue = match Prologue::take(&code, function.start, function.size) {
+        Ok(prologue) => prologue,
+        reason => return Ok(reason),
+    };
+    let reason = targets.own(function.start, function.size, &prologue)?;
+    Ok(reason.map_or(Ok(prologue), Err))
+}
+
+/// Looks through the program for what leads into the functions' first instructions.
+fn refuse_what_leads_in(targets: &Targets<'_>, allocators: &mut [Allocator]) -> Result<()> {
+    let found: Vec<&mut Found> = (allocators.iter_mut())
+        .flat_map(|allocator| &mut allocator.functions)
+        .filter(|function| function.prologue.is_ok())
+        .collect();
+    let prologues = found
+        .iter()
+        .filter_map(|function| function.prologue.as_ref().ok());
+    let prologues: Vec<&Prologue> = prologues.collect();
+    let reasons = match prologues.is_empty() {
+        true => Vec::new(),
+        false => targets.elsewhere(&prologues)?,
+    };
+    let mut found = found;
+    for (number, reason) in reasons {
+        if let Some(function) = found.get_mut(number) {
+            function.prologue = Err(reason);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,164 @@
+//! The functions that an executable defines, by name: from .dynsym, and from .symtab where there is one.
+
+use std::collections::HashMap;
+
+use memchr::memmem::Finder;
+use object::elf::{
+    PF_X, SHT_SYMTAB, STB_LOCAL, STT_FUNC, STT_GNU_IFUNC, STT_NOTYPE, STT_OBJECT, STT_TLS,
+    SymbolBind,
+};
+
+use super::names::Scheme;
+use crate::elf::{Entry, Symbol, Vaddr};
+use crate::error::Result;
+use crate::parse::{Image, Table};
+use crate::source::Source;
+
+/// A function, by one of its names.
+#[derive(Clone, Debug)]
+pub(super) struct Function {
+    pub(super) name: String,
+    pub(super) start: Vaddr,
+    pub(super) size: u64,
+    /// In .dynsym.
+    pub(super) exported: bool,
+    local: bool,
+    pub(super) ifunc: bool,
+}
+
+/// What the symbol tables say.
+#[derive(Debug, Default)]
+pub(super) struct Symbols {
+    /// Those that have a name of one of the schemes.
+    pub(super) functions: Vec<Function>,
+    /// Addresses of everything in code that has a name, in order.
+    pub(super) starts: Vec<u64>,
+}
+
+impl Symbols {
+    /// Reads the tables that have a name of one of `schemes`; most programs have none that does.
+    pub(super) fn read(source: &Source, image: &Image, schemes: &[Scheme]) -> Result<Self> {
+        let mut symbols = Self::default();
+        for (strings, table, exported) in tables(image) {
+            let mut signs = schemes.iter().map(Scheme::sign);
+            if signs.try_fold(false, |found, sign| {
+                Ok(found || contains(source, strings, sign.as_bytes())?)
+            })? {
+                symbols.read_table(source, image, schemes, strings, table, exported)?;
+            }
+        }
+        symbols.starts.sort_unstable();
+        symbols.starts.dedup();
+        Ok(symbols)
+    }
+
+    fn read_table(
+        &mut self,
+        source: &Source,
+        image: &Image,
+        schemes: &[Scheme],
+        strings: Table,
+        table: Table,
+        exported: bool,
+    ) -> Result<()> {
+        let names = source.bytes(strings.at, strings.size, "a string table")?;
+        let mut of_offset: HashMap<u32, bool> = HashMap::new();
+        let count = table.size / Symbol::size(image.format);
+        source.for_each(table.at, count, "a symbol table", |_, symbol: Symbol| {
+            let kind = symbol.info.st_type();
+            let code = image.loads().any(|(_, load)| {
+                load.flags.0 & PF_X.0 != 0 && load.locate(Vaddr(symbol.value), 1).is_some()
+            });
+            let data = [STT_OBJECT, STT_TLS].contains(&kind);
+            if symbol.is_undefined() || symbol.section.0 >= 0xff00 || !code || data {
+                return Ok(());
+            }
+            self.starts.push(symbol.value);
+            if ![STT_FUNC, STT_GNU_IFUNC, STT_NOTYPE].contains(&kind) {
+                return Ok(());
+            }
+            let name = string(&names, symbol.name);
+            let wanted = of_offset
+                .entry(symbol.name)
+                .or_insert_with(|| schemes.iter().any(|scheme| scheme.kind(name).is_some()));
+            if *wanted {
+                self.functions.push(Function {
+                    name: String::from_utf8_lossy(name).into_owned(),
+                    start: Vaddr(symbol.value),
+                    size: symbol.size,
+                    exported,
+                    local: bind(&symbol) == STB_LOCAL,
+                    ifunc: kind == STT_GNU_IFUNC,
+                });
+            }
+            Ok(())
+        })
+    }
+
+    /// The functions of `scheme`, one for each name; an error names one that there are several of.
+    pub(super) fn of(&self, scheme: &Scheme) -> std::result::Result<Vec<&Function>, String> {
+        let mut found: Vec<&Function> = Vec::new();
+        let mut all: Vec<&Function> = (self.functions.iter())
+            .filter(|function| scheme.kind(function.name.as_bytes()).is_some())
+            .collect();
+        // What other objects get comes first, and what has its name in one source file only last.
+        all.sort_by_key(|function| (!function.exported, function.local));
+        for function in all {
+            match found.iter().find(|other| other.name == function.name) {
+                None => found.push(function),
+                Some(other) if other.local && other.start != function.start => {
+                    return Err(function.name.clone());
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(found)
+    }
+
+    /// The first address with a name behind `address`.
+    pub(super) fn next(&self, address: Vaddr) -> Option<Vaddr> {
+        let behind = self.starts.partition_point(|&start| start <= address.0);
+        self.starts.get(behind).copied().map(Vaddr)
+    }
+}
+
+fn bind(symbol: &Symbol) -> SymbolBind {
+    symbol.info.st_bind()
+}
+
+/// String table, symbol table, and whether it is .dynsym.
+fn tables(image: &Image) -> Vec<(Table, Table, bool)> {
+    let section = |section: &crate::elf::Section| Table {
+        vaddr: section.vaddr,
+        at: section.offset,
+        size: section.file_size(),
+    };
+    let debugger = image.sections.iter().filter(|s| s.kind == SHT_SYMTAB);
+    let debugger = debugger.filter_map(|symbols| {
+        let strings = image.sections.get(usize::try_from(symbols.link).ok()?)?;
+        Some((section(strings), section(symbols), false))
+    });
+    let dynamic = (image.strtab, image.symtab, true);
+    [dynamic].into_iter().chain(debugger).collect()
+}
+
+/// True if `strings` has `sign` anywhere: names may be the ends of others.
+fn contains(source: &Source, strings: Table, sign: &[u8]) -> Result<bool> {
+    let finder = Finder::new(sign);
+    let mut found = false;
+    let mut carried: Vec<u8> = Vec::new();
+    source.for_each_window(strings.at, strings.size, "a string table", |_, window| {
+        carried.extend(window.iter().take(sign.len()));
+        found |= finder.find(window).is_some() || finder.find(&carried).is_some();
+        carried = window[window.len().saturating_sub(sign.len())..].to_vec();
+        Ok(())
+    })?;
+    Ok(found && !sign.is_empty())
+}
+
+fn string(names: &[u8], at: u32) -> &[u8] {
+    let rest = usize::try_from(at).ok().and_then(|at| names.get(at..));
+    let rest = rest.unwrap_or(&[]);
+    let end = memchr::memchr(0, rest).unwrap_or(0);
+    &rest[..end]
+}
