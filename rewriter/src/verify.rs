@@ -334,10 +334,13 @@ impl Check<'_> {
                 size: if is_result { view.word() } else { 0 },
             });
         }
+        // A size without an address is none.
+        let vaddr = view.get(tag::DT_PREINIT_ARRAY);
+        let size = vaddr.and_then(|_| view.get(tag::DT_PREINIT_ARRAYSZ));
         Ok(Range {
-            vaddr: view.get(tag::DT_PREINIT_ARRAY).unwrap_or(0),
+            vaddr: vaddr.unwrap_or(0),
             at: 0,
-            size: view.get(tag::DT_PREINIT_ARRAYSZ).unwrap_or(0),
+            size: size.unwrap_or(0),
         })
     }
 

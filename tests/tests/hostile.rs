@@ -32,6 +32,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         relocation_of_a_spare_entry,
         names_without_an_end,
         equal_dynamic_entries,
+        size_without_preinit_array,
+        thread_local_data_in_no_segment,
     ]
 }
 
@@ -371,6 +373,43 @@ fn equal_dynamic_entries() {
         }
     }
     target.finish();
+}
+
+/// DT_PREINIT_ARRAYSZ alone, of any size, is no preinit array.
+fn size_without_preinit_array() {
+    let mut target = Target::new("size-alone", Variant::GCC);
+    let mut entries = dynamic(&target.good).step_by(16);
+    let spare = entries.find(|&at| target.good[at] == 21);
+    let spare = spare.expect("DT_DEBUG");
+    for size in [1, 8, u64::MAX - 7, u64::MAX] {
+        let mut bytes = target.good.clone();
+        bytes[spare..spare + 8].copy_from_slice(&elf::DT_PREINIT_ARRAYSZ.0.to_le_bytes());
+        bytes[spare + 8..spare + 16].copy_from_slice(&size.to_le_bytes());
+        target.rewrite(&bytes, &|| format!("DT_PREINIT_ARRAYSZ is {size}"));
+    }
+    assert_eq!((target.accepted, target.refused), (4, 0));
+}
+
+/// PT_TLS goes on behind the segment that it begins in.
+fn thread_local_data_in_no_segment() {
+    let mut target = Target::new("stray-tls", Variant::GCC);
+    let headers = program_headers(&target.good);
+    let mut headers = headers.step_by(56);
+    // What is there already does for it: any that lies in a segment.
+    let note = headers.find(|&at| target.good[at] == 4).expect("PT_NOTE");
+    for more in [1, 0x800, 0x10_0000] {
+        let mut bytes = target.good.clone();
+        bytes[note] = 7; // PT_TLS
+        for size in [note + 32, note + 40] {
+            let old = u64::from_le_bytes(bytes[size..size + 8].try_into().expect("8 bytes"));
+            let new = old + if size == note + 32 { more } else { 0 };
+            bytes[size..size + 8].copy_from_slice(&new.to_le_bytes());
+        }
+        target.rewrite(&bytes, &|| {
+            format!("PT_TLS has {more} bytes more in the file")
+        });
+    }
+    assert_eq!((target.accepted, target.refused), (0, 3));
 }
 
 /// A place: in the headers half of the time, in `.dynamic` a quarter, else anywhere.

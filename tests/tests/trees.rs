@@ -285,7 +285,7 @@ fn what_is_no_executable() {
     fs::set_permissions(not_executable, Permissions::from_mode(0o644)).expect("a mode");
     let other_machine = |from: &str, name: &str| {
         let mut bytes = fs::read(source.join(from)).expect("a file");
-        bytes[18] = 183; // EM_AARCH64
+        bytes[18] = 43; // EM_SPARCV9
         let path = dir.write(format!("src/{name}"), bytes);
         fs::set_permissions(path, Permissions::from_mode(0o755)).expect("a mode");
     };
@@ -299,7 +299,7 @@ fn what_is_no_executable() {
         ("loader", "shared object"),
         ("static", "statically linked"),
         ("object.o", "relocatable"),
-        ("other-libc.so.6", "AArch64"),
+        ("other-libc.so.6", "SPARC V9"),
     ] {
         let reason = file(&report, path)["reason"].to_string();
         assert!(reason.contains(word), "{path}: {reason}");
@@ -318,7 +318,7 @@ fn what_is_no_executable() {
     let stderr = outcome.stderr();
     assert_eq!(stderr.lines().count(), 1, "{outcome}");
     assert!(
-        stderr.contains("other-program: is for AArch64"),
+        stderr.contains("other-program: is for SPARC V9"),
         "{outcome}"
     );
 }

@@ -15,7 +15,7 @@ use super::{Printing, Runtime};
 /// goes on from there; where nothing changed, it does nothing.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exit status: 0 all were rewritten, 1 some were not (stderr says which, and why), 2 usage.
+    after_help = "Exit status: 0 all were rewritten, 1 some were not (stderr says which and why), 2 usage.
 
 Example: allocs-rewrite tree staged -o traced --runtime /usr/lib/x86_64-linux-gnu/liballocs_rt.so.1"
 )]

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 
 use object::elf::{
     self, DF_1_PIE, DT_FLAGS_1, DT_SONAME, ET_CORE, ET_DYN, ET_EXEC, ET_REL, Machine, PT_INTERP,
-    PT_LOAD, PT_NOTE,
+    PT_LOAD, PT_NOTE, PT_TLS,
 };
 
-use super::{Dynamic, read_dynamic};
+use super::{Dynamic, locate, read_dynamic};
 use crate::elf::{Entry, FileOffset, Format, Header, PAGE, Segment};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::Source;
@@ -169,5 +169,15 @@ pub(super) fn refuse_overlap(source: &Source, segments: &[Segment]) -> Result<()
     match loads.windows(2).any(|pair| pair[0].end() > pair[1].vaddr) {
         true => Err(source.malformed("two of its segments overlap in memory")),
         false => Ok(()),
+    }
+}
+
+/// Refuses thread-local data that no PT_LOAD has all of: the loader copies it from there for each thread.
+pub(super) fn refuse_stray_tls(source: &Source, segments: &[Segment]) -> Result<()> {
+    let is_mapped = |tls: &Segment| locate(segments, tls.vaddr, tls.filesz) == Some(tls.offset);
+    let mut all = segments.iter().filter(|s| s.kind == PT_TLS && s.filesz > 0);
+    match all.all(|tls| tls.filesz <= tls.memsz && is_mapped(tls)) {
+        true => Ok(()),
+        false => Err(source.malformed("its PT_TLS lies in no PT_LOAD segment")),
     }
 }
