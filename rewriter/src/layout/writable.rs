@@ -3,7 +3,7 @@
 use object::elf::{PF_R, PF_W, PT_GNU_RELRO, PT_LOAD, ProgramFlags, SHT_NOBITS};
 
 use super::{Builder, MAX_HOLE};
-use crate::elf::{FileOffset, PAGE, Segment, Vaddr, align_up};
+use crate::elf::{FileOffset, PAGE, Section, Segment, Vaddr, align_up};
 use crate::error::Result;
 use crate::parse::Image;
 use crate::room::{Place, Room, Space};
@@ -73,7 +73,11 @@ impl Builder<'_> {
         }
         for section in &mut self.sections {
             let vaddr = section.is_loaded().then_some(section.vaddr);
-            if is_behind(image, at, vaddr, section.offset) {
+            let offset = match section.kind {
+                SHT_NOBITS => load_offset(image, section).unwrap_or(section.offset),
+                _ => section.offset,
+            };
+            if section.offset >= at && is_behind(image, at, vaddr, offset) {
                 section.offset.0 += gap.len;
             }
         }
@@ -177,6 +181,15 @@ fn is_behind(image: &Image, at: FileOffset, vaddr: Option<Vaddr>, offset: FileOf
     let find = |size| image.loads().find(|(_, load)| has(load, size));
     let load = find(1).or_else(|| find(0)); // what has no bytes may be at a segment's end
     load.map_or(offset, |(_, load)| load.offset) >= at
+}
+
+/// Where a section without bytes would be in the file if it had some: what it says itself need not be as far from its
+/// segment's beginning as in memory.
+fn load_offset(image: &Image, section: &Section) -> Option<FileOffset> {
+    let (_, load) = image
+        .loads()
+        .find(|(_, load)| load.covers(section.vaddr, 1))?;
+    load.offset.checked_add(section.vaddr.since(load.vaddr)?)
 }
 
 /// The first file offset from `at` on that has the remainder of `address` by `align`.
