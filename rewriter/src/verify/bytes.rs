@@ -159,8 +159,9 @@ impl Check<'_> {
                     let absolute =
                         symbol.st_shndx == SHN_ABS as usize && symbol.st_value == dynamic;
                     if absolute || moved.get(symbol.st_shndx) == Some(&true) {
-                        let size = self.before.symbol_size();
-                        ranges.push((table.sh_offset + skip + size * index, size));
+                        let (value, len) = self.before.symbol_value();
+                        let symbol = self.before.symbol_size() * index;
+                        ranges.push((table.sh_offset + skip + symbol + value, len));
                     }
                 }
                 Ok(())

@@ -90,6 +90,12 @@ impl<'a> View<'a> {
         Sym::size(self.ctx.container) as u64
     }
 
+    /// Where in a symbol its value is, and how long that is, in bytes.
+    pub(crate) fn symbol_value(&self) -> (u64, u64) {
+        let at = if self.ctx.is_big() { 8 } else { 4 }; // gABI, "Symbol Table"
+        (at, self.word())
+    }
+
     /// Whether the machine's relocations have their addends with them.
     pub(crate) fn has_addends(&self) -> bool {
         !matches!(self.header.e_machine, header::EM_386 | header::EM_ARM)
