@@ -148,15 +148,7 @@ pub type Progress<'a> = dyn FnMut(u64, u64) -> ControlFlow<()> + 'a;
 /// # Errors
 /// Any [`ErrorKind`]. No output is left behind then, and what was there before is untouched.
 pub fn rewrite(options: &Options, progress: &mut Progress<'_>) -> Result<Report> {
-    let input = input::open_to_change(&options.input)?;
-    let target = output::resolve(&options.output, &input)?;
-    let job = Job {
-        options,
-        input: &input,
-        target: &target,
-        surroundings: &ThisMachine,
-    };
-    job.rewrite(progress)
+    on_this_machine(options, |job| job.rewrite(progress))
 }
 
 /// Rewrites a rewritten executable again: the result is what [`rewrite`] makes of its original.
@@ -165,15 +157,22 @@ pub fn rewrite(options: &Options, progress: &mut Progress<'_>) -> Result<Report>
 /// # Errors
 /// As [`rewrite`], and [`ErrorKind::NotRewritten`] or [`ErrorKind::NoUndo`].
 pub fn refresh(options: &Options, progress: &mut Progress<'_>) -> Result<Report> {
+    on_this_machine(options, |job| job.refresh(progress))
+}
+
+/// Does the job that is one program on this machine.
+fn on_this_machine(
+    options: &Options,
+    act: impl FnOnce(&Job<'_>) -> Result<Report>,
+) -> Result<Report> {
     let input = input::open_to_change(&options.input)?;
     let target = output::resolve(&options.output, &input)?;
-    let job = Job {
+    act(&Job {
         options,
         input: &input,
         target: &target,
         surroundings: &ThisMachine,
-    };
-    job.refresh(progress)
+    })
 }
 
 /// Gives back the executable that a rewritten one was made from, byte for byte; one that was
