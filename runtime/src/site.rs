@@ -133,7 +133,6 @@ pub(crate) fn all() -> impl Iterator<Item = Site> {
 ///
 /// # Safety
 /// As there.
-#[allow(dead_code, reason = "the hooks will call it")]
 pub(crate) unsafe fn sample(caller: usize, stack: usize, rbp: usize) {
     found::sample(Frame { caller, stack, rbp });
 }
