@@ -170,7 +170,7 @@ pub enum ErrorKind {
     },
     /// Its dynamic symbols have an order.
     #[error(
-        "is for MIPS, whose dynamic symbols are in the order of its GOT, so that none can be added; link the runtime into it"
+        "is for MIPS, whose dynamic symbols are in the order of its GOT, so that none can be added; link the program with the runtime as its first library"
     )]
     GotOrder,
     /// The change needs room that cannot be made.

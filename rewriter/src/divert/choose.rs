@@ -26,7 +26,8 @@ pub(crate) fn choose(
     let given =
         given.map_err(|text| bad(&text, "give --malloc NAME=FUNCTION, as in je_malloc=malloc"))?;
     if image.format != Format::X86_64 {
-        let what = "only in x86-64 programs can an allocator be led to the runtime";
+        let what =
+            "only in x86-64 programs can an allocator be led to the runtime; leave --malloc out";
         let first = options.malloc.first();
         return first.map_or_else(|| Ok(Default::default()), |given| Err(bad(given, what)));
     }
@@ -52,7 +53,7 @@ pub(crate) fn choose(
         return match options.malloc.first() {
             Some(given) => Err(bad(
                 given,
-                "the runtime has no functions for it (allocs_divert_malloc and so on)",
+                "the runtime has no functions for it (allocs_divert_malloc and so on); name one that has, or leave --malloc out",
             )),
             None => Ok((
                 Diversion::default(),
