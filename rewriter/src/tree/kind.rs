@@ -1,7 +1,7 @@
 //! Whether a file that cannot be rewritten is an executable after all.
 //!
 //! Most of what is left alone is told by [`crate::parse`]: static executables, shared objects and so on.
-//! That reads x86-64 files that are whole; executables for other machines are no less executables, and debug
+//! That reads files for machines that it knows, and whole ones; executables for others are no less executables, and debug
 //! information that was split off looks like a damaged one.
 
 use object::elf::{
