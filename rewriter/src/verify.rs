@@ -20,6 +20,7 @@ use self::view::{Range, View, broken};
 use crate::elf::{FileOffset, PAGE, Vaddr, align_down, overlap};
 use crate::error::{Error, Result};
 use crate::layout::Layout;
+use crate::parse::Image;
 use crate::phase::Phase;
 use crate::runtime::Request;
 use crate::source::Source;
@@ -34,6 +35,8 @@ pub(crate) fn verify(
     layout: &Layout,
     request: Request<'_>,
 ) -> Result<u64> {
+    // `undo` and `refresh` have to read it as well.
+    Image::parse(result).map_err(|error| broken(result, format!("it {}", error.kind())))?;
     let (before, after) = (View::read(source)?, View::read(result)?);
     let mut check = Check {
         code: match request.phase {

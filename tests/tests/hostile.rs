@@ -34,6 +34,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         equal_dynamic_entries,
         size_without_preinit_array,
         thread_local_data_in_no_segment,
+        program_headers_without_a_size,
     ]
 }
 
@@ -410,6 +411,24 @@ fn thread_local_data_in_no_segment() {
         });
     }
     assert_eq!((target.accepted, target.refused), (0, 3));
+}
+
+/// PT_PHDR has any size in memory, which nobody reads; and the table has to move, to a higher address.
+fn program_headers_without_a_size() {
+    let mut target = Target::of(
+        "phdr-size",
+        "threads",
+        Variant::GCC,
+        &["-s", "-Wl,-z,norelro"],
+    );
+    let mut headers = program_headers(&target.good).step_by(56);
+    let phdr = headers.find(|&at| target.good[at] == 6).expect("PT_PHDR");
+    for size in [0, 1, u64::MAX / 2, u64::MAX - 0x40] {
+        let mut bytes = target.good.clone();
+        bytes[phdr + 40..phdr + 48].copy_from_slice(&size.to_le_bytes());
+        target.rewrite(&bytes, &|| format!("PT_PHDR has {size:#x} bytes in memory"));
+    }
+    assert_eq!((target.accepted, target.refused), (4, 0));
 }
 
 /// A place: in the headers half of the time, in `.dynamic` a quarter, else anywhere.

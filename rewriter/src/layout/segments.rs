@@ -123,7 +123,7 @@ impl Builder<'_> {
             .insert(last.map_or(0, |last| last + 1), segment);
         for table in self.segments.iter_mut().filter(|s| s.kind == PT_PHDR) {
             table.filesz += Segment::size(self.image.format);
-            table.memsz += Segment::size(self.image.format);
+            table.memsz = table.filesz; // nobody reads this one, so the input may say anything
         }
         Ok(())
     }

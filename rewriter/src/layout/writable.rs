@@ -68,7 +68,8 @@ impl Builder<'_> {
         let image = self.image;
         for segment in &mut self.segments {
             if is_behind(image, at, Some(segment.vaddr), segment.offset) {
-                segment.offset.0 += gap.len;
+                // That of a PT_GNU_RELRO or PT_NULL may be anything: nobody reads it.
+                segment.offset = FileOffset(segment.offset.0.wrapping_add(gap.len));
             }
         }
         for section in &mut self.sections {
