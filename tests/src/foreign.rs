@@ -14,8 +14,19 @@ pub struct Machine {
     pub triplet: &'static str,
     /// qemu's name of it.
     pub emulator: &'static str,
+    /// Who makes its programs.
+    pub tools: Tools,
     /// `tests/trees` unpacks programs for it.
     pub programs: bool,
+}
+
+/// Compiler, linker and strip.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tools {
+    /// Debian's cross compilers and their libraries.
+    Gnu,
+    /// clang and lld, with the headers and libraries of the machine's tree: where Debian has no cross compiler.
+    Llvm,
 }
 
 const fn machine(name: &'static str, triplet: &'static str, emulator: &'static str) -> Machine {
@@ -23,16 +34,21 @@ const fn machine(name: &'static str, triplet: &'static str, emulator: &'static s
         name,
         triplet,
         emulator,
+        tools: Tools::Gnu,
         programs: true,
     }
 }
 
 /// All whose programs are rewritten, but x86-64.
-pub const ALL: [Machine; 8] = [
+pub const ALL: [Machine; 9] = [
     machine("arm64", "aarch64-linux-gnu", "aarch64"),
     machine("armel", "arm-linux-gnueabi", "arm"),
     machine("armhf", "arm-linux-gnueabihf", "arm"),
     machine("i386", "i686-linux-gnu", "i386"),
+    Machine {
+        tools: Tools::Llvm,
+        ..machine("loong64", "loongarch64-linux-gnu", "loongarch64")
+    },
     machine("ppc64el", "powerpc64le-linux-gnu", "ppc64le"),
     machine("s390x", "s390x-linux-gnu", "s390x"),
     Machine {
@@ -46,15 +62,39 @@ pub const ALL: [Machine; 8] = [
 ];
 
 impl Machine {
-    /// One of its tools.
-    pub fn tool(&self, name: &str) -> Command {
-        Command::new(needs(&format!("{}-{name}", self.triplet)))
+    /// Its compiler.
+    pub fn compiler(&self) -> Command {
+        match self.tools {
+            Tools::Gnu => Command::new(needs(&format!("{}-gcc", self.triplet))),
+            Tools::Llvm => Command::new(needs("clang-19"))
+                .arg(format!("--target={}", self.triplet))
+                .arg(format!("--sysroot={}", self.root().display()))
+                .arg(format!("-fuse-ld={}", needs("ld.lld-19").display())),
+        }
+    }
+
+    /// Its strip.
+    pub fn strip(&self) -> Command {
+        Command::new(match self.tools {
+            Tools::Gnu => needs(&format!("{}-strip", self.triplet)),
+            Tools::Llvm => needs("llvm-strip-14"),
+        })
+    }
+
+    /// qemu for it.
+    fn emulator(&self) -> PathBuf {
+        let name = format!("qemu-{}", self.emulator);
+        match self.tools {
+            Tools::Gnu => needs(&name),
+            // Debian 12's knows no vector instructions of LoongArch.
+            Tools::Llvm => tree::made(&name),
+        }
     }
 
     /// A command that runs `program` with the libraries below `root`; `variables` are set for the program only, not
     /// for the emulator.
     pub fn run_with(&self, variables: &[(&str, String)], root: &Path, program: &Path) -> Command {
-        let emulator = Command::new(needs(&format!("qemu-{}", self.emulator)));
+        let emulator = Command::new(self.emulator());
         let set = |command: Command, (name, value): &(&str, String)| {
             command.arg("-E").arg(format!("{name}={value}"))
         };
@@ -69,13 +109,16 @@ impl Machine {
 
     /// Where those are.
     pub fn libraries(&self) -> PathBuf {
-        Path::new("/usr").join(self.triplet)
+        match self.tools {
+            Tools::Gnu => Path::new("/usr").join(self.triplet),
+            Tools::Llvm => self.root(),
+        }
     }
 
     /// The runtime for it: in the directory, as `liballocs_other.so`.
     pub fn runtime(&self, dir: &Dir) -> PathBuf {
         let runtime = dir.join("liballocs_other.so");
-        self.tool("gcc")
+        self.compiler()
             .args([
                 "-O1",
                 "-shared",
@@ -91,12 +134,14 @@ impl Machine {
 
     /// The tree with its programs.
     pub fn root(&self) -> PathBuf {
-        let root = tree::place().join("machines").join(self.name);
-        assert!(
-            root.is_dir(),
-            "{} is missing: run tests/run, or tests/trees",
-            root.display()
-        );
-        root
+        tree::made(&format!("machines/{}", self.name))
+    }
+
+    /// Python, in the tree.
+    pub fn python(&self) -> PathBuf {
+        self.root().join(match self.tools {
+            Tools::Gnu => "usr/bin/python3.11",
+            Tools::Llvm => "usr/bin/python3.14", // of a later release
+        })
     }
 }

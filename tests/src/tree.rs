@@ -37,17 +37,22 @@ pub fn all() -> &'static [Tree] {
 
 /// A tree with Debian's essential packages, installed and configured by dpkg.
 pub fn essential() -> PathBuf {
-    let root = place().join("essential");
+    made("essential")
+}
+
+/// What `tests/trees` made under that name.
+pub(crate) fn made(name: &str) -> PathBuf {
+    let path = place().join(name);
     assert!(
-        root.is_dir(),
+        path.exists(),
         "{} is missing: run tests/run, or tests/trees",
-        root.display()
+        path.display()
     );
-    root
+    path
 }
 
 /// As in `tests/trees`.
-pub(crate) fn place() -> PathBuf {
+fn place() -> PathBuf {
     let variable = |name| std::env::var_os(name).map(PathBuf::from);
     let target = || {
         let target = variable("CARGO_TARGET_DIR");
@@ -61,11 +66,7 @@ pub(crate) fn place() -> PathBuf {
 impl Tree {
     /// Fails unless the tree is there.
     pub fn needed(&self) -> &Self {
-        assert!(
-            self.root.is_dir(),
-            "{} is missing: run tests/run, or tests/trees",
-            self.root.display()
-        );
+        made(self.release);
         self
     }
 
