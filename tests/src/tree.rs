@@ -42,7 +42,10 @@ pub fn essential() -> PathBuf {
 
 /// What `tests/trees` made under that name.
 pub(crate) fn made(name: &str) -> PathBuf {
-    let path = place().join(name);
+    existing(place().join(name))
+}
+
+fn existing(path: PathBuf) -> PathBuf {
     assert!(
         path.exists(),
         "{} is missing: run tests/run, or tests/trees",
@@ -66,7 +69,7 @@ fn place() -> PathBuf {
 impl Tree {
     /// Fails unless the tree is there.
     pub fn needed(&self) -> &Self {
-        made(self.release);
+        existing(self.root.clone());
         self
     }
 
