@@ -292,7 +292,8 @@ fn note_name(source: &Source, segment: &Segment) -> Result<&'static str> {
             (0xcafe_1a7e, Some(b"FDO\0")) => return Ok(PACKAGE),
             _ => {}
         }
-        let padded = |size| align_up(size, segment.align.clamp(4, 8)).unwrap_or(u64::MAX);
+        let align = if segment.align == 8 { 8 } else { 4 };
+        let padded = |size| align_up(size, align).unwrap_or(u64::MAX);
         let step = padded(12 + name_size).saturating_add(padded(size));
         let step = usize::try_from(step).unwrap_or(usize::MAX);
         rest = rest.get(step..).unwrap_or(&[]);

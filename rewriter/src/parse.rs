@@ -15,7 +15,7 @@ use object::elf::{
 };
 
 pub(crate) use self::identify::read_header;
-use self::identify::{interpreter, refuse_overlap, refuse_shared_object, refuse_stray_tls};
+use self::identify::{interpreter, refuse_overlap, refuse_shared_object, refuse_stray};
 pub(crate) use self::tables::{Tables, without_plt};
 use crate::elf::{
     Dyn, Entry, FileOffset, Format, Header, PAGE, Rela, Section, Segment, Symbol, Vaddr,
@@ -138,8 +138,8 @@ impl Image {
         let header = read_header(source)?;
         let (segments_at, segments) = read_segments(source, &header)?;
         refuse_overlap(source, &segments)?;
-        refuse_stray_tls(source, &segments)?;
         let musl = ldso::is_musl(&interpreter(source, &header, &segments)?);
+        refuse_stray(source, &segments)?;
         let (sections_at, sections) = read_sections(source, &header)?;
         let dynamic = read_dynamic(source, &segments)?;
         refuse_shared_object(source, &header, &dynamic)?;

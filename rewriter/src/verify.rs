@@ -11,6 +11,7 @@ mod hash;
 mod tables;
 mod view;
 
+use goblin::elf::SectionHeader;
 use goblin::elf::dynamic as tag;
 use goblin::elf::program_header as pt;
 use goblin::elf::section_header::{SHF_ALLOC, SHF_EXECINSTR, SHT_NOBITS, SHT_PROGBITS};
@@ -18,7 +19,7 @@ use goblin::elf::section_header::{SHF_ALLOC, SHF_EXECINSTR, SHT_NOBITS, SHT_PROG
 use self::diverted::Found;
 use self::view::{Range, View, broken};
 use crate::elf::{FileOffset, PAGE, Vaddr, align_down, overlap};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::layout::Layout;
 use crate::parse::Image;
 use crate::phase::Phase;
@@ -36,7 +37,10 @@ pub(crate) fn verify(
     request: Request<'_>,
 ) -> Result<u64> {
     // `undo` and `refresh` have to read it as well.
-    Image::parse(result).map_err(|error| broken(result, format!("it {}", error.kind())))?;
+    Image::parse(result).map_err(|error| match error.kind() {
+        ErrorKind::Malformed { what } => broken(result, what),
+        other => broken(result, other.to_string()),
+    })?;
     let (before, after) = (View::read(source)?, View::read(result)?);
     let mut check = Check {
         code: match request.phase {
@@ -316,14 +320,22 @@ impl Check<'_> {
                 let stays = (at.0, old.sh_size) == (new.sh_offset, new.sh_size);
                 self.require(stays, "a section that is not loaded moved")?;
             } else if new.sh_type != SHT_NOBITS && new.sh_size > 0 && *old != *new {
-                let at = self.after.locate(new.sh_addr, new.sh_size)?;
-                self.require(
-                    at == new.sh_offset,
-                    "a section header does not tell the truth",
-                )?;
+                self.tells_the_truth(&self.before, old)?;
+                self.tells_the_truth(&self.after, new)?;
             }
         }
         Ok(())
+    }
+
+    /// The section's bytes are in the file where its segment has them. What is wrong in the input already is
+    /// not a broken promise.
+    fn tells_the_truth(&self, view: &View<'_>, section: &SectionHeader) -> Result<()> {
+        let what = "a section header does not tell the truth";
+        match view.offset(section.sh_addr, section.sh_size) == Some(section.sh_offset) {
+            true => Ok(()),
+            false if std::ptr::eq(view, &self.before) => Err(view.source.malformed(what)),
+            false => Err(self.broken(what)),
+        }
     }
 
     /// The preinit array that DT_PREINIT_ARRAY names; empty where there is none. With a trampoline,

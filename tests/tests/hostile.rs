@@ -34,7 +34,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         equal_dynamic_entries,
         size_without_preinit_array,
         thread_local_data_in_no_segment,
-        program_headers_without_a_size,
+        program_header_fields,
     ]
 }
 
@@ -52,8 +52,8 @@ struct Target {
     /// The one of them that is spoilt, and its bytes before that.
     spoilt: PathBuf,
     good: Vec<u8>,
-    /// What a download that broke off leaves behind is an everyday thing: to be told in its own
-    /// words, and not as a failed verification.
+    /// What a download that broke off leaves behind, or one wrong field, is an everyday thing: to be told in its
+    /// own words, and not as a failed verification.
     everyday: bool,
     accepted: usize,
     refused: usize,
@@ -244,22 +244,25 @@ fn layouts() {
 }
 
 /// Words that are too large, negative when added to something, or nearly right.
+const HARD: [u64; 14] = [
+    0,
+    1,
+    7,
+    8,
+    0x18,
+    0xfff,
+    0x1000,
+    1 << 31,
+    (1 << 32) - 1,
+    1 << 47,
+    1 << 63,
+    !0,
+    !7,
+    !0xfff,
+];
+
+/// Up to three such words, or sums with one, at any place.
 fn words() {
-    let hard = [
-        0,
-        1,
-        7,
-        8,
-        0x18,
-        0xfff,
-        0x1000,
-        1 << 31,
-        (1 << 32) - 1,
-        1 << 47,
-        1 << 63,
-        !0,
-        !7,
-    ];
     let mut target = Target::new("words", Variant::GCC);
     let mut rng = Rng::with_seed(SEED);
     for round in 0..5_000 {
@@ -268,7 +271,7 @@ fn words() {
         for _ in 0..=rng.usize(..2) {
             let at = place(&mut rng, &target.good) / 8 * 8;
             let old = u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
-            let random = hard[rng.usize(..hard.len())];
+            let random = HARD[rng.usize(..HARD.len())];
             let new = if rng.bool() {
                 random
             } else {
@@ -413,22 +416,49 @@ fn thread_local_data_in_no_segment() {
     assert_eq!((target.accepted, target.refused), (0, 3));
 }
 
-/// PT_PHDR has any size in memory, which nobody reads; and the table has to move, to a higher address.
-fn program_headers_without_a_size() {
-    let mut target = Target::of(
-        "phdr-size",
-        "threads",
-        Variant::GCC,
-        &["-s", "-Wl,-z,norelro"],
-    );
-    let mut headers = program_headers(&target.good).step_by(56);
-    let phdr = headers.find(|&at| target.good[at] == 6).expect("PT_PHDR");
-    for size in [0, 1, u64::MAX / 2, u64::MAX - 0x40] {
-        let mut bytes = target.good.clone();
-        bytes[phdr + 40..phdr + 48].copy_from_slice(&size.to_le_bytes());
-        target.rewrite(&bytes, &|| format!("PT_PHDR has {size:#x} bytes in memory"));
+/// Each field of each program header, wrong by itself: refused for what is wrong with it, or rewritten. (A loader
+/// reads some of them only, and where tables move, all of them have to go on being sums that fit.)
+fn program_header_fields() {
+    needs("ld.lld");
+    let lld = Variant {
+        compiler: "clang",
+        ..Variant::GCC
+    };
+    // Without notes, nothing makes way for another program header, and the table moves.
+    let layouts: [(Variant, &[&str], bool); 5] = [
+        (Variant::GCC, &["-s"], true),
+        (Variant::GCC, &["-s"], false),
+        (NON_PIE, &["-s"], true),
+        (
+            Variant::GCC,
+            &["-Wl,-z,norelro,--spare-dynamic-tags=0"],
+            true,
+        ),
+        (lld, &["-s", "-fuse-ld=lld"], true),
+    ];
+    for (variant, flags, notes) in layouts {
+        let mut target = Target::of("program-headers", "preinit_array", variant, flags);
+        target.everyday = true;
+        let mut good = target.good.clone();
+        for header in program_headers(&good).step_by(56) {
+            if !notes && good[header..header + 4] == [4, 0, 0, 0] {
+                good[header] = 0; // PT_NULL
+            }
+        }
+        for header in program_headers(&good).step_by(56) {
+            for field in (header + 8..header + 56).step_by(8) {
+                let old = u64::from_le_bytes(good[field..field + 8].try_into().expect("8 bytes"));
+                for value in HARD.iter().flat_map(|&hard| [hard, old.wrapping_add(hard)]) {
+                    let mut bytes = good.clone();
+                    bytes[field..field + 8].copy_from_slice(&value.to_le_bytes());
+                    target.rewrite(&bytes, &|| {
+                        format!("{variant} {flags:?}, notes: {notes}: word at {field} = {value:#x}")
+                    });
+                }
+            }
+        }
+        target.finish();
     }
-    assert_eq!((target.accepted, target.refused), (4, 0));
 }
 
 /// A place: in the headers half of the time, in `.dynamic` a quarter, else anywhere.

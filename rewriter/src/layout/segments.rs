@@ -121,9 +121,11 @@ impl Builder<'_> {
         };
         self.segments
             .insert(last.map_or(0, |last| last + 1), segment);
+        // Loaders read its address alone, so the input may say any size.
+        let size = self.segments.len() as u64 * Segment::size(self.image.format);
         for table in self.segments.iter_mut().filter(|s| s.kind == PT_PHDR) {
-            table.filesz += Segment::size(self.image.format);
-            table.memsz = table.filesz; // nobody reads this one, so the input may say anything
+            table.filesz = size;
+            table.memsz = size;
         }
         Ok(())
     }

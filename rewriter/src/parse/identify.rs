@@ -5,8 +5,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use object::elf::{
-    self, DF_1_PIE, DT_FLAGS_1, DT_SONAME, ET_CORE, ET_DYN, ET_EXEC, ET_REL, Machine, PT_INTERP,
-    PT_LOAD, PT_NOTE, PT_TLS,
+    self, DF_1_PIE, DT_FLAGS_1, DT_SONAME, ET_CORE, ET_DYN, ET_EXEC, ET_REL, Machine,
+    PT_GNU_PROPERTY, PT_INTERP, PT_LOAD, PT_NOTE, PT_TLS, ProgramType,
 };
 
 use super::{Dynamic, locate, read_dynamic};
@@ -172,12 +172,26 @@ pub(super) fn refuse_overlap(source: &Source, segments: &[Segment]) -> Result<()
     }
 }
 
-/// Refuses thread-local data that no PT_LOAD has all of: the loader copies it from there for each thread.
-pub(super) fn refuse_stray_tls(source: &Source, segments: &[Segment]) -> Result<()> {
-    let is_mapped = |tls: &Segment| locate(segments, tls.vaddr, tls.filesz) == Some(tls.offset);
-    let mut all = segments.iter().filter(|s| s.kind == PT_TLS && s.filesz > 0);
-    match all.all(|tls| tls.filesz <= tls.memsz && is_mapped(tls)) {
-        true => Ok(()),
-        false => Err(source.malformed("its PT_TLS lies in no PT_LOAD segment")),
+/// Refuses thread-local data, notes and an interpreter's path that are not in the file what they are in memory:
+/// the kernel and the tools read them there, the loader here, and where they make way, both have to.
+pub(super) fn refuse_stray(source: &Source, segments: &[Segment]) -> Result<()> {
+    const KINDS: [(ProgramType, &str); 4] = [
+        (PT_TLS, "PT_TLS"),
+        (PT_INTERP, "PT_INTERP"),
+        (PT_NOTE, "PT_NOTE"),
+        (PT_GNU_PROPERTY, "PT_GNU_PROPERTY"),
+    ];
+    for segment in segments {
+        let Some((kind, name)) = KINDS.iter().find(|(kind, _)| *kind == segment.kind) else {
+            continue;
+        };
+        let (file, memory) = (segment.filesz, segment.memsz);
+        let sizes = file == memory || *kind == PT_TLS && file < memory;
+        let mapped = file == 0 || locate(segments, segment.vaddr, file) == Some(segment.offset);
+        if !sizes || !mapped {
+            let what = format!("its {name} is not in the file what it is in memory");
+            return Err(source.malformed(what));
+        }
     }
+    Ok(())
 }

@@ -204,20 +204,24 @@ impl<'a> View<'a> {
         found.ok_or_else(|| broken(self.source, format!("{address:#x} is not mapped")))
     }
 
-    /// The same; a table may run on into a segment that follows in memory and in the file.
-    fn offset(&self, address: u64, size: u64) -> Option<u64> {
-        self.loads().find_map(|load| {
-            let skip = address.checked_sub(load.p_vaddr)?;
-            let left = load.p_filesz.checked_sub(skip)?;
-            let at = load.p_offset + skip;
-            match size.checked_sub(left) {
-                None | Some(0) => Some(at),
-                Some(rest) if left > 0 => {
-                    (self.offset(address + left, rest)? == at + left).then_some(at)
-                }
-                Some(_) => None,
+    /// The same; a table may run on into segments that follow in memory and in the file.
+    pub(crate) fn offset(&self, address: u64, size: u64) -> Option<u64> {
+        let (mut first, mut done) = (None, 0);
+        loop {
+            let (at, left) = self.loads().find_map(|load| {
+                let skip = address.checked_add(done)?.checked_sub(load.p_vaddr)?;
+                let left = load.p_filesz.checked_sub(skip)?;
+                (left > 0 || size == 0).then_some((load.p_offset + skip, left))
+            })?;
+            let first = *first.get_or_insert(at);
+            if at.checked_sub(done) != Some(first) {
+                return None;
             }
-        })
+            done += left;
+            if done >= size {
+                return Some(first);
+            }
+        }
     }
 
     /// The table at the address in `tag`, if any, with `size` bytes.
