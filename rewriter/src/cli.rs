@@ -1,6 +1,7 @@
 //! The command line: what can be typed, and what it means. It is public for the program and for
 //! `examples/share.rs`, which makes man pages and completions of it; it promises nothing to others.
 
+mod mistaken;
 mod tree;
 
 use std::path::{Path, PathBuf};
@@ -67,12 +68,22 @@ impl Command {
 
     /// What was typed. Ends the process if that cannot be done.
     pub fn parse() -> Self {
-        let matches = Self::definition().get_matches();
-        let command = match matches.subcommand_name() {
-            Some(_) => Self::from_arg_matches(&matches),
-            None => Rewrite::from_arg_matches(&matches).map(Self::Rewrite),
+        let typed = Self::definition().try_get_matches().and_then(|matches| {
+            match matches.subcommand_name() {
+                Some(_) => Self::from_arg_matches(&matches),
+                None => Rewrite::from_arg_matches(&matches).map(Self::Rewrite),
+            }
+        });
+        let mistaken = match &typed {
+            Ok(Self::Rewrite(rewrite)) => mistaken::close_to_a_command(&rewrite.program),
+            Ok(_) => None,
+            Err(error) => mistaken::no_command(error, std::env::args_os().nth(1)),
         };
-        command.unwrap_or_else(|error| error.exit())
+        if let Some(message) = mistaken {
+            eprintln!("allocs-rewrite: {message}");
+            std::process::exit(if typed.is_ok() { 1 } else { 2 });
+        }
+        typed.unwrap_or_else(|error| error.exit())
     }
 }
 

@@ -15,6 +15,7 @@ use libtest_mimic::Trial;
 pub(crate) fn trials() -> Vec<Trial> {
     trials!["bad_input":
         usage,
+        mistaken_commands,
         not_there,
         directory,
         empty,
@@ -77,6 +78,55 @@ fn usage() {
             "{outcome}"
         );
     }
+}
+
+/// A word that is neither a file nor a command: nobody means PROG by it.
+fn mistaken_commands() {
+    let dir = Dir::new("mistaken");
+    let run = |line: &str| {
+        Command::new(tool::binary())
+            .args(line.split_whitespace())
+            .dir(dir.path())
+            .run()
+    };
+    let meant = |command| format!("no such file; did you mean the command `{command}`?");
+    for (line, status, says) in [
+        ("explian prog", 2, meant("explain")),
+        ("explian", 2, meant("explain")),
+        ("unod --in-place prog", 2, meant("undo")),
+        ("objct -o init.o", 1, meant("object")),
+        ("raport --top 3 a.json", 2, meant("report")),
+        ("completions bash", 2, "explain, object,".to_owned()),
+    ] {
+        let outcome = run(line);
+        let word = line.split(' ').next().expect("a word");
+        assert_eq!(outcome.code(), Some(status), "{outcome}");
+        let stderr = outcome.stderr();
+        assert!(
+            stderr.starts_with(&format!("allocs-rewrite: {word}: no such file"))
+                && stderr.contains(&says)
+                && stderr.lines().count() == 1,
+            "{outcome}"
+        );
+        assert_eq!(outcome.stdout(), "", "{outcome}");
+    }
+    // A file of that name is PROG, and what is no word is a path.
+    let program = dir.join("explian");
+    copy_program(Path::new("/bin/true"), &program);
+    let outcome = run("explian -o out");
+    assert_eq!(outcome.code(), Some(0), "{outcome}");
+    let outcome = run("explian prog");
+    assert!(
+        outcome
+            .stderr()
+            .contains("'prog' cannot be used with '<PROG>'"),
+        "{outcome}"
+    );
+    let outcome = run("./report2 -o out2");
+    assert!(
+        outcome.stderr().contains("./report2: cannot open"),
+        "{outcome}"
+    );
 }
 
 fn not_there() {

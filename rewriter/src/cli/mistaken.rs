@@ -1,0 +1,75 @@
+//! A word that was to be a command is taken for PROG. Where no such file is there, that is said, and which
+//! command may have been meant.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Error, Subcommand};
+
+use super::Command;
+
+/// What to say of a PROG that is not there and looks like a command.
+pub(crate) fn close_to_a_command(program: &Path) -> Option<String> {
+    let name = program.display();
+    let command = meant(program)?;
+    Some(format!(
+        "{name}: no such file; did you mean the command `{command}`?"
+    ))
+}
+
+/// What to say of a line that clap does not take, if its `first` word is none that there is.
+pub(crate) fn no_command(error: &Error, first: Option<OsString>) -> Option<String> {
+    let of_usage = [
+        ErrorKind::ArgumentConflict, // a second word, taken for a command behind PROG
+        ErrorKind::UnknownArgument,
+        ErrorKind::MissingRequiredArgument,
+    ];
+    let first = PathBuf::from(first?);
+    let is_option = first.as_os_str().as_encoded_bytes().starts_with(b"-");
+    if !of_usage.contains(&error.kind()) || is_option || !is_word(&first) || is_command(&first) {
+        return None;
+    }
+    close_to_a_command(&first).or_else(|| {
+        let definition = definition();
+        let commands: Vec<&str> = (definition.get_subcommands())
+            .map(clap::Command::get_name)
+            .collect();
+        Some(format!(
+            "{}: no such file, and none of the commands {}; see --help",
+            first.display(),
+            commands.join(", ")
+        ))
+    })
+}
+
+/// The command that clap takes a word for that is none.
+fn meant(word: &Path) -> Option<String> {
+    if !is_word(word) {
+        return None;
+    }
+    let line = [Path::new("allocs-rewrite"), word];
+    let error = definition().try_get_matches_from(line).err()?;
+    match error.get(ContextKind::SuggestedSubcommand)? {
+        ContextValue::Strings(commands) => commands.first().cloned(),
+        _ => None,
+    }
+}
+
+/// Neither a path nor a file that is there.
+fn is_word(path: &Path) -> bool {
+    path.file_name() == Some(path.as_os_str()) && path.symlink_metadata().is_err()
+}
+
+fn is_command(word: &Path) -> bool {
+    let names = definition();
+    let mut names = names.get_subcommands().map(clap::Command::get_name);
+    names.any(|name| Path::new(name) == word)
+}
+
+/// The commands alone, one of which has to be there: only then does clap say which is like a word.
+fn definition() -> clap::Command {
+    Command::augment_subcommands(clap::Command::new("allocs-rewrite"))
+        .subcommand_required(true)
+        .disable_help_subcommand(true)
+}
