@@ -181,13 +181,13 @@ pub(super) fn refuse_stray(source: &Source, segments: &[Segment]) -> Result<()> 
         (PT_NOTE, "PT_NOTE"),
         (PT_GNU_PROPERTY, "PT_GNU_PROPERTY"),
     ];
-    for segment in segments {
+    for segment in segments.iter().filter(|segment| segment.filesz > 0) {
         let Some((kind, name)) = KINDS.iter().find(|(kind, _)| *kind == segment.kind) else {
             continue;
         };
         let (file, memory) = (segment.filesz, segment.memsz);
         let sizes = file == memory || *kind == PT_TLS && file < memory;
-        let mapped = file == 0 || locate(segments, segment.vaddr, file) == Some(segment.offset);
+        let mapped = locate(segments, segment.vaddr, file) == Some(segment.offset);
         if !sizes || !mapped {
             let what = format!("its {name} is not in the file what it is in memory");
             return Err(source.malformed(what));
