@@ -1,10 +1,11 @@
-//! Makes the man pages and the completions for shells, of the definition of the command line:
+//! Makes the man pages and the completions for shells, of the definition of the command line, and JSON Schemas:
 //!
 //! ```sh
 //! cargo run -p allocs-rewrite --example share -- DIR
 //! ```
 //!
-//! DIR is what a package installs below `PREFIX/share`: `man/man1`, and what bash, zsh and fish look for.
+//! DIR is what a package installs below `PREFIX/share`: `man/man1`, what bash, zsh and fish look for, and
+//! `allocs-rewrite/schema`.
 
 #![forbid(unsafe_code)]
 
@@ -84,6 +85,10 @@ fn main() -> io::Result<()> {
     for sub in command.get_subcommands() {
         let file = format!("man/man1/{}.1", title(sub));
         write(&share.join(file), &page(sub, &command)?)?;
+    }
+    for (name, schema) in allocs_rewrite::schemas() {
+        let file = format!("allocs-rewrite/schema/{name}.schema.json");
+        write(&share.join(file), format!("{schema:#}\n").as_bytes())?;
     }
     Ok(())
 }

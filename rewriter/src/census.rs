@@ -27,6 +27,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
 pub use counts::{By, Counts, Totals};
@@ -46,7 +47,7 @@ pub struct Reading {
 }
 
 /// Where one process, or several taken together, allocated. Its JSON form is what `--json` prints.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Census {
     /// The processes.
     pub processes: Vec<Process>,
@@ -61,7 +62,7 @@ pub struct Census {
 }
 
 /// What changed from one report to another. Its JSON form is what `--diff --json` prints.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Comparison {
     /// The process of the first report.
     pub before: Process,
@@ -78,7 +79,7 @@ pub struct Comparison {
 }
 
 /// A process that wrote a report.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Process {
     /// The report's path, as given.
     pub report: String,
@@ -91,9 +92,10 @@ pub struct Process {
 }
 
 /// Where allocations come from, and what they are.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Site {
     /// The calls that led there.
+    #[schemars(with = "Vec<Frame>")]
     pub frames: Stack,
     /// What is counted.
     #[serde(flatten)]
@@ -101,9 +103,10 @@ pub struct Site {
 }
 
 /// What changed at a site.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Change {
     /// The calls that led there.
+    #[schemars(with = "Vec<Frame>")]
     pub frames: Stack,
     /// In the first report; `None` if the site is new.
     pub before: Option<Counts>,
@@ -132,7 +135,7 @@ impl Serialize for Stack {
 }
 
 /// A function that was called, and where in it the next one is called.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 pub struct Frame {
     /// Its name.
     pub function: Option<String>,

@@ -10,6 +10,7 @@ mod verdict;
 
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::divert::OwnAllocator;
@@ -33,7 +34,7 @@ pub struct Conditions {
 }
 
 /// What the loader will do with a program. Its JSON form is what `--json` prints.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Explanation {
     /// The program's path, as given.
     pub program: String,
@@ -70,7 +71,7 @@ pub struct Explanation {
 }
 
 /// The runtime that a program was rewritten for.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Runtime {
     /// Its init symbol.
     pub init: String,
@@ -81,7 +82,7 @@ pub struct Runtime {
 }
 
 /// An object of the process.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Object {
     /// Its path, as the loader calls it.
     pub path: String,
@@ -98,7 +99,7 @@ pub struct Object {
 }
 
 /// A name that the loader looked for.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Request {
     /// The name, tokens replaced.
     pub name: String,
@@ -115,7 +116,7 @@ pub struct Request {
 }
 
 /// IFUNC resolvers that run while one object is relocated.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Resolvers {
     /// The object that is relocated.
     pub object: String,
@@ -126,7 +127,7 @@ pub struct Resolvers {
 }
 
 /// A symbol and the object whose definition a reference gets.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Binding {
     /// The symbol.
     pub symbol: String,
@@ -135,11 +136,11 @@ pub struct Binding {
 }
 
 /// A function that is called before main.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Call {
     /// The object that it is called for.
     pub object: String,
-    /// What makes it be called: "DT_INIT", "DT_INIT_ARRAY\[2\]", "IFUNC resolver" and so on.
+    /// What makes it be called: `DT_INIT`, `DT_INIT_ARRAY[2]`, "IFUNC resolver" and so on.
     pub entry: String,
     /// Its address in the object, where the object's file says it.
     pub address: Option<String>,
@@ -150,7 +151,7 @@ pub struct Call {
 }
 
 /// Who defines malloc.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Malloc {
     /// Objects that define it, in load order: the first one is what most references get.
     pub definitions: Vec<String>,
@@ -161,7 +162,7 @@ pub struct Malloc {
 }
 
 /// Which malloc an object calls.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct MallocBinding {
     /// The object that refers to malloc.
     pub object: String,
@@ -170,7 +171,7 @@ pub struct MallocBinding {
 }
 
 /// Whether the runtime is first.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Verdict {
     /// The runtime's init runs before every constructor.
     pub first: bool,

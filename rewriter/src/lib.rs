@@ -54,6 +54,7 @@ mod report;
 mod rewritten;
 mod room;
 mod runtime;
+mod schema;
 mod source;
 mod spans;
 mod sysv_hash;
@@ -81,6 +82,7 @@ pub use output::{Destination, Written};
 pub use phase::Phase;
 pub use report::{Action, Report, Runtime, Size, Table, Undone};
 pub use runtime::SONAME;
+pub use schema::schemas;
 pub use tree::{Outcome, Stamp, Starts, TreeFile, TreeOptions, TreeReport, tree};
 
 use crate::elf::Format;

@@ -17,6 +17,7 @@ use object::elf::{
     GNU_PROPERTY_X86_FEATURE_1_SHSTK, NT_GNU_PROPERTY_TYPE_0, R_X86_64_64, SHF_ALLOC, SHF_WRITE,
     SHT_NOTE, SHT_PREINIT_ARRAY, SectionFlags, SectionType,
 };
+use schemars::JsonSchema;
 use serde::Serialize;
 use target_lexicon::{Architecture, BinaryFormat, Environment, OperatingSystem, Triple, Vendor};
 
@@ -78,7 +79,7 @@ pub struct ObjectOptions {
 }
 
 /// An object file that was written, and how it is used. Its JSON form is what `object --json` prints.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct ObjectFile {
     /// Its path, as given.
     pub output: PathBuf,

@@ -8,6 +8,7 @@
 
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::elf::Format;
@@ -16,7 +17,7 @@ use crate::runtime::Kind;
 use crate::source::Source;
 
 /// When the runtime's init is called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
     /// While the program is relocated: ahead of every constructor. The init symbol is an IFUNC.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::input::Input;
@@ -14,7 +15,7 @@ use crate::room::{Place, Room};
 use crate::runtime::Request;
 
 /// The outcome of a rewrite. Its JSON form is what `--json` prints.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Report {
     /// The input's path, as given.
     pub input: PathBuf,
@@ -39,7 +40,7 @@ pub struct Report {
 }
 
 /// The outcome of an undo. Its JSON form is what `undo --json` prints.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Undone {
     /// The rewritten file's path, as given.
     pub input: PathBuf,
@@ -72,7 +73,7 @@ impl Undone {
 }
 
 /// The runtime that a rewritten program starts with.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Runtime {
     /// Its DT_NEEDED string.
     pub needed: String,
@@ -85,7 +86,7 @@ pub struct Runtime {
 }
 
 /// File sizes in bytes.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
 pub struct Size {
     /// Of the input.
     pub before: u64,
@@ -94,7 +95,7 @@ pub struct Size {
 }
 
 /// What happened to one table.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Table {
     /// The section's usual name, or what the table is called in the gABI.
     pub table: &'static str,
@@ -105,7 +106,7 @@ pub struct Table {
 }
 
 /// Which way a table was changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Action {
     /// What the C runtime's start files left unused serves again.

@@ -29,11 +29,12 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+pub(crate) use self::manifest::Manifest;
 pub use self::manifest::{Outcome, Stamp, Starts, TreeFile};
 pub use self::report::TreeReport;
 
 use self::entry::Done;
-use self::manifest::{Manifest, Request};
+use self::manifest::Request;
 use self::runtimes::Runtimes;
 use self::select::Selection;
 use self::walk::{Entry, Found};

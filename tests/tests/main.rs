@@ -32,6 +32,7 @@ mod hooks;
 mod hostile;
 mod in_place;
 mod index;
+mod json;
 mod languages;
 mod layouts;
 mod loader_model;
@@ -79,6 +80,7 @@ fn main() -> ExitCode {
         stress::trials(),
         own_allocators::trials(),
         index::trials(),
+        json::trials(),
         trees_killed::trials(),
         questions::trials(),
         rust_crate::trials(),

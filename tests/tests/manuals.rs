@@ -31,7 +31,7 @@ const COMPLETED: [(&str, &str); 5] = [
 ];
 
 /// What goes below PREFIX/share.
-fn share() -> &'static Path {
+pub(crate) fn share() -> &'static Path {
     static SHARE: OnceLock<PathBuf> = OnceLock::new();
     SHARE.get_or_init(|| {
         let share = tool::binary().with_file_name("allocs-tests").join("share");

@@ -197,6 +197,10 @@ fn release() {
         .arg(source)
         .args(flags.stdout().split_whitespace())
         .succeed();
+    for schema in ["explain", "rewrite", "runtime-report"] {
+        let schema = dir.join(format!("share/allocs-rewrite/schema/{schema}.schema.json"));
+        assert!(schema.is_file(), "{} is missing", schema.display());
+    }
     let licences =
         fs::read_to_string(dir.join("share/doc/allocs-rewrite/THIRD-PARTY")).expect("THIRD-PARTY");
     for crate_ in ["clap", "goblin", "iced-x86", "object", "serde_json"] {

@@ -183,6 +183,11 @@ fn another_runtime() {
     let same = fs::read(place.output.join("usr/bin/true")).expect("the copy")
         == fs::read(place.source.join("usr/bin/true")).expect("the original");
     assert!(same, "{report:#}");
+    // What was left unseen with --partial is not taken for more without it.
+    let partial = || to_copy(&place.source, &place.output).arg("--partial");
+    assert_eq!(json(&partial().succeed())["made"], 3);
+    assert_eq!(json(&partial().succeed())["made"], 0);
+    assert_eq!(place.run()["made"], 3);
 }
 
 /// Wherever the copy is.
@@ -202,7 +207,7 @@ fn manifest_is_the_same_every_time() {
     assert!(first == fs::read(&manifest).expect("a manifest"));
 }
 
-/// Those that sha256sum(1) finds, and sizes and times of the source's files.
+/// Those that b3sum(1) finds, and sizes and times of the source's files.
 fn digests() {
     let place = Place::new("again-digests");
     let manifest = fs::read(place.manifest()).expect("a manifest");
@@ -216,10 +221,10 @@ fn digests() {
     for path in ["usr/bin/also-threads", "usr/bin/true"] {
         let found = file(&manifest, path);
         for (top, side) in [(&place.source, "input"), (&place.output, "output")] {
-            let sum = Command::new("sha256sum").arg(top.join(path)).succeed();
+            let sum = Command::new(needs("b3sum")).arg(top.join(path)).succeed();
             let sum = sum.stdout().split_whitespace().next().map(str::to_owned);
             assert_eq!(
-                found[side]["sha256"].as_str(),
+                found[side]["blake3"].as_str(),
                 sum.as_deref(),
                 "{path}: {side}"
             );

@@ -93,11 +93,11 @@ fn executables_alone() {
     );
     assert_eq!(files, listing(&dir.path()));
     assert!(text == fs::read(&manifest).expect("a manifest"));
-    let sum = Command::new("sha256sum")
+    let sum = Command::new(needs("b3sum"))
         .arg("/bin/true")
         .succeed()
         .stdout();
-    let of_original = &file(&report, "usr/bin/true")["input"]["sha256"];
+    let of_original = &file(&report, "usr/bin/true")["input"]["blake3"];
     assert_eq!(
         of_original.as_str(),
         sum.split_whitespace().next(),

@@ -1,12 +1,13 @@
 //! What is counted at a site, and its sums and differences.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// Why reports are not added up.
 pub(crate) const TOO_MUCH: &str = "its counts add up to more than there can be";
 
 /// What is counted at a site; also the change between two reports. Sizes are in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Counts {
     /// Sum of the sizes of live allocations.
     pub live_bytes: i64,
@@ -22,7 +23,7 @@ pub struct Counts {
 
 /// What is live in a process, and was at most; also the change between two reports. Sizes are in
 /// bytes. Members are `None` if they are not known.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Totals {
     /// Number of live allocations.
     pub live_chunks: Option<i64>,

@@ -30,7 +30,8 @@ struct Live {
 
 #[derive(Deserialize)]
 struct Object {
-    path: String,
+    /// Not known of the executable where /proc is not mounted.
+    path: Option<String>,
     base: u64,
     build_id: Option<String>,
     text: Option<Text>,
@@ -64,8 +65,11 @@ pub(crate) fn read(bytes: &[u8], places: &mut Places) -> Result<Contents, String
     }
     let mut mappings = Vec::new();
     for object in document.objects {
+        let Some(path) = object.path else {
+            continue;
+        };
         let build_id = object.build_id.map(|id| as_text(id.as_bytes()));
-        let number = places.object(as_text(object.path.as_bytes()), build_id);
+        let number = places.object(as_text(path.as_bytes()), build_id);
         mappings.extend(object.text.map(|text| Mapping {
             object: number,
             begin: text.begin,

@@ -1,5 +1,6 @@
 //! What `explain` says of the executable's own allocators.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::names::Scheme;
@@ -11,7 +12,7 @@ use crate::parse::Image;
 use crate::source::Source;
 
 /// An allocator that the program brings in its own file.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct OwnAllocator {
     /// What its functions are called by: "malloc" for plain names, otherwise what their prefix stands for.
     pub name: String,
@@ -31,7 +32,7 @@ impl OwnAllocator {
 }
 
 /// A function of such an allocator.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct OwnFunction {
     /// Its names.
     pub names: Vec<String>,

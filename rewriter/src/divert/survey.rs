@@ -1,5 +1,6 @@
 //! Which allocators an executable brings, and which of their functions can be moved.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::code::{ENDBR64, Prologue};
@@ -26,7 +27,7 @@ pub(crate) struct Allocator {
 }
 
 /// Where its functions have names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Origin {
     /// In .dynsym: libraries call them, too.

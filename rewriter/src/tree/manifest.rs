@@ -6,8 +6,9 @@ use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use blake3::Hasher;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::TreeOptions;
 use crate::elf::FileOffset;
@@ -19,7 +20,7 @@ use crate::{Phase, directory_of, temporary};
 const SUFFIX: &str = ".allocs-tree.json";
 
 /// All of it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Manifest {
     pub(crate) request: Request,
     /// Files of the own runtime that were written.
@@ -29,20 +30,21 @@ pub(crate) struct Manifest {
 }
 
 /// What was asked for, and of which version of the program.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Request {
     allocs_rewrite: String,
     runtime: Option<String>,
     init: Option<String>,
     phase: Option<Phase>,
     allow_setuid: bool,
+    partial: bool,
     include: Vec<String>,
     exclude: Vec<String>,
 }
 
 /// An executable, a file that looks like one, or anything that could not be dealt with. Paths are from
 /// the top of the tree; where they are no UTF-8, they have U+FFFD.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TreeFile {
     /// Its path.
     pub path: String,
@@ -66,7 +68,7 @@ pub struct TreeFile {
 }
 
 /// What became of a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     /// It is the rewrite of its original, by this run or by an earlier one.
@@ -78,7 +80,7 @@ pub enum Outcome {
 }
 
 /// The runtime that a program starts with.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Starts {
     /// Its DT_NEEDED string.
     pub needed: String,
@@ -87,41 +89,41 @@ pub struct Starts {
 }
 
 /// By what a file is known again.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Stamp {
     /// In bytes.
     pub size: u64,
     /// Modification time, in seconds since 1970, of the original in another tree.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub modified: Option<String>,
-    /// SHA-256 in hexadecimal, if there is a manifest to write.
+    /// BLAKE3 in hexadecimal, if there is a manifest to write. (SHA-256 would cost more than the copy where
+    /// the processor has no instructions for it.)
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sha256: Option<String>,
+    pub blake3: Option<String>,
 }
 
 impl Stamp {
     /// That of a file that is open.
     pub(crate) fn of(source: &Source, digest: bool) -> Result<Self> {
-        let sha256 = match digest {
-            true => Some(sha256(source)?),
+        let blake3 = match digest {
+            true => Some(blake3(source)?),
             false => None,
         };
         Ok(Self {
             size: source.len(),
             modified: None,
-            sha256,
+            blake3,
         })
     }
 }
 
-fn sha256(source: &Source) -> Result<String> {
-    let mut digest = Sha256::new();
+fn blake3(source: &Source) -> Result<String> {
+    let mut digest = Hasher::new();
     source.for_each_window(FileOffset(0), source.len(), "the file", |_, window| {
         digest.update(window);
         Ok(())
     })?;
-    let digest = digest.finalize();
-    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(digest.finalize().to_hex().to_string())
 }
 
 /// A file's modification time as a manifest has it.
@@ -142,6 +144,7 @@ impl Request {
             init: options.init.clone(),
             phase: options.phase,
             allow_setuid: options.allow_setuid,
+            partial: options.partial,
             include: options.include.clone(),
             exclude: options.exclude.clone(),
         }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Tree;
@@ -10,7 +11,7 @@ use super::manifest::{Outcome, TreeFile, text};
 use crate::error::Error;
 
 /// The outcome of a run. Its JSON form is what `tree --json` prints.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct TreeReport {
     /// The tree's path, as given.
     pub output: PathBuf,

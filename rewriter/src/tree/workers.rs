@@ -1,9 +1,9 @@
 //! Everything that is to be done, on all processors.
 
 use std::ops::ControlFlow;
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::Duration;
 
 use super::Tree;
@@ -23,6 +23,10 @@ struct State {
     next: AtomicUsize,
     done: AtomicU64,
     stop: AtomicBool,
+    /// Threads that have not ended.
+    working: AtomicUsize,
+    /// Whether the first failure is the end.
+    strict: bool,
 }
 
 /// Does what `act` does with each item. The answers are in no order.
@@ -33,45 +37,50 @@ pub(crate) fn run(
     act: impl Fn(&Item<'_>, &mut Progress<'_>) -> Done + Sync,
 ) -> Result<Vec<Done>> {
     let total = items.iter().map(|item| item.entry.work()).sum();
-    let state = State::default();
-    let mut all = Vec::with_capacity(items.len());
-    let mut failure = None;
+    let threads = threads(tree).min(items.len());
+    let state = State {
+        strict: tree.options.strict,
+        working: AtomicUsize::new(threads),
+        ..State::default()
+    };
+    let main = thread::current();
     let mut stopped = false;
-    thread::scope(|scope| {
-        let (sender, receiver) = mpsc::channel();
-        for _ in 0..threads(tree).min(items.len()) {
-            let (sender, state, act) = (sender.clone(), &state, &act);
+    let mut all: Vec<Done> = thread::scope(|scope| {
+        let (main, state, act) = (&main, &state, &act);
+        let work = || {
             scope.spawn(move || {
-                while let Some(item) = state.next(items) {
-                    if sender.send(state.watch(item, act)).is_err() {
-                        break;
-                    }
-                }
-            });
-        }
-        drop(sender);
-        loop {
-            match receiver.recv_timeout(PATIENCE) {
-                Ok(mut done) => {
-                    if tree.options.strict && failure.is_none() {
-                        failure = done.error.take();
-                    }
-                    all.push(done);
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
-            }
+                let done = state.work(items, act);
+                state.working.fetch_sub(1, Ordering::Release);
+                main.unpark();
+                done
+            })
+        };
+        let workers: Vec<_> = (0..threads).map(|_| work()).collect();
+        // One that panics does not count itself.
+        let all_ended = || workers.iter().all(ScopedJoinHandle::is_finished);
+        while state.working.load(Ordering::Acquire) > 0 && !all_ended() {
+            thread::park_timeout(PATIENCE);
             stopped |= progress(state.done.load(Ordering::Relaxed), total).is_break();
-            if stopped || failure.is_some() {
+            if stopped {
                 state.stop.store(true, Ordering::Relaxed);
             }
         }
+        let done = workers.into_iter().map(ScopedJoinHandle::join);
+        let done = done.map(|done| done.unwrap_or_else(|panic| resume_unwind(panic)));
+        done.flatten().collect()
     });
-    match failure {
-        _ if stopped => Err(Error::new(&tree.output, ErrorKind::TreeStopped)),
-        Some(error) => Err(error),
-        None => Ok(all),
+    if stopped {
+        return Err(Error::new(&tree.output, ErrorKind::TreeStopped));
     }
+    if state.strict {
+        // Where one fails, the others are stopped.
+        let failed = |error: &mut Error| !matches!(error.kind(), ErrorKind::Stopped);
+        let failure = all.iter_mut().find_map(|done| done.error.take_if(failed));
+        if let Some(error) = failure {
+            return Err(error);
+        }
+    }
+    Ok(all)
 }
 
 fn threads(tree: &Tree<'_>) -> usize {
@@ -83,6 +92,23 @@ fn threads(tree: &Tree<'_>) -> usize {
 }
 
 impl State {
+    /// What one thread does.
+    fn work(
+        &self,
+        items: &[&Item<'_>],
+        act: impl Fn(&Item<'_>, &mut Progress<'_>) -> Done,
+    ) -> Vec<Done> {
+        let mut all = Vec::new();
+        while let Some(item) = self.next(items) {
+            let done = self.watch(item, &act);
+            if self.strict && done.error.is_some() {
+                self.stop.store(true, Ordering::Relaxed);
+            }
+            all.push(done);
+        }
+        all
+    }
+
     fn next<'i>(&self, items: &[&'i Item<'i>]) -> Option<&'i Item<'i>> {
         if self.stop.load(Ordering::Relaxed) {
             return None;
