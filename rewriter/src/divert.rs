@@ -43,6 +43,7 @@ use crate::Options;
 use crate::elf::{Vaddr, align_up};
 use crate::error::{ErrorKind, Result};
 use crate::source::Source;
+use crate::unwind::{Place, Unwinding};
 
 /// How the runtime's functions begin that entries lead to.
 pub(crate) const PREFIX: &str = "allocs_divert_";
@@ -95,6 +96,8 @@ pub(crate) struct Diversion {
     tables: Vec<Table>,
     /// What is behind the tables.
     memory: Vec<u8>,
+    /// How to unwind out of entries and continuations; `None` if there is no way.
+    pub(crate) unwinding: Option<Unwinding>,
 }
 
 impl Diversion {
@@ -225,6 +228,24 @@ impl Diversion {
         let first = self.continuation_at(base, self.functions.len());
         let before = self.tables.iter().take(table).map(Table::size);
         Vaddr(first.0 + before.sum::<u64>())
+    }
+
+    /// Where the function's continuation is in a segment at `base`, or, without a number, where the entries are.
+    pub(crate) fn place(&self, base: Vaddr, function: Option<usize>) -> Option<Place> {
+        let Some(number) = function else {
+            return Some(Place {
+                start: base,
+                size: ENTRY * self.functions.len() as u64,
+                instructions: vec![0],
+            });
+        };
+        let start = self.continuation_at(base, number);
+        let prologue = &self.functions.get(number)?.prologue;
+        Some(Place {
+            start,
+            size: CONTINUATION,
+            instructions: prologue.places_in_continuation(start)?,
+        })
     }
 
     /// The new segment for the address `base`, with the slots at `slots`. `None` if something is out of

@@ -14,6 +14,7 @@ use crate::elf::{Entry, FileOffset, PAGE, Rela, Segment, Symbol, Vaddr, align_up
 use crate::error::Result;
 use crate::parse::{Image, Table};
 use crate::source::Source;
+use crate::unwind::Grown;
 
 /// By how much the tables that only the loader reads have to grow.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +29,8 @@ pub(crate) struct Growing {
     pub(crate) code: bool,
     /// True if the program's own allocator gets code that leads to the runtime, which is another.
     pub(crate) diverted: bool,
+    /// What there is for unwinding, which grows with that code.
+    pub(crate) unwinding: Option<[Grown; 2]>,
     /// True if what is written during relocation gets a writable segment of its own.
     pub(crate) apart: bool,
 }
@@ -215,6 +218,9 @@ fn grown_tables(image: &Image, growing: Growing) -> Vec<Move> {
             growing.relocations * Rela::size(image.format),
             8,
         );
+    }
+    for grown in growing.unwinding.into_iter().flatten() {
+        grow(grown.name, Some(grown.table), grown.extra, 8);
     }
     moves
 }

@@ -78,6 +78,7 @@ impl Layout {
         builder.put_debugger_symbols()?;
         builder.put_code()?;
         builder.put_diverted(request.diversion)?;
+        builder.put_unwinding(request.diversion)?;
         builder.put_headers()?;
         let slot = builder.array();
         let word = image.format.word();

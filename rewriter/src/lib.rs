@@ -63,6 +63,7 @@ mod trampoline;
 mod tree;
 mod trusted;
 mod undo;
+mod unwind;
 mod verify;
 mod versions;
 mod write;

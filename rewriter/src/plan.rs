@@ -20,6 +20,7 @@ use crate::refuse;
 use crate::room::{self, Room, Wanted};
 use crate::runtime::Request;
 use crate::source::Source;
+use crate::unwind::{Grown, Unwinding};
 
 /// Where the init symbol goes in .dynsym.
 #[derive(Clone, Debug)]
@@ -130,6 +131,7 @@ impl Plan {
             listed,
             phase: request.phase,
             slots: request.diversion.slots_size(),
+            unwinding: request.diversion.unwinding.as_ref().map(Unwinding::grown),
         };
         let plan = fixed.plan(source, image, findings, Segments::AsTheyAre)?;
         match plan {
@@ -158,6 +160,8 @@ struct Fixed {
     phase: Phase,
     /// Bytes of the slots that lead to the runtime's functions for the program's own allocator.
     slots: u64,
+    /// What has to grow for unwinding out of the code in front of those.
+    unwinding: Option<[Grown; 2]>,
 }
 
 impl Fixed {
@@ -178,6 +182,7 @@ impl Fixed {
             relocations: u64::from(appended) + preinit.relocations() + self.slots / 8,
             code: self.phase == Phase::Entry,
             diverted: self.slots > 0,
+            unwinding: self.unwinding,
             apart,
         };
         let grows = growing.relocations > 0;

@@ -248,6 +248,15 @@ pub(crate) fn tables(
         say(".text", Action::InPlace, detail);
     }
 
+    let unwinding = request.diversion.unwinding.as_ref();
+    for grown in unwinding.iter().flat_map(|unwinding| unwinding.grown()) {
+        let detail = format!(
+            "{} bytes longer, for the instructions that make way",
+            grown.extra
+        );
+        say(grown.name, Action::Moved, detail);
+    }
+
     for table in &plan.headers.moves {
         let made_way = table.extra == 0;
         if made_way {

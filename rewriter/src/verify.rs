@@ -9,6 +9,7 @@ mod bytes;
 mod diverted;
 mod hash;
 mod tables;
+mod unwinding;
 mod view;
 
 use goblin::elf::SectionHeader;
@@ -66,6 +67,7 @@ pub(crate) fn verify(
     check.hash(&dead)?;
     check.preinit_array()?;
     check.relocations()?;
+    check.unwinding()?;
     check.small_things()?;
     check.mapped_bytes(&layout.spans)?;
     check.changed_bytes(&layout.spans, &dead)
@@ -176,6 +178,7 @@ impl Check<'_> {
                 pt::PT_NOTE,
                 pt::PT_GNU_PROPERTY,
                 pt::PT_DYNAMIC,
+                pt::PT_GNU_EH_FRAME,
             ];
             let expected = |old: &&pt::ProgramHeader| {
                 same(old) && (covers(old) || moves.contains(&old.p_type))

@@ -65,6 +65,7 @@ mod trees_in_place;
 mod trees_killed;
 mod trees_refused;
 mod undo;
+mod unwinding;
 mod work;
 
 use std::process::ExitCode;
@@ -124,6 +125,7 @@ fn main() -> ExitCode {
         report_bad::trials(),
         combinations::trials(),
         undo::trials(),
+        unwinding::trials(),
         trees::trials(),
         trees_again::trials(),
         trees_in_place::trials(),

@@ -349,6 +349,9 @@ fn function(name: &str, body: &str) -> String {
 
 const FREE: &str = "mov $1, %eax\nret";
 const MALLOC: &str = "endbr64\njmp get@PLT";
+const CALL: &str = "sub $8, %rsp\ncall get@PLT\nadd $8, %rsp\nret";
+/// It has a branch that has no longer form.
+const LOOPS: &str = "mov %rdi, %rcx\njrcxz 1f\nmov $1, %eax\n1: ret";
 
 fn refused(name: &str, malloc: &str, free: &str, words: &[&str]) {
     let dir = Dir::new(name);
@@ -365,8 +368,23 @@ fn refused(name: &str, malloc: &str, free: &str, words: &[&str]) {
 }
 
 fn instructions_that_cannot_move() {
-    let call = "sub $8, %rsp\ncall get@PLT\nadd $8, %rsp\nret";
-    refused("call", call, FREE, &["malloc (", "is a call"]);
+    let call = format!(
+        ".cfi_startproc\n.cfi_personality 0x1b, get\n.cfi_lsda 0x1b, handlers\n{CALL}\n.cfi_endproc\n\
+         .section .rodata\nhandlers: .byte 0xff, 0xff, 1, 0\n.text"
+    );
+    refused(
+        "call",
+        &call,
+        FREE,
+        &["malloc (", "is a call, and the function handles exceptions"],
+    );
+    let itself = "call 1f\n1: pop %rax\njmp get@PLT";
+    refused(
+        "itself",
+        itself,
+        FREE,
+        &["malloc (", "refers to its beginning"],
+    );
     let short = "ret\n.byte 0x48, 0x31, 0xc0, 0xc3, 0x90, 0x90";
     let short = format!("{short}\n.size free, 1");
     let dir = Dir::new("short");
@@ -375,8 +393,7 @@ fn instructions_that_cannot_move() {
     let program = assembled(&dir, "short", &assembly);
     let words = ["free (", "shorter than the jump"];
     rewrite(&dir, &program, &[]).refuse(&dir.path(), &program, &words);
-    let loops = "mov %rdi, %rcx\njrcxz 1f\nmov $1, %eax\n1: ret";
-    refused("loops", MALLOC, loops, &["free (", "128 bytes only"]);
+    refused("loops", MALLOC, LOOPS, &["free (", "128 bytes only"]);
     let bad = "jmp get@PLT\n";
     let undefined = ".byte 0x06, 0x06, 0x06, 0x06, 0x06, 0x06";
     let undefined = format!("test %edi, %edi\njnz 1f\n{undefined}\n1: {bad}");
@@ -422,8 +439,7 @@ fn what_leads_into_a_function() {
 /// With --partial, the rest is seen, and what is not is named.
 fn partly() {
     let dir = Dir::new("own-partly");
-    let call = "sub $8, %rsp\ncall get@PLT\nadd $8, %rsp\nret";
-    let assembly = function("malloc", MALLOC) + &function("free", FREE) + &function("calloc", call);
+    let assembly = function("malloc", CALL) + &function("free", FREE) + &function("calloc", LOOPS);
     let program = assembled(&dir, "partly", &assembly);
     let result = rewrite(&dir, &program, &["--partial"]).succeed();
     assert_eq!(diverted(&result), ["malloc", "free"]);
@@ -434,11 +450,10 @@ fn partly() {
     );
     result.command().succeed();
     // What is told a size has to be seen: the runtime makes chunks larger than the program knows.
-    let call = "sub $8, %rsp\ncall free@PLT\nadd $8, %rsp\nret";
     let assembly =
-        function("malloc", MALLOC) + &function("free", FREE) + &function("free_sized", call);
+        function("malloc", MALLOC) + &function("free", FREE) + &function("free_sized", LOOPS);
     let program = assembled(&dir, "sized", &assembly);
-    let words = ["free_sized (", "is a call", "size"];
+    let words = ["free_sized (", "128 bytes only", "size"];
     rewrite(&dir, &program, &["--partial"]).refuse(&dir.path(), &program, &words);
 }
 
@@ -498,10 +513,9 @@ fn another_runtime() {
 
 fn refreshed() {
     let dir = Dir::new("own-refreshed");
-    let call = "sub $8, %rsp\ncall get@PLT\nadd $8, %rsp\nret";
     let assembly = function("malloc", MALLOC)
         + &function("free", FREE)
-        + &function("calloc", call)
+        + &function("calloc", LOOPS)
         + &function("my_get", MALLOC);
     let program = assembled(&dir, "own", &assembly);
     let options = ["--malloc", "my_get=malloc", "--partial"];

@@ -9,6 +9,7 @@ use crate::elf::Format;
 use crate::error::{ErrorKind, Result};
 use crate::parse::Image;
 use crate::source::Source;
+use crate::unwind::Unwinding;
 
 /// What `options` ask for, as far as the runtime has functions for it, and what to say about it. `runtime` is
 /// the file of one that `options` name, if it was found.
@@ -64,8 +65,22 @@ pub(crate) fn choose(
             )),
         };
     }
-    let diversion = Diversion::make(source, &allocators, knows, options)?;
-    Ok((diversion, notes(&allocators, knows)))
+    let mut diversion = Diversion::make(source, &allocators, knows, options)?;
+    let mut notes = notes(&allocators, knows);
+    if diversion.functions.is_empty() {
+        return Ok((diversion, notes));
+    }
+    let prologues = diversion
+        .functions
+        .iter()
+        .map(|function| &function.prologue);
+    match Unwinding::make(source, image, prologues)? {
+        Ok(unwinding) => diversion.unwinding = Some(unwinding),
+        Err(reason) => notes.push(format!(
+            "a backtrace from a signal in the first instructions of its allocator's functions ends there: {reason}"
+        )),
+    }
+    Ok((diversion, notes))
 }
 
 fn list(allocators: &[Allocator]) -> String {

@@ -5,8 +5,8 @@
 //! for its new place, operands relative to rip and short branches included, and followed by a jump back.
 
 use iced_x86::{
-    BlockEncoder, BlockEncoderOptions, Code, Decoder, DecoderOptions, FlowControl, Instruction,
-    InstructionBlock, Mnemonic,
+    BlockEncoder, BlockEncoderOptions, BlockEncoderResult, Code, Decoder, DecoderOptions,
+    FlowControl, Instruction, InstructionBlock, Mnemonic,
 };
 
 use crate::elf::Vaddr;
@@ -64,14 +64,13 @@ impl Prologue {
                 ));
             }
             match instruction.flow_control() {
-                FlowControl::Next | FlowControl::ConditionalBranch => {}
+                FlowControl::Next
+                | FlowControl::ConditionalBranch
+                | FlowControl::Call
+                | FlowControl::IndirectCall => {}
                 FlowControl::Return
                 | FlowControl::UnconditionalBranch
                 | FlowControl::IndirectBranch => ended = true,
-                // A return address in other code would have no entry in .eh_frame.
-                FlowControl::Call | FlowControl::IndirectCall => {
-                    return Err(format!("its instruction at {here} is a call"));
-                }
                 _ => return Err(format!("its instruction at {here} raises an exception")),
             }
             instructions.push(instruction);
@@ -88,15 +87,36 @@ impl Prologue {
     }
 
     /// Address of an instruction that has an address among these, or in front of them, for its operand: a
-    /// function that compares pointers with its own, say. It would have that of the continuation.
+    /// function that compares pointers with its own, say. It would have that of the continuation. A call of
+    /// what follows it is another: that reads its return address.
     fn refers_to_itself(&self) -> Option<Vaddr> {
         let beginning = self.at.0.saturating_sub(ENDBR64.len() as u64)..self.end().0;
         let mut instructions = self.instructions.iter();
         let found = instructions.find(|instruction| {
-            instruction.is_ip_rel_memory_operand()
-                && beginning.contains(&instruction.ip_rel_memory_address())
+            let operand = instruction.is_ip_rel_memory_operand()
+                && beginning.contains(&instruction.ip_rel_memory_address());
+            let called = instruction.is_call_near()
+                && beginning.contains(&instruction.near_branch_target().wrapping_sub(1));
+            operand || called
         });
         found.map(|instruction| Vaddr(instruction.ip()))
+    }
+
+    /// Address of a call among the instructions: its return address will be in the continuation.
+    pub(crate) fn call(&self) -> Option<Vaddr> {
+        let mut instructions = self.instructions.iter();
+        let call = instructions.find(|instruction| {
+            let flow = instruction.flow_control();
+            matches!(flow, FlowControl::Call | FlowControl::IndirectCall)
+        });
+        call.map(|instruction| Vaddr(instruction.ip()))
+    }
+
+    /// Addresses of the instructions, and of what follows them.
+    pub(crate) fn places(&self) -> Vec<u64> {
+        let places = self.instructions.iter().map(Instruction::ip);
+        let behind = self.instructions.last().map(Instruction::next_ip);
+        places.chain(behind).collect()
     }
 
     /// First address behind what is taken out.
@@ -107,6 +127,28 @@ impl Prologue {
     /// The continuation for the address `at`: [`CONTINUATION`] bytes. `None` if something that it refers to
     /// is out of its reach of 2 GiB.
     pub(crate) fn continuation(&self, at: Vaddr) -> Option<Vec<u8>> {
+        let mut code = ENDBR64.to_vec();
+        code.extend(self.encode(at)?.code_buffer);
+        let size = usize::try_from(CONTINUATION).ok()?;
+        let fits = code.len() <= size;
+        code.resize(size, TRAP);
+        fits.then_some(code)
+    }
+
+    /// Where in the continuation for the address `at` the instructions and the jump back are. The first begins
+    /// with endbr64.
+    pub(crate) fn places_in_continuation(&self, at: Vaddr) -> Option<Vec<u8>> {
+        let endbr64 = u32::try_from(ENDBR64.len()).ok()?;
+        let places = self.encode(at)?.new_instruction_offsets;
+        let place = |(number, place): (usize, &u32)| match number {
+            0 => Some(0),
+            _ => u8::try_from(place.checked_add(endbr64)?).ok(),
+        };
+        places.iter().enumerate().map(place).collect()
+    }
+
+    /// The instructions and the jump back, as they come behind an endbr64 at `at`.
+    fn encode(&self, at: Vaddr) -> Option<BlockEncoderResult> {
         let reach = |target: u64| {
             let distance = target.wrapping_sub(at.0).cast_signed();
             i32::try_from(distance.checked_add(distance.signum().checked_mul(4096)?)?).ok()
@@ -114,7 +156,7 @@ impl Prologue {
         let mut block = self.instructions.clone();
         block.push(Instruction::with_branch(Code::Jmp_rel32_64, self.end().0).ok()?);
         for instruction in &block {
-            if is_branch(instruction) {
+            if is_branch(instruction) || instruction.is_call_near() {
                 reach(instruction.near_branch_target())?;
             }
             if instruction.is_ip_rel_memory_operand() {
@@ -123,13 +165,8 @@ impl Prologue {
         }
         let rip = at.0.checked_add(ENDBR64.len() as u64)?;
         let block = InstructionBlock::new(&block, rip);
-        let encoded = BlockEncoder::encode(64, block, BlockEncoderOptions::NONE).ok()?;
-        let mut code = ENDBR64.to_vec();
-        code.extend(encoded.code_buffer);
-        let size = usize::try_from(CONTINUATION).ok()?;
-        let fits = code.len() <= size;
-        code.resize(size, TRAP);
-        fits.then_some(code)
+        let options = BlockEncoderOptions::RETURN_NEW_INSTRUCTION_OFFSETS;
+        BlockEncoder::encode(64, block, options).ok()
     }
 
     /// What comes in the place of the instructions: a jump to `entry`.
@@ -189,7 +226,7 @@ mod tests {
         text.into_iter()
             .take_while(|instruction| instruction.mnemonic() != Mnemonic::Int3)
             .map(|instruction| {
-                let target = match is_branch(&instruction) {
+                let target = match is_branch(&instruction) || instruction.is_call_near() {
                     true => instruction.near_branch_target(),
                     false => instruction.ip_rel_memory_address(),
                 };
@@ -209,6 +246,9 @@ mod tests {
         // je to the ret behind xor eax, eax
         let code = b"\x74\x02\x31\xc0\xc3";
         assert_eq!(moved(code), ["Je 800008", "Xor 0", "Ret 0", "Jmp 1005"]);
+        // sub rsp, 8; call +0x20
+        let code = b"\x48\x83\xec\x08\xe8\x20\0\0\0\xc3";
+        assert_eq!(moved(code), ["Sub 0", "Call 1029", "Jmp 1009"]);
     }
 
     #[test]
@@ -226,7 +266,8 @@ mod tests {
     #[test]
     fn what_cannot_be_moved_says_why() {
         let reason = |code: &[u8], size| take(code, size).err().unwrap_or_default();
-        assert!(reason(b"\xe8\0\0\0\0", 9).contains("is a call"));
+        // call to what follows it, which reads the return address
+        assert!(reason(b"\xe8\0\0\0\0\x58", 9).contains("refers to its beginning"));
         assert!(reason(b"\x31\xc0\xc3\x55\x53", 3).contains("shorter than the jump"));
         assert!(reason(b"\x06\x06\x06\x06\x06", 9).contains("cannot be decoded"));
         assert!(reason(b"\xe3\x02\x31\xc0\xc3", 5).contains("128 bytes only"));

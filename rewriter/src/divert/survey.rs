@@ -12,6 +12,7 @@ use crate::elf::Vaddr;
 use crate::error::{ErrorKind, Result};
 use crate::parse::{Image, Table};
 use crate::source::Source;
+use crate::unwind::Frames;
 
 /// How much of a function is looked at to move its beginning, in bytes: endbr64, and the longest
 /// instructions that a jump can overlap.
@@ -137,6 +138,7 @@ pub(crate) fn survey(source: &Source, image: &Image, schemes: &[Scheme]) -> Resu
         allocators.extend(Some(allocator).filter(|allocator| !allocator.functions.is_empty()));
     }
     refuse_what_leads_in(&targets, &mut allocators)?;
+    refuse_calls(source, image, &mut allocators)?;
     Ok(allocators)
 }
 
@@ -216,6 +218,33 @@ fn movable(
     };
     let reason = targets.own(function.start, function.size, &prologue)?;
     Ok(reason.map_or(Ok(prologue), Err))
+}
+
+/// Leaves functions alone of whose first instructions one is a call, where nothing could unwind to it in its new
+/// place.
+fn refuse_calls(source: &Source, image: &Image, allocators: &mut [Allocator]) -> Result<()> {
+    let mut frames = None;
+    let functions = allocators.iter_mut().flat_map(|one| &mut one.functions);
+    for function in functions {
+        let Ok(prologue) = &function.prologue else {
+            continue;
+        };
+        let Some(call) = prologue.call() else {
+            continue;
+        };
+        let frames = match &mut frames {
+            Some(frames) => frames,
+            none => none.insert(Frames::read(source, image)?),
+        };
+        let reason = match frames {
+            Ok(frames) => frames.keeps_call(prologue),
+            Err(reason) => Some(reason.clone()),
+        };
+        if let Some(reason) = reason {
+            function.prologue = Err(format!("its instruction at {call} is a call, and {reason}"));
+        }
+    }
+    Ok(())
 }
 
 /// Looks through the program for what leads into the functions' first instructions.

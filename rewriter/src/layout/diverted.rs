@@ -1,13 +1,14 @@
 //! What leads the program's own allocator to the runtime: a segment of code, the slots that the loader
 //! fills, and the jumps.
 
-use object::elf::R_X86_64_64;
+use object::elf::{PT_GNU_EH_FRAME, R_X86_64_64};
 
 use super::Builder;
 use crate::divert::Diversion;
 use crate::elf::{FileOffset, Rela, Vaddr};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::spans::Content;
+use crate::unwind::Grown;
 
 impl Builder<'_> {
     /// Maps the entries, continuations and tables: executable, and never writable.
@@ -48,13 +49,7 @@ impl Builder<'_> {
         let Some(base) = self.diverted else {
             return Ok(());
         };
-        let too_far = || {
-            self.source.error(ErrorKind::NoRoom {
-                what: "has more than 2 GiB between its allocator and the end of its data"
-                    .to_owned(),
-                advice: "link it with less zero-initialised data, or allocate that at run time",
-            })
-        };
+        let too_far = || self.too_far();
         let slots = self.slots(diversion);
         let code = diversion.assemble(base, slots).ok_or_else(too_far)?;
         let mut jumps = Vec::new();
@@ -69,5 +64,35 @@ impl Builder<'_> {
         jumps
             .into_iter()
             .try_for_each(|(at, jump)| self.put_at(at, jump))
+    }
+
+    /// Puts .eh_frame and its search table in their places, with what they gained.
+    pub(super) fn put_unwinding(&mut self, diversion: &Diversion) -> Result<()> {
+        let (Some(base), Some(unwinding)) = (self.diverted, &diversion.unwinding) else {
+            return Ok(());
+        };
+        let grown = unwinding.grown();
+        let places = grown.map(|grown| self.new_address(grown.table.vaddr));
+        let [records, search] = places;
+        let tables = unwinding.assemble(records, search, |number| diversion.place(base, number));
+        let tables = tables.ok_or_else(|| self.too_far())?;
+        for (place, bytes) in places.into_iter().zip(tables) {
+            self.put_at(place, bytes)?;
+        }
+        let [_, Grown { table, extra, .. }] = grown;
+        for segment in &mut self.segments {
+            if segment.kind == PT_GNU_EH_FRAME && segment.vaddr == search {
+                segment.filesz = table.size + extra;
+                segment.memsz = segment.filesz;
+            }
+        }
+        Ok(())
+    }
+
+    fn too_far(&self) -> Error {
+        self.source.error(ErrorKind::NoRoom {
+            what: "has more than 2 GiB between its allocator and the end of its data".to_owned(),
+            advice: "link it with less zero-initialised data, or allocate that at run time",
+        })
     }
 }

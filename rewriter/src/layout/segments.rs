@@ -150,7 +150,8 @@ impl Builder<'_> {
     }
 
     /// Maps code, and gives it a section like that of the entry point. Such a section keeps it in the file
-    /// when strip goes through the sections; without sections there is no strip.
+    /// when strip goes through the sections; without sections there is no strip. It is called `text`: of a file
+    /// with another .text elsewhere in memory, valgrind reads nothing (coregrind/m_debuginfo/readelf.c).
     pub(super) fn add_code(&mut self, at: FileOffset, base: Vaddr, size: u64) -> Result<()> {
         let flags = ProgramFlags(PF_R.0 | PF_X.0);
         self.add_segment(flags, at, base, size)?;
@@ -162,7 +163,9 @@ impl Builder<'_> {
         if let Some(text) = of_entry
             && self.header.add_section()
         {
+            let dot = u32::from(self.is_text(text)?);
             self.sections.push(Section {
+                name: text.name + dot,
                 offset: at,
                 vaddr: base,
                 size,
@@ -175,6 +178,18 @@ impl Builder<'_> {
             });
         }
         Ok(())
+    }
+
+    /// True if the section is called .text.
+    fn is_text(&self, section: &Section) -> Result<bool> {
+        const NAME: &[u8] = b".text\0";
+        let (name, size) = (u64::from(section.name), NAME.len() as u64);
+        let names = self.image.section_names();
+        let names = names.filter(|names| name + size <= names.file_size());
+        let Some(at) = names.and_then(|names| names.offset.checked_add(name)) else {
+            return Ok(false);
+        };
+        Ok(self.source.bytes(at, size, "a section's name")? == NAME)
     }
 
     /// Moves the section header table to the insertion, if it grows or is in the way.

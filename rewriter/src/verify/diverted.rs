@@ -22,6 +22,10 @@ pub(super) struct Found {
     slots: Vec<(u64, Kind)>,
     /// Addresses of the first and the last entry, table and continuation.
     range: Option<(u64, u64)>,
+    /// Addresses of the entries.
+    pub(super) entries: Vec<u64>,
+    /// Addresses of the continuations, each with the number of its function.
+    pub(super) continuations: Vec<(usize, u64)>,
 }
 
 impl Check<'_> {
@@ -30,7 +34,7 @@ impl Check<'_> {
         let mut found = Found::default();
         let mut tables = Vec::new();
         let mut continuations = Vec::new();
-        for function in &self.request.diversion.functions {
+        for (number, function) in self.request.diversion.functions.iter().enumerate() {
             let (table, slot) = self.jump(function, &mut found)?;
             self.require(slot % 8 == 0, "a slot is not aligned")?;
             if found.slots.iter().all(|&(other, _)| other != slot) {
@@ -47,6 +51,7 @@ impl Check<'_> {
                 let at = self.word(table, word)?.unwrap_or(0);
                 self.continuation(function, at)?;
                 found.note(at, CONTINUATION);
+                found.continuations.push((number, at));
                 continuations.push(at);
             }
         }
@@ -72,6 +77,7 @@ impl Check<'_> {
         let entry = entry.filter(|_| trapped);
         let entry = entry.ok_or_else(|| self.broken("a function does not begin with its jump"))?;
         found.note(entry, ENTRY);
+        found.entries.push(entry);
         let code = self.code(&self.after, entry, ENTRY)?;
         let [lea, jmp, ..] = decode(&code, entry)[..] else {
             return Err(self.broken("a function's entry is too short"));
@@ -87,38 +93,45 @@ impl Check<'_> {
 
     /// The continuation has the instructions that the jump replaces, and goes back behind them.
     fn continuation(&self, function: &Diverted, at: u64) -> Result<()> {
-        let prologue = &function.prologue;
-        let old = decode(
-            &self.code(&self.before, prologue.at.0, prologue.len)?,
-            prologue.at.0,
-        );
-        let code = self.code(&self.after, at, CONTINUATION)?;
-        let starts = code.starts_with(&ENDBR64);
-        let new = decode(&code[ENDBR64.len()..], at + ENDBR64.len() as u64);
-        let padding = |instruction: &Instruction| {
-            use iced_x86::Mnemonic::{Int3, Nop};
-            matches!(instruction.mnemonic(), Nop | Int3)
-        };
-        let mut same = starts;
-        let mut position = 0;
-        for instruction in &old {
-            let Some(moved) = new.get(position) else {
-                return Err(self.broken("a continuation is too short"));
-            };
-            if padding(instruction) && !alike(instruction, moved, &old, &new) {
-                break; // behind a function that is shorter than the jump
-            }
+        let code = self.code(&self.after, at, ENDBR64.len() as u64)?;
+        let (old, new) = self.moved(function, at)?;
+        let pairs = old.iter().zip(&new);
+        let mut same = code == ENDBR64;
+        for (instruction, moved) in pairs {
             same &= alike(instruction, moved, &old, &new);
-            position += 1;
         }
-        let back = new.get(position);
+        let back = new.get(old.len());
         let returns = back.is_some_and(|jump| {
-            jump.code() == Code::Jmp_rel32_64 && jump.near_branch_target() == prologue.end().0
+            jump.code() == Code::Jmp_rel32_64
+                && jump.near_branch_target() == function.prologue.end().0
         });
         self.require(
             same && returns,
             "a continuation is not what it was in its function",
         )
+    }
+
+    /// The instructions that the function's jump replaces, and those of its continuation at `at`.
+    pub(super) fn moved(
+        &self,
+        function: &Diverted,
+        at: u64,
+    ) -> Result<(Vec<Instruction>, Vec<Instruction>)> {
+        let prologue = &function.prologue;
+        let code = self.code(&self.before, prologue.at.0, prologue.len)?;
+        let mut old = decode(&code, prologue.at.0);
+        let code = self.code(&self.after, at, CONTINUATION)?;
+        let new = decode(&code[ENDBR64.len()..], at + ENDBR64.len() as u64);
+        let padding = |instruction: &Instruction| {
+            use iced_x86::Mnemonic::{Int3, Nop};
+            matches!(instruction.mnemonic(), Nop | Int3)
+        };
+        // Behind a function that is shorter than the jump.
+        let behind = old.iter().zip(&new).position(|(instruction, moved)| {
+            padding(instruction) && !alike(instruction, moved, &old, &new)
+        });
+        old.truncate(behind.unwrap_or(old.len()));
+        Ok((old, new))
     }
 
     /// A table leads to continuations and to functions of the program, and its first one to itself.
