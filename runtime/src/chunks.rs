@@ -24,7 +24,7 @@ pub(crate) fn enter(next: Next, chunk: usize, size: usize, site: Site) -> bool {
     let Some(heap) = next.heap() else {
         return false;
     };
-    let Some(mark) = mark(heap, chunk).or_else(|| first_in_region(heap, chunk)) else {
+    let Some(mark) = mark(heap, chunk).or_else(|| first_in_region(next, heap, chunk)) else {
         return false;
     };
     if !next.has_records() {
@@ -90,12 +90,14 @@ fn mark(heap: &'static Heap, chunk: usize) -> Option<Mark> {
 /// Makes the marks of a region, and looks at the way in which capacities are read.
 #[cold]
 #[inline(never)]
-fn first_in_region(heap: &'static Heap, chunk: usize) -> Option<Mark> {
+fn first_in_region(next: Next, heap: &'static Heap, chunk: usize) -> Option<Mark> {
     if !chunk.is_multiple_of(GRAIN) {
         return None;
     }
     if heap.is_programs() {
         next::check_header(chunk);
+    } else if !heap.ask_first(|| next.capacity(chunk)) {
+        return None;
     }
     heap.chunks.make_mark(chunk, heap.has_records_beside())
 }

@@ -6,6 +6,10 @@
 //! itself, and have their functions diverted to the runtime (`diverted`).
 
 use core::ptr;
+use core::sync::atomic::{
+    AtomicU8,
+    Ordering::{AcqRel, Acquire, Release},
+};
 
 use crate::allocator::Allocator;
 use crate::diverted::{self, Table};
@@ -19,12 +23,20 @@ pub(crate) struct Heap {
     /// Where its live chunks begin.
     pub(crate) chunks: Index,
     allocator: Allocator,
+    /// Whether its allocator was asked how large a chunk is.
+    asked: AtomicU8,
 }
+
+/// What is in `asked`.
+const NEVER: u8 = 0;
+const ASKING: u8 = 1;
+const ASKED: u8 = 2;
 
 /// That of the program's malloc.
 pub(crate) static PROGRAM: Heap = Heap {
     chunks: Index::new(),
     allocator: Allocator::unnamed(),
+    asked: AtomicU8::new(NEVER),
 };
 
 impl Heap {
@@ -60,6 +72,19 @@ impl Heap {
     /// Says who allocates in it.
     pub(crate) fn name(&'static self, table: Table) {
         self.allocator.named(table.name());
+    }
+
+    /// Asks its allocator how large a chunk is, if nobody has yet. False meanwhile: asked for the first time,
+    /// gperftools' makes something for itself by operator new, which cannot be asked about.
+    pub(crate) fn ask_first(&'static self, ask: impl FnOnce() -> usize) -> bool {
+        match self.asked.compare_exchange(NEVER, ASKING, AcqRel, Acquire) {
+            Ok(_) => {
+                ask();
+                self.asked.store(ASKED, Release);
+                true
+            }
+            Err(state) => state == ASKED,
+        }
     }
 
     /// One of its allocator's functions.

@@ -19,6 +19,9 @@ pub(crate) fn trials() -> Vec<Trial> {
         rust_jemalloc,
         rust_mimalloc,
         the_compiler,
+        the_linker,
+        tcmalloc,
+        operators_alone,
         jemalloc_exported,
         jemalloc_not_exported,
         without_pie,
@@ -248,6 +251,84 @@ fn the_compiler() {
         "it made another program"
     );
     leads_back(&result);
+}
+
+/// mold has mimalloc in its executable, and exports it: it makes the same program, and all is seen. (As a rule it ends
+/// by _exit, without a report.)
+fn the_linker() {
+    let dir = Dir::new("own-mold");
+    let linker = needs("mold").canonicalize().expect("a real path");
+    let result = rewrite(&dir, &linker, &[]).succeed();
+    for name in ["malloc", "free", "_Znwm", "_ZdlPvm"] {
+        assert!(diverted(&result).contains(&name), "{}", result.json);
+    }
+    let source = dir.write("main.c", "int main(void) { return 42; }\n");
+    let object = dir.join("main.o");
+    gcc().args(["-c", "-o"]).args([&object, &source]).succeed();
+    let link = |command: Command, name: &str| {
+        let program = dir.join(name);
+        let command = command.args(["-pie", "--no-fork", "--no-quick-exit", "-o"]);
+        let loader = ["-dynamic-linker", "/lib64/ld-linux-x86-64.so.2"];
+        let command = command.arg(&program).args(loader).arg(gcc_file("Scrt1.o"));
+        let libraries = gcc_file("libc.so.6");
+        (command.args([&object, Path::new(&libraries)]), program)
+    };
+    let (original, expected) = link(Command::new(&linker), "expected");
+    original.succeed();
+    let (command, program) = link(result.command(), "program");
+    let (outcome, report) = Report::of(&command, &dir.join("report.json"));
+    assert_eq!(outcome.code(), Some(0), "{outcome}");
+    assert!(report.calls("malloc") > 1000, "{outcome}{}", report.json());
+    let bytes = |path: &Path| fs::read(path).expect("a program");
+    assert!(
+        bytes(&program) == bytes(&expected),
+        "it made another program"
+    );
+    assert_eq!(Command::new(&program).run().code(), Some(42));
+    leads_back(&result);
+}
+
+/// Where gcc has a file of that name.
+fn gcc_file(name: &str) -> String {
+    let found = gcc().arg(format!("-print-file-name={name}")).succeed();
+    found.stdout().trim().to_owned()
+}
+
+/// gperftools' allocator makes something by its own operator new when it is first asked how large a chunk is.
+fn tcmalloc() {
+    const TCMALLOC: &str = "/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.a";
+    let dir = Dir::new("own-tcmalloc");
+    needs(TCMALLOC);
+    let flags = [TCMALLOC, "-lstdc++", "-lm"];
+    let program = compile(&dir, gcc(), "stress.c", &flags);
+    let result = rewrite(&dir, &program, &[]).succeed();
+    assert!(diverted(&result).contains(&"_Znwm"), "{}", result.json);
+    is_known(&dir, &result, &["foreign"]);
+    leads_back(&result);
+}
+
+/// A program that brings operators, and takes what they hand out from libc: all is known, whose it is and where it was
+/// asked for.
+fn operators_alone() {
+    let dir = Dir::new("own-operators");
+    let operators = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/programs/calling_operators.cpp"
+    );
+    for flags in [
+        &["-std=c++17", "-O2", operators][..],
+        &["-std=c++17", "-O2", operators, "-rdynamic"],
+    ] {
+        let program = compile(&dir, Command::new(needs("g++")), "operators.cpp", flags);
+        let original = Command::new(&program).succeed();
+        let result = rewrite(&dir, &program, &[]).succeed();
+        assert!(diverted(&result).is_empty(), "{}", result.json);
+        let file = dir.join("answers");
+        let outcome = result.command().env("ANSWERS", &file).run();
+        outcome.assert_same_as(&original);
+        assert!(answers(&file) > 15, "{outcome}");
+        leads_back(&result);
+    }
 }
 
 /// Addresses and names of `most` functions of `program`, from all parts of it; none has two.
