@@ -286,6 +286,10 @@ pub struct Explain {
     )]
     ld_preload: String,
 
+    /// Subdirectories of glibc-hwcaps that are searched first, as in ld.so's option: x86-64-v4:x86-64-v3
+    #[arg(long, value_name = "LIST")]
+    glibc_hwcaps_prepend: Option<String>,
+
     /// Print what needs what as a tree, and the verdict
     #[arg(long, conflicts_with = "json")]
     pub tree: bool,
@@ -487,6 +491,7 @@ impl Explain {
             sysroot: self.sysroot.clone(),
             library_path: self.ld_library_path.clone(),
             preload: self.ld_preload.clone(),
+            hwcaps: self.glibc_hwcaps_prepend.clone().unwrap_or_default(),
         }
     }
 }

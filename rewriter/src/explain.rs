@@ -31,6 +31,9 @@ pub struct Conditions {
     pub library_path: String,
     /// LD_PRELOAD of its environment.
     pub preload: String,
+    /// Subdirectories of glibc-hwcaps that its processor has beside those that are known: best first, with colons
+    /// between.
+    pub hwcaps: String,
 }
 
 /// What the loader will do with a program. Its JSON form is what `--json` prints.

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::{Command, Dir, needs, tree};
+use crate::{Command, Dir, elf, needs, tree};
 
 /// A machine, and what there is for it.
 #[derive(Debug, Clone, Copy)]
@@ -135,6 +135,22 @@ impl Machine {
     /// The tree with its programs.
     pub fn root(&self) -> PathBuf {
         tree::made(&format!("machines/{}", self.name))
+    }
+
+    /// The executables in the tree.
+    pub fn executables(&self) -> Vec<PathBuf> {
+        let mut all = Vec::new();
+        for dir in ["usr/bin", "usr/sbin", "bin", "sbin"] {
+            let entries = std::fs::read_dir(self.root().join(dir));
+            for entry in entries.expect("a directory of programs") {
+                let path = entry.expect("an entry").path();
+                if path.is_file() && !path.is_symlink() && elf::has_interpreter(&path) {
+                    all.push(path);
+                }
+            }
+        }
+        all.sort();
+        all
     }
 
     /// Python, in the tree.

@@ -21,6 +21,7 @@
 //! | [`report`] | what ALLOCS_REPORT wrote |
 //! | [`census`] | reports made by hand, about real programs |
 //! | [`loader`] | what LD_DEBUG wrote |
+//! | [`complaints`] | what readelf and elflint say |
 //! | [`tree`] | root trees with other versions of glibc |
 //! | [`foreign`] | other machines |
 //! | [`machine`] | a machine where packages can be installed |
@@ -39,6 +40,7 @@ pub mod behaviour;
 pub mod both_ways;
 pub mod census;
 pub mod command;
+pub mod complaints;
 pub mod dir;
 pub mod elf;
 pub mod explain;

@@ -4,11 +4,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use allocs_tests::explain::{self, Explanation};
 use allocs_tests::foreign::{self, Machine, Tools};
 use allocs_tests::loader::{self, Event};
 use allocs_tests::tool::Rewritten;
-use allocs_tests::{Command, Dir, Outcome, Rewrite, elf, needs, tool, trial, trials};
+use allocs_tests::{Command, Dir, Outcome, Rewrite, complaints, needs, tool, trial, trials};
 use libtest_mimic::Trial;
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -28,7 +27,6 @@ pub(crate) fn trials() -> Vec<Trial> {
         let real = [
             ("programs", real_programs as fn(Machine)),
             ("all", every_program),
-            ("explain", explained),
         ];
         for (what, test) in real.into_iter().filter(|_| machine.programs) {
             let name = format!("machines::{}::{what}", machine.name);
@@ -114,7 +112,7 @@ fn runs_as_before(machine: Machine, (name, flags): Variant) {
         "undo"
     );
     in_order(machine, &rewritten.path);
-    well_formed(&original, &rewritten.path);
+    complaints::assert_none_new(&original, &rewritten.path);
     stripped(machine, &dir, &rewritten, &before);
 }
 
@@ -135,43 +133,6 @@ fn in_order(machine: Machine, program: &Path) {
         loader::is(first, "liballocs_other.so"),
         "{first} is initialised first"
     );
-}
-
-/// readelf and eu-elflint find nothing that they did not find before.
-fn well_formed(original: &Path, rewritten: &Path) {
-    let checks: [(&str, &[&str]); 3] = [
-        ("readelf", &["-aW"]),
-        ("eu-readelf", &["-a"]),
-        ("eu-elflint", &["--gnu-ld"]),
-    ];
-    for (tool, args) in checks {
-        let complaints = |file: &Path| -> Vec<String> {
-            let outcome = Command::new(needs(tool)).args(args).arg(file).run();
-            let all = match tool {
-                "eu-elflint" => outcome.stdout() + &outcome.stderr(),
-                _ => outcome.stderr(),
-            };
-            // Where a thing is and how it is called differs; what is said of it does not.
-            let known = |line: &str| line.replace(&file.display().to_string(), "FILE");
-            all.lines()
-                .map(|line| without_numbers(&known(line)))
-                .collect()
-        };
-        let before = complaints(original);
-        let new: Vec<String> = { complaints(rewritten).into_iter() }
-            .filter(|line| !before.contains(line))
-            .filter(|line| !line.contains("No errors"))
-            .collect();
-        assert!(
-            new.is_empty(),
-            "{tool} on {}: {new:#?}",
-            rewritten.display()
-        );
-    }
-}
-
-fn without_numbers(line: &str) -> String {
-    line.chars().filter(|c| !c.is_ascii_digit()).collect()
 }
 
 /// Still runs after strip. The runtime goes on being first.
@@ -259,7 +220,7 @@ fn every_program(machine: Machine) {
     let dir = Dir::new(&format!("all-{}", machine.name));
     machine.runtime(&dir);
     let mut count = 0;
-    for program in executables(&machine.root()) {
+    for program in machine.executables() {
         if tool::is_privileged(&program) {
             continue;
         }
@@ -273,40 +234,12 @@ fn every_program(machine: Machine) {
         );
         // What the tools say of one in eight, to be done in time.
         if count % 8 == 0 {
-            well_formed(&program, &result.path);
+            complaints::assert_none_new(&program, &result.path);
         }
         fs::remove_file(&result.path).expect("removed");
         count += 1;
     }
     assert!(count > 200, "{count} executables in the tree");
-}
-
-fn executables(root: &Path) -> Vec<PathBuf> {
-    let mut all = Vec::new();
-    for dir in ["usr/bin", "usr/sbin", "bin", "sbin"] {
-        for entry in fs::read_dir(root.join(dir)).expect("a directory of programs") {
-            let path = entry.expect("an entry").path();
-            if path.is_file() && !path.is_symlink() && elf::has_interpreter(&path) {
-                all.push(path);
-            }
-        }
-    }
-    all.sort();
-    all
-}
-
-/// `explain` of the tree says what the loader does there.
-fn explained(machine: Machine) {
-    let root = machine.root();
-    for path in [machine.python(), root.join("usr/bin/perl")] {
-        let explanation = Explanation::new([Path::new("--sysroot"), &root, &path]);
-        let called = path.display().to_string();
-        let events = loader::trace("files:libs:reloc", |variables| {
-            let command = machine.run_with(variables, &root, &path);
-            command.args(["-c", "0"]).run()
-        });
-        explain::assert_same(&explanation.events(&called, true), &events, &explanation);
-    }
 }
 
 fn mips_is_refused() {
@@ -362,7 +295,7 @@ fn x32_is_well_formed() {
         .arg(&program)
         .succeed();
     let rewritten = rewrite(&program, dir.join("rewritten"));
-    well_formed(&program, &rewritten.path);
+    complaints::assert_none_new(&program, &rewritten.path);
     assert!(
         rewritten.undo() == fs::read(&program).expect("the original"),
         "undo"

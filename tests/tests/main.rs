@@ -37,6 +37,7 @@ mod languages;
 mod layouts;
 mod loader_model;
 mod machines;
+mod machines_explained;
 mod manuals;
 mod object_file;
 mod odd_layouts;
@@ -88,6 +89,7 @@ fn main() -> ExitCode {
         work::trials(),
         hostile::trials(),
         machines::trials(),
+        machines_explained::trials(),
         samples::trials(),
         order::trials(),
         layouts::trials(),

@@ -34,7 +34,7 @@ pub(crate) fn examine(
     conditions: &Conditions,
 ) -> Result<Explanation> {
     let (interpreter, object) = parse::executable(source)?;
-    let loader = Loader::read(system, &interpreter, source)?;
+    let loader = Loader::read(system, &interpreter, source, &conditions.hwcaps)?;
     let executable = Loaded {
         path: place.as_os_str().as_bytes().to_vec(),
         name: Vec::new(),

@@ -7,11 +7,12 @@
 //! the loader has it.
 
 use std::cmp::Ordering;
+use std::path::Path;
 
 use object::Endianness;
 use object::elf;
 
-use crate::elf::Format;
+use crate::elf::{Class, Format};
 
 const MAGIC: &[u8] = b"glibc-ld.so.cache1.1";
 const OLD_MAGIC: &[u8] = b"ld.so-1.7.0";
@@ -19,19 +20,19 @@ const HEADER: usize = 48;
 const ENTRY: usize = 24;
 const OLD_HEADER: usize = 16;
 const OLD_ENTRY: usize = 12;
-/// `FLAG_ELF_LIBC6 | FLAG_X8664_LIB64`.
 const EXTENSION_MAGIC: u32 = 0xeaa4_2174;
 const GLIBC_HWCAPS: u32 = 1;
 
 /// A cache that has been read.
 #[derive(Debug, Default)]
 pub(crate) struct Cache {
-    /// Of the libraries that count.
     format: Format,
+    /// What the entries of the libraries that count say.
+    flags: &'static [u32],
     /// From the new format's header on: offsets count from there.
     bytes: Vec<u8>,
     entries: usize,
-    /// For each glibc-hwcaps name of the cache, its rank on this machine's processor, 1 the best;
+    /// For each glibc-hwcaps name of the cache, its rank on the program's processor, 1 the best;
     /// `None` where it lacks it.
     ranks: Vec<Option<usize>>,
     /// Bit number of the processor's instruction set level: 0 is the baseline.
@@ -39,12 +40,18 @@ pub(crate) struct Cache {
 }
 
 impl Cache {
-    /// Takes the file's bytes; `hwcaps` are the names that the processor has, best first.
-    pub(crate) fn new(file: &[u8], hwcaps: &[&str], format: Format) -> Self {
-        Self::parse(file, hwcaps, format).unwrap_or_default()
+    /// Takes the bytes of the file that the loader at `loader` reads; `hwcaps` are the names that the processor
+    /// has, best first.
+    pub(crate) fn new(file: &[u8], hwcaps: &[String], format: Format, loader: &Path) -> Self {
+        Self::parse(file, hwcaps, format, flags(format, loader)).unwrap_or_default()
     }
 
-    fn parse(file: &[u8], hwcaps: &[&str], format: Format) -> Option<Self> {
+    fn parse(
+        file: &[u8],
+        hwcaps: &[String],
+        format: Format,
+        flags: &'static [u32],
+    ) -> Option<Self> {
         let word = |bytes: &[u8], at| word(format, bytes, at);
         let start = match file.starts_with(OLD_MAGIC) {
             false => 0,
@@ -69,17 +76,18 @@ impl Cache {
         }
         let mut cache = Self {
             format,
+            flags,
             bytes: bytes.to_vec(),
             entries,
             ranks: Vec::new(),
-            level: hwcaps.len() as u64,
+            level: level(hwcaps),
         };
         // Offsets of extensions count from the start of the file.
         cache.ranks = cache.ranks(file, hwcaps).unwrap_or_default();
         Some(cache)
     }
 
-    fn ranks(&self, file: &[u8], hwcaps: &[&str]) -> Option<Vec<Option<usize>>> {
+    fn ranks(&self, file: &[u8], hwcaps: &[String]) -> Option<Vec<Option<usize>>> {
         let word = |bytes: &[u8], at| word(self.format, bytes, at);
         let directory = usize::try_from(word(&self.bytes, 32)?).ok()?;
         if directory == 0 || directory % 4 != 0 || word(file, directory)? != EXTENSION_MAGIC {
@@ -128,7 +136,7 @@ impl Cache {
         let mut best: Option<(usize, &[u8])> = None;
         for entry in indices.filter_map(|index| self.entry(index)) {
             let Some(path) =
-                string(&self.bytes, entry.value).filter(|_| entry.flags == flags(self.format))
+                string(&self.bytes, entry.value).filter(|_| self.flags.contains(&entry.flags))
             else {
                 continue;
             };
@@ -155,11 +163,16 @@ impl Cache {
         let at = HEADER.checked_add(index.checked_mul(ENTRY)?)?;
         let bytes = &self.bytes;
         let word = |bytes: &[u8], at| word(self.format, bytes, at);
+        let (first, second) = (word(bytes, at + 16)?, word(bytes, at + 20)?);
+        let (low, high) = match self.format.endian {
+            Endianness::Little => (first, second),
+            Endianness::Big => (second, first),
+        };
         Some(Entry {
             flags: word(bytes, at)?,
             key: word(bytes, at + 4)?,
             value: word(bytes, at + 8)?,
-            hwcap: u64::from(word(bytes, at + 20)?) << 32 | u64::from(word(bytes, at + 16)?),
+            hwcap: u64::from(high) << 32 | u64::from(low),
         })
     }
 }
@@ -231,19 +244,34 @@ fn word(format: Format, bytes: &[u8], at: usize) -> Option<u32> {
     format.words(bytes).first().copied()
 }
 
-/// What an entry says of a library of that format: that it is an ELF file for glibc, and its ABI (glibc
-/// sysdeps/generic/ldconfig.h).
-fn flags(format: Format) -> u32 {
-    const FLAG_ELF_LIBC6: u32 = 3;
-    let abi = match format.machine {
-        elf::EM_S390 => 0x400,
-        elf::EM_PPC64 => 0x500,
-        elf::EM_AARCH64 => 0xa00,
-        elf::EM_RISCV => 0x1000,     // lp64d
-        elf::EM_LOONGARCH => 0x1200, // the same
-        _ => 0x300,                  // x86-64
-    };
-    abi | FLAG_ELF_LIBC6
+/// What an entry says of a library that this loader takes: that it is an ELF file for glibc, and its ABI (glibc
+/// sysdeps/generic/ldconfig.h; `_dl_cache_check_flags` in the dl-cache.h of each machine).
+fn flags(format: Format, loader: &Path) -> &'static [u32] {
+    let is_hard_float = loader.to_string_lossy().ends_with("-armhf.so.3");
+    match (format.machine, format.class) {
+        (elf::EM_X86_64, Class::Elf64) => &[0x303],
+        (elf::EM_X86_64, Class::Elf32) => &[0x803],
+        (elf::EM_S390, Class::Elf64) => &[0x403],
+        (elf::EM_PPC64, _) => &[0x503],
+        (elf::EM_MIPS, Class::Elf64) => &[0x703],
+        (elf::EM_AARCH64, _) => &[0xa03],
+        (elf::EM_RISCV, _) => &[0x1003],     // lp64d
+        (elf::EM_LOONGARCH, _) => &[0x1203], // the same
+        // Libraries that do not say which of the two they are for are for both.
+        (elf::EM_ARM, _) if is_hard_float => &[0x903, 3],
+        (elf::EM_ARM, _) => &[0xb03, 3],
+        // The first ABI of all: ldconfig up to 2.31 does not know whose library it is that needs none.
+        _ => &[3, 1],
+    }
+}
+
+/// The x86-64 level above the baseline, of the best processor that has one of these names.
+fn level(hwcaps: &[String]) -> u64 {
+    let levels = hwcaps.iter().filter_map(|name| {
+        let level: u64 = name.strip_prefix("x86-64-v")?.parse().ok()?;
+        level.checked_sub(1)
+    });
+    levels.max().unwrap_or(0)
 }
 
 fn string(bytes: &[u8], at: u32) -> Option<&[u8]> {

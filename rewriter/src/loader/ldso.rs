@@ -42,10 +42,10 @@ pub(crate) struct Glibc {
     /// What $LIB stands for.
     pub(crate) lib: Vec<u8>,
     pub(crate) cache: PathBuf,
-    /// For this machine's processor; each with a slash at its end, the last one empty.
+    /// For the program's processor; each with a slash at its end, the last one empty.
     subdirectories: Vec<String>,
     /// Names of the glibc-hwcaps subdirectories among them, best first.
-    pub(crate) hwcaps: Vec<&'static str>,
+    pub(crate) hwcaps: Vec<String>,
 }
 
 impl Glibc {
@@ -56,8 +56,14 @@ impl Glibc {
 }
 
 impl Loader {
-    /// Reads the loader at `path`; `program` is who asks for it.
-    pub(crate) fn read(system: &System, path: &Path, program: &Source) -> Result<Self> {
+    /// Reads the loader at `path`; `program` is who asks for it, on a processor that has the subdirectories `hwcaps`
+    /// of glibc-hwcaps: best first, with colons between, and besides those that are known.
+    pub(crate) fn read(
+        system: &System,
+        path: &Path,
+        program: &Source,
+        hwcaps: &str,
+    ) -> Result<Self> {
         let unknown = |what: &'static str| {
             program.error(ErrorKind::Interpreter {
                 interpreter: path.display().to_string(),
@@ -69,7 +75,7 @@ impl Loader {
         } else {
             let bytes = system.read(path, LARGEST)?;
             let bytes = bytes.ok_or_else(|| unknown("does not exist there"))?;
-            let glibc = Glibc::read(&bytes, program.format());
+            let glibc = Glibc::read(&bytes, program.format(), hwcaps);
             Flavour::Glibc(glibc.ok_or_else(|| unknown("is neither glibc's loader nor musl's"))?)
         };
         Ok(Self {
@@ -108,7 +114,7 @@ pub(crate) fn is_musl(interpreter: &Path) -> bool {
 }
 
 impl Glibc {
-    fn read(bytes: &[u8], format: Format) -> Option<Self> {
+    fn read(bytes: &[u8], format: Format, hwcaps: &str) -> Option<Self> {
         let system_dirs = system_dirs(bytes)?;
         let first = system_dirs.first()?;
         let lib = first.strip_prefix(b"/")?.strip_suffix(b"/")?;
@@ -126,8 +132,17 @@ impl Glibc {
             subdirectories: Vec::new(),
             hwcaps: Vec::new(),
         };
-        if glibc.since(33) && format == Format::X86_64 {
-            glibc.hwcaps = isa_levels();
+        if glibc.since(33) {
+            let named = hwcaps.split(':').filter(|name| !name.is_empty());
+            let known = match format == Format::X86_64 {
+                true => isa_levels(),
+                false => Vec::new(),
+            };
+            for name in named.chain(known) {
+                if !glibc.hwcaps.iter().any(|other| other == name) {
+                    glibc.hwcaps.push(name.to_owned());
+                }
+            }
         }
         glibc.subdirectories = glibc.subdirectories(format);
         Some(glibc)

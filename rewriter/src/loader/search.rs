@@ -125,7 +125,7 @@ impl<'a> Search<'a> {
             Flavour::Glibc(glibc) => {
                 const LARGEST: u64 = 256 << 20;
                 let file = system.read(&glibc.cache, LARGEST)?.unwrap_or_default();
-                search.cache = Cache::new(&file, &glibc.hwcaps, format);
+                search.cache = Cache::new(&file, &glibc.hwcaps, format, &loader.path);
                 search.default = Rc::new(glibc.system_dirs.clone());
                 if !library_path.is_empty() {
                     let parts = library_path.split(|byte| b":;".contains(byte));

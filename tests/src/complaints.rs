@@ -1,0 +1,58 @@
+//! What readelf, eu-readelf and eu-elflint have to say against a file, of any machine.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::{Command, needs};
+
+/// Lines of the checkers, and how often each is there. Numbers are left out: where a thing is differs after a
+/// rewrite, what is said of it does not.
+#[derive(Debug, Default)]
+pub struct Complaints(BTreeMap<String, usize>);
+
+impl Complaints {
+    /// Of the file.
+    pub fn of(file: &Path) -> Self {
+        let checks: [(&str, &[&str]); 3] = [
+            ("readelf", &["-aW"]),
+            ("eu-readelf", &["-hlSdrsVnIA"]), // all but unwind tables and debug information, slowly decoded
+            ("eu-elflint", &["--gnu-ld"]),
+        ];
+        let mut complaints = Self::default();
+        for (tool, args) in checks {
+            let command = Command::new(needs(tool)).args(args).arg(file);
+            let outcome = command.limit(Duration::from_secs(300)).run();
+            let all = match tool {
+                "eu-elflint" => outcome.stdout() + &outcome.stderr(),
+                _ => outcome.stderr(),
+            };
+            let lines = all.lines().filter(|line| !line.contains("No errors"));
+            for line in lines {
+                let line = line.replace(&file.display().to_string(), "FILE");
+                let digitless = line.chars().filter(|c| !c.is_ascii_digit());
+                complaints.count(format!("{tool}: {}", digitless.collect::<String>()));
+            }
+            complaints.count(format!("{tool}: {}", outcome.ending()));
+        }
+        complaints
+    }
+
+    fn count(&mut self, complaint: String) {
+        *self.0.entry(complaint).or_default() += 1;
+    }
+
+    /// Those that are not in `before`, or oftener than there.
+    pub fn beyond(&self, before: &Self) -> Vec<&str> {
+        let known = |line: &String| before.0.get(line).copied().unwrap_or(0);
+        let new = { self.0.iter() }.filter(|(line, number)| **number > known(line));
+        new.map(|(line, _)| line.as_str()).collect()
+    }
+}
+
+/// Fails if the checkers find anything in `rewritten` that they do not find in `original`.
+pub fn assert_none_new(original: &Path, rewritten: &Path) {
+    let after = Complaints::of(rewritten);
+    let new = after.beyond(&Complaints::of(original));
+    assert!(new.is_empty(), "{}: {new:#?}", rewritten.display());
+}
