@@ -41,7 +41,7 @@ exit $?"#;
 #[derive(Debug)]
 pub(crate) struct Place {
     /// What it is called.
-    pub(crate) name: &'static str,
+    pub(crate) name: String,
     /// The tree.
     pub(crate) root: PathBuf,
     /// The directory of `tests/corpus`.
