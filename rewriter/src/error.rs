@@ -102,11 +102,13 @@ pub enum ErrorKind {
     },
     /// The own runtime does not exist for that machine.
     #[error(
-        "is for {machine}, and the runtime that comes with this program is for x86-64; name another one with --runtime"
+        "is for {machine}, and this program has no runtime for that: {what}; name one with --runtime"
     )]
     NoOwnRuntime {
         /// The machine's name.
         machine: String,
+        /// What there is not.
+        what: String,
     },
     /// A `.o` file.
     #[error("is a relocatable object file; link it first and rewrite the executable")]
@@ -297,8 +299,10 @@ pub enum ErrorKind {
         /// The phase that was asked for.
         phase: &'static str,
     },
-    /// The runtime is not an x86-64 shared object.
-    #[error("cannot be loaded as the runtime: {what}; name an x86-64 shared object")]
+    /// The runtime is not a shared object for the program's machine.
+    #[error(
+        "cannot be loaded as the runtime: {what}; name a shared object for the machine of the program"
+    )]
     RuntimeUnfit {
         /// What is wrong with it.
         what: String,

@@ -86,7 +86,6 @@ pub use runtime::SONAME;
 pub use schema::schemas;
 pub use tree::{Outcome, Stamp, Starts, TreeFile, TreeOptions, TreeReport, tree};
 
-use crate::elf::Format;
 use crate::input::Input;
 use crate::output::{Pending, Target};
 use crate::parse::Image;
@@ -325,7 +324,7 @@ impl Job<'_> {
         let result = pending.source(input, &spans)?;
         let bytes_changed = verify::verify(original, &result, &layout, request)?;
         let installed = match options.runtime {
-            None => surroundings.install(target.directory(), options.force)?,
+            None => surroundings.install(target.directory(), options.force, original.format())?,
             Some(_) => None,
         };
         let warning = first::check(options, input, &result, target, phase)?;
@@ -361,11 +360,13 @@ impl Job<'_> {
         let no_origin = runtime::no_origin(source, image)?;
         let needed = match &options.runtime {
             Some(needed) => needed.clone(),
-            None if source.format() != Format::X86_64 => {
-                let machine = source.format().name();
-                return Err(source.error(ErrorKind::NoOwnRuntime { machine }));
+            None => {
+                if let Some(what) = runtime::missing_own(source.format()) {
+                    let machine = source.format().name();
+                    return Err(source.error(ErrorKind::NoOwnRuntime { machine, what }));
+                }
+                runtime::own_needed(no_origin.is_none(), directory)?
             }
-            None => runtime::own_needed(no_origin.is_none(), directory)?,
         };
         runtime::check_needed(&needed, no_origin)?;
         // Which symbol it is depends on the phase, and the other way round, unless both are given.

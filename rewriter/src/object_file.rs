@@ -132,7 +132,7 @@ pub fn write_object(options: &ObjectOptions) -> Result<ObjectFile> {
     let bytes = emit(&path, named, init)?;
     let installed = match options.runtime {
         Some(_) => None,
-        None => Some(runtime::install(directory, options.force)?),
+        None => Some(runtime::install(directory, options.force, Format::X86_64)?),
     };
     write::whole_file(&path, &bytes, 0o666).map_err(|source| Error::io(&path, "write", source))?;
     let written = installed.map(runtime::Installed::keep);

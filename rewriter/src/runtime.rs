@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::env;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ use crate::source::Source;
 use crate::trusted;
 use crate::write;
 
-/// The project's own runtime, as built with this program.
+/// The project's own runtime for the machine that this program is for, as built with it.
 const EMBEDDED: &[u8] = include_bytes!(env!("ALLOCS_RUNTIME"));
 
 /// File name and soname of the own runtime.
@@ -94,6 +95,44 @@ pub(crate) fn own_needed(origin: bool, directory: &Path) -> Result<String> {
     })
 }
 
+/// The own runtime for programs of `format`: what this program was built with, or for another machine a file that is
+/// installed with it.
+fn own(format: Format) -> Result<Cow<'static, [u8]>> {
+    let Some(path) = own_file(format) else {
+        return Ok(Cow::Borrowed(EMBEDDED));
+    };
+    let read = read_shared_object(&path);
+    let bytes = read.map_err(|source| Error::io(&path, "read", source))?;
+    match Format::identify(&bytes) {
+        Some(found) if found == format => Ok(Cow::Owned(bytes)),
+        _ => {
+            let what = format!("it is not for {}", format.name());
+            Err(Error::new(&path, ErrorKind::RuntimeUnfit { what }))
+        }
+    }
+}
+
+/// Where that file is: among the libraries of that machine, as multiarch has them, below the directory that this program
+/// is installed in (PREFIX/bin, PREFIX/lib/TRIPLET). `None` if the own runtime is no file.
+fn own_file(format: Format) -> Option<PathBuf> {
+    let libraries = Some(format).filter(|format| Format::identify(EMBEDDED) != Some(*format))?;
+    let this = env::current_exe().unwrap_or_default();
+    let prefix = this.parent().and_then(Path::parent);
+    let libraries = libraries.multiarch().unwrap_or_default();
+    let directory = prefix.unwrap_or(Path::new("/")).join("lib").join(libraries);
+    Some(directory.join(SONAME))
+}
+
+/// What there is not, if there is no own runtime for programs of `format`.
+pub(crate) fn missing_own(format: Format) -> Option<String> {
+    let path = own_file(format)?;
+    match format.multiarch() {
+        Some(_) if path.exists() => None,
+        Some(_) => Some(format!("there is no {}", path.display())),
+        None => Some("it comes with none for that".to_owned()),
+    }
+}
+
 /// True if `needed` is what [`own_needed`] gives, wherever the program is.
 pub(crate) fn is_own(needed: &str) -> bool {
     needed.strip_prefix("$ORIGIN/") == Some(SONAME)
@@ -161,8 +200,8 @@ pub(crate) trait Surroundings {
     /// Says what is wrong with that runtime as a library of a privileged program, if anything is.
     fn flaw(&self, needed: &str) -> Option<String>;
 
-    /// Sees to it that the own runtime is in `directory`.
-    fn install(&self, directory: &Path, force: bool) -> Result<Option<Installed>>;
+    /// Sees to it that the own runtime for programs of that format is in `directory`.
+    fn install(&self, directory: &Path, force: bool, format: Format) -> Result<Option<Installed>>;
 }
 
 /// One program on this machine.
@@ -177,8 +216,8 @@ impl Surroundings for ThisMachine {
         trusted::flaw(needed, &[])
     }
 
-    fn install(&self, directory: &Path, force: bool) -> Result<Option<Installed>> {
-        install(directory, force).map(Some)
+    fn install(&self, directory: &Path, force: bool, format: Format) -> Result<Option<Installed>> {
+        install(directory, force, format).map(Some)
     }
 }
 
@@ -218,8 +257,8 @@ pub(crate) fn check(
 
 /// The functions that the runtime defines for what is diverted to it; none if it cannot be found. `file` is that
 /// of a runtime that the user names; without a name, it is the `own` one.
-pub(crate) fn diverting(own: bool, file: Option<&Path>) -> HashSet<String> {
-    let bytes = match own {
+pub(crate) fn diverting(is_own: bool, file: Option<&Path>) -> HashSet<String> {
+    let bytes = match is_own {
         true => Some(Cow::Borrowed(EMBEDDED)),
         false => file
             .and_then(|file| read_shared_object(file).ok())
@@ -329,9 +368,10 @@ impl Drop for Installed {
 
 /// Writes the own runtime into `directory`. An identical file is left alone; another one is
 /// replaced only if `force` says so.
-pub(crate) fn install(directory: &Path, force: bool) -> Result<Installed> {
+pub(crate) fn install(directory: &Path, force: bool, format: Format) -> Result<Installed> {
     let path = directory.join(SONAME);
-    let present = present(&path).map_err(|source| Error::io(&path, "read", source))?;
+    let own = own(format)?;
+    let present = present(&path, &own).map_err(|source| Error::io(&path, "read", source))?;
     if present == Present::Same {
         return Ok(Installed {
             path,
@@ -341,8 +381,7 @@ pub(crate) fn install(directory: &Path, force: bool) -> Result<Installed> {
     if present == Present::Other && !force {
         return Err(Error::new(&path, ErrorKind::RuntimeDiffers));
     }
-    write::whole_file(&path, EMBEDDED, 0o755)
-        .map_err(|source| Error::io(&path, "write", source))?;
+    write::whole_file(&path, &own, 0o755).map_err(|source| Error::io(&path, "write", source))?;
     Ok(Installed {
         path,
         remove: present == Present::Nothing,
@@ -357,20 +396,21 @@ enum Present {
     Other,
 }
 
-/// True if `directory` has a file with the own runtime's name that is not the own runtime.
-pub(crate) fn is_another(directory: &Path) -> Result<bool> {
+/// True if `directory` has a file with the own runtime's name that is not the own runtime for programs of that format.
+pub(crate) fn is_another(directory: &Path, format: Format) -> Result<bool> {
     let path = directory.join(SONAME);
-    let present = present(&path).map_err(|source| Error::io(&path, "read", source))?;
+    let present =
+        present(&path, &own(format)?).map_err(|source| Error::io(&path, "read", source))?;
     Ok(present == Present::Other)
 }
 
-fn present(path: &Path) -> io::Result<Present> {
+fn present(path: &Path, own: &[u8]) -> io::Result<Present> {
     match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Present::Nothing),
         Err(error) => Err(error),
         // Nothing else is opened: reading a FIFO would wait for a writer.
-        Ok(found) if !found.is_file() || found.len() != EMBEDDED.len() as u64 => Ok(Present::Other),
-        Ok(_) => match fs::read(path)? == EMBEDDED {
+        Ok(found) if !found.is_file() || found.len() != own.len() as u64 => Ok(Present::Other),
+        Ok(_) => match fs::read(path)? == own {
             true => Ok(Present::Same),
             false => Ok(Present::Other),
         },

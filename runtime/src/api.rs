@@ -308,15 +308,11 @@ pub unsafe extern "C" fn alloc_register_allocator(name: *const c_char) -> *const
 
 called!(
     /// Takes the site from where it is called.
-    alloc_announce(*const Allocator, *const c_void, usize) -> Error, "rcx", "r8" => announce
+    alloc_announce(allocator: *const Allocator, base: *const c_void, size: usize) -> Error,
+        call => announce(allocator, base, size, call)
 );
 
-unsafe extern "C" fn announce(
-    allocator: *const Allocator,
-    base: *const c_void,
-    size: usize,
-    call: Call,
-) -> Error {
+fn announce(allocator: *const Allocator, base: *const c_void, size: usize, call: Call) -> Error {
     let Some(allocator) = Allocator::number(allocator).filter(|_| !base.is_null()) else {
         return Error::Invalid;
     };

@@ -20,7 +20,11 @@ const AT_PHDR: usize = 3;
 const AT_PHENT: usize = 4;
 const AT_PHNUM: usize = 5;
 const AT_BASE: usize = 7;
+#[cfg(target_arch = "aarch64")]
+const AT_HWCAP: usize = 16;
 const AT_SECURE: usize = 23;
+#[cfg(target_arch = "aarch64")]
+const AT_HWCAP2: usize = 26;
 const AT_EXECFN: usize = 31;
 
 const WORD: usize = size_of::<usize>();
@@ -43,6 +47,11 @@ pub(crate) struct Auxv {
     pub(crate) loader: usize,
     /// The path that the program was executed by, a string; relative to the directory at that time.
     pub(crate) path: usize,
+    /// What the processor has: resolvers of IFUNCs are told on AArch64.
+    #[cfg(target_arch = "aarch64")]
+    pub(crate) hwcap: usize,
+    #[cfg(target_arch = "aarch64")]
+    pub(crate) hwcap2: usize,
     /// The program has more rights than whoever started it.
     pub(crate) secure: bool,
 }
@@ -67,6 +76,16 @@ impl Auxv {
                 },
                 AT_EXECFN => Self {
                     path: value,
+                    ..seen
+                },
+                #[cfg(target_arch = "aarch64")]
+                AT_HWCAP => Self {
+                    hwcap: value,
+                    ..seen
+                },
+                #[cfg(target_arch = "aarch64")]
+                AT_HWCAP2 => Self {
+                    hwcap2: value,
                     ..seen
                 },
                 AT_SECURE => Self {

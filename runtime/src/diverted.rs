@@ -21,6 +21,7 @@ use crate::heap::Heap;
 use crate::hook::Hook;
 use crate::memory::Mapped;
 use crate::next::{self, Next, Origin};
+#[cfg(target_arch = "x86_64")]
 use crate::record::request;
 
 /// Words of a table in front of the continuations, and continuations.
@@ -58,6 +59,7 @@ impl Table {
     }
 
     /// How much the allocator is asked for, for a chunk of `size` bytes.
+    #[cfg(target_arch = "x86_64")] // where the rewriter diverts functions
     pub(crate) fn request(self, size: usize) -> usize {
         let sizes = self.continuation(Hook::MallocUsableSize as usize);
         request(size, sizes.is_some())

@@ -18,7 +18,6 @@ use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use crate::call::{Call, hook};
 use crate::chunks;
 use crate::counters;
-use crate::diverted::Table;
 use crate::holder::Holder;
 use crate::hook::Hook;
 use crate::index::Mark;
@@ -34,39 +33,39 @@ const ENOMEM: c_int = 12;
 
 hook!(
     /// malloc(3).
-    malloc, allocs_divert_malloc(size: usize) -> Chunk, "rsi", "rdx", "rcx" => malloc_hook
+    malloc, allocs_divert_malloc(size: usize) -> Chunk => malloc_hook(call)
 );
 hook!(
     /// calloc(3).
-    calloc, allocs_divert_calloc(count: usize, size: usize) -> Chunk, "rdx", "rcx", "r8" => calloc_hook
+    calloc, allocs_divert_calloc(count: usize, size: usize) -> Chunk => calloc_hook(call)
 );
 hook!(
     /// memalign(3).
-    memalign, allocs_divert_memalign(alignment: usize, size: usize) -> Chunk, "rdx", "rcx", "r8" => memalign_hook
+    memalign, allocs_divert_memalign(alignment: usize, size: usize) -> Chunk => memalign_hook(call)
 );
 hook!(
     /// aligned_alloc(3).
-    aligned_alloc, allocs_divert_aligned_alloc(alignment: usize, size: usize) -> Chunk, "rdx", "rcx", "r8" => aligned_alloc_hook
+    aligned_alloc, allocs_divert_aligned_alloc(alignment: usize, size: usize) -> Chunk => aligned_alloc_hook(call)
 );
 hook!(
     /// valloc(3).
-    valloc, allocs_divert_valloc(size: usize) -> Chunk, "rsi", "rdx", "rcx" => valloc_hook
+    valloc, allocs_divert_valloc(size: usize) -> Chunk => valloc_hook(call)
 );
 hook!(
     /// pvalloc(3).
-    pvalloc, allocs_divert_pvalloc(size: usize) -> Chunk, "rsi", "rdx", "rcx" => pvalloc_hook
+    pvalloc, allocs_divert_pvalloc(size: usize) -> Chunk => pvalloc_hook(call)
 );
 hook!(
     /// posix_memalign(3).
-    posix_memalign, allocs_divert_posix_memalign(chunk: *mut Chunk, alignment: usize, size: usize) -> c_int, "rcx", "r8", "r9" => posix_memalign_hook
+    posix_memalign, allocs_divert_posix_memalign(chunk: *mut Chunk, alignment: usize, size: usize) -> c_int => posix_memalign_hook(call)
 );
 hook!(
     /// realloc(3).
-    realloc, allocs_divert_realloc(chunk: Chunk, size: usize) -> Chunk, "rdx", "rcx", "r8" => realloc_hook
+    realloc, allocs_divert_realloc(chunk: Chunk, size: usize) -> Chunk => realloc_hook(call)
 );
 hook!(
     /// reallocarray(3).
-    reallocarray, allocs_divert_reallocarray(chunk: Chunk, count: usize, size: usize) -> Chunk, "rcx", "r8", "r9" => reallocarray_hook
+    reallocarray, allocs_divert_reallocarray(chunk: Chunk, count: usize, size: usize) -> Chunk => reallocarray_hook(call)
 );
 
 #[inline(always)]
@@ -256,7 +255,7 @@ pub unsafe extern "C" fn free_aligned_sized(chunk: Chunk, _: usize, _: usize) {
 
 hook!(
     /// malloc_usable_size(3).
-    malloc_usable_size, allocs_divert_malloc_usable_size(chunk: Chunk) -> usize, "rsi" => malloc_usable_size_hook
+    malloc_usable_size, allocs_divert_malloc_usable_size(chunk: Chunk) -> usize => malloc_usable_size_hook
 );
 
 #[inline(always)]

@@ -20,6 +20,8 @@ use core::arch::{global_asm, naked_asm};
 use crate::auxv::InitialStack;
 use crate::counters;
 use crate::linkmap::LinkMap;
+#[cfg(not(test))]
+use crate::machine::stubs::jump;
 use crate::mapping;
 use crate::next;
 use crate::report;
@@ -63,7 +65,7 @@ fn enter(state: State) {
 pub extern "C" fn allocs_preinit() {
     naked_asm!(
         ".type allocs_preinit, @gnu_indirect_function",
-        "jmp {resolver}",
+        jump!("{resolver}"),
         resolver = sym resolve,
     )
 }
@@ -86,7 +88,7 @@ extern "C" fn preinit() {
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
 pub extern "C" fn allocs_init() {
-    naked_asm!("jmp {preinit}", preinit = sym preinit)
+    naked_asm!(jump!("{preinit}"), preinit = sym preinit)
 }
 
 /// What the entry point of a program that was rewritten for musl calls, with argc, argv and envp:
@@ -105,11 +107,13 @@ global_asm!(
     ".hidden allocs_constructor",
     ".globl allocs_constructor",
     ".type allocs_constructor, @function",
-    "allocs_constructor: jmp {constructor}",
+    "allocs_constructor:",
+    jump!("{constructor}"),
     ".hidden allocs_destructor",
     ".globl allocs_destructor",
     ".type allocs_destructor, @function",
-    "allocs_destructor: jmp {destructor}",
+    "allocs_destructor:",
+    jump!("{destructor}"),
     constructor = sym construct,
     destructor = sym destroy,
 );

@@ -20,8 +20,9 @@
 //!  report ──▶ census ──▶ chunks, counters, site, file ──▶ $ALLOCS_REPORT
 //! ```
 //!
-//! Exported are the hooks (`hooks`), the entries for diverted functions (`hooks`, `operators`), the functions of
-//! `allocs.h` (`api`), and [`allocs_preinit`], [`allocs_init`] and [`allocs_entry`].
+//! Exported are the hooks (`hooks`), the entries for diverted functions (`hooks`, `operators`; on x86-64 only), the
+//! functions of `allocs.h` (`api`), and [`allocs_preinit`], [`allocs_init`] and [`allocs_entry`]. What differs from
+//! machine to machine is in `machine`.
 //!
 //! Three rules hold everywhere, because a hook may be entered before the loader has relocated this
 //! object (another library's IFUNC resolver may allocate), before init, after the exit handlers, in
@@ -45,8 +46,6 @@ mod allocator;
 mod api;
 mod arena;
 mod auxv;
-#[cfg(not(test))]
-mod builtins;
 mod call;
 mod census;
 mod chunks;
@@ -62,11 +61,13 @@ pub mod hooks;
 mod index;
 mod init;
 mod linkmap;
+mod machine;
 pub mod mapping;
 mod memory;
 mod nested;
 mod next;
 mod object;
+#[cfg(target_arch = "x86_64")]
 mod operators;
 mod pair;
 mod query;
@@ -82,3 +83,11 @@ mod threads;
 
 #[cfg(not(test))]
 pub use init::{allocs_entry, allocs_init, allocs_preinit};
+
+/// Nothing in a release build panics: arithmetic wraps and indices are checked. Should a build with
+/// debug assertions find one of them broken, the process stops there.
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    machine::trap()
+}

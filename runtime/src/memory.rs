@@ -1,31 +1,14 @@
 //! Reading what the kernel and the loader left in memory: the initial stack, program headers,
-//! dynamic tables. The one place where an address becomes a read.
+//! dynamic tables. The one place where an address becomes a read: one instruction, because this is memory that Rust
+//! knows nothing about, not aligned by its rules, on the initial stack even its own frames.
 
-use core::arch::asm;
 use core::mem::MaybeUninit;
 use core::ptr;
 use core::slice;
 
 use crate::arena::Plain;
+use crate::machine::shared;
 use crate::sys::{self, Copied, File};
-
-/// One load, as an instruction: this is memory that Rust knows nothing about, not aligned by its rules,
-/// on the initial stack even its own frames.
-macro_rules! load {
-    ($instruction:literal, $address:expr, $value:ty) => {{
-        let value: $value;
-        // SAFETY: whoever made the first `Mapped` of this table answered for it.
-        unsafe {
-            asm!(
-                $instruction,
-                out(reg) value,
-                in(reg) $address,
-                options(nostack, readonly, preserves_flags),
-            );
-        }
-        value
-    }};
-}
 
 /// An address inside such a table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,20 +38,23 @@ impl Mapped {
     }
 
     pub(crate) fn byte(self) -> u8 {
-        load!("movzx {:e}, byte ptr [{}]", self.0, u32).to_le_bytes()[0]
+        // SAFETY: whoever made the first `Mapped` of this table answered for it.
+        unsafe { shared::byte(self.0) }
     }
 
     pub(crate) fn u16(self) -> u16 {
-        let [first, second, ..] = load!("movzx {:e}, word ptr [{}]", self.0, u32).to_le_bytes();
-        u16::from_le_bytes([first, second])
+        // SAFETY: as above.
+        unsafe { shared::half(self.0) }
     }
 
     pub(crate) fn u32(self) -> u32 {
-        load!("mov {:e}, dword ptr [{}]", self.0, u32)
+        // SAFETY: as above.
+        unsafe { shared::int(self.0) }
     }
 
     pub(crate) fn word(self) -> usize {
-        load!("mov {}, qword ptr [{}]", self.0, usize)
+        // SAFETY: as above.
+        unsafe { shared::word(self.0) }
     }
 
     /// The bytes of the NUL-terminated string here.

@@ -17,7 +17,7 @@
 use core::arch::naked_asm;
 use core::ffi::c_int;
 
-use crate::call::{Call, diverted};
+use crate::call::Call;
 use crate::chunks;
 use crate::counters;
 use crate::diverted::Table;
@@ -25,6 +25,7 @@ use crate::heap::{self, Heap};
 use crate::holder::Holder;
 use crate::hook::Hook;
 use crate::hooks::{self, Chunk};
+use crate::machine::stubs::diverted;
 use crate::next::{Next, Origin};
 use crate::record::{RECORD, request};
 use crate::threads;

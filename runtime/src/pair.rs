@@ -1,8 +1,9 @@
 //! Two words that are changed together.
 
-use core::arch::asm;
 use core::ptr;
 use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+use crate::machine::shared;
 
 /// The two. Each alone may be read, and written by those who agree on it.
 #[repr(C, align(16))]
@@ -29,24 +30,8 @@ impl Pair {
     /// Makes them `new` if they are `old`. What others do before or after that they do for all in that order.
     #[inline(always)]
     pub(crate) fn change(&self, old: [usize; 2], new: [usize; 2]) -> bool {
-        let result: usize;
-        // SAFETY: the words may be changed by anybody, and are aligned as the instruction wants it. LLVM keeps rbx
-        // for itself. (All processors have had the instruction since 2006.)
-        unsafe {
-            asm!(
-                "xchg rsi, rbx",
-                "lock cmpxchg16b [rdi]",
-                "mov rbx, rsi",
-                "sete sil",
-                in("rdi") ptr::from_ref(self),
-                inout("rax") old[0] => _,
-                inout("rdx") old[1] => _,
-                inout("rsi") new[0] => result,
-                in("rcx") new[1],
-                options(nostack),
-            );
-        }
-        result & 0xff != 0
+        // SAFETY: the words may be changed by anybody, and are aligned to their size together.
+        unsafe { shared::change_pair(ptr::from_ref(self).cast(), old, new) }
     }
 }
 

@@ -6,12 +6,12 @@
 
 use core::ptr;
 
+use crate::machine::RELATIVE;
 use crate::memory::Mapped;
 use crate::sys;
 
 const DT_RELA: usize = 7;
 const DT_RELASZ: usize = 8;
-const R_X86_64_RELATIVE: usize = 8;
 /// Size of an entry of DT_RELA: offset, type and symbol, addend.
 const RELA: usize = 24;
 
@@ -43,7 +43,7 @@ pub(crate) fn relocate() {
     let mut at = 0;
     while at < size {
         let relocation = table.add(at);
-        if relocation.add(8).word() == R_X86_64_RELATIVE {
+        if relocation.add(8).word() == RELATIVE {
             let place = base.wrapping_add(relocation.word());
             let value = base.wrapping_add(relocation.add(16).word());
             let place = ptr::with_exposed_provenance_mut::<usize>(place);

@@ -23,7 +23,7 @@
 //! An object that is unloaded leaves its return addresses in the table. Should another come to the
 //! same place, and should a call in it end at the very same address, it is taken for the old one.
 
-mod cfa;
+pub(crate) mod cfa;
 mod cursor;
 mod found;
 mod frame;
@@ -33,7 +33,7 @@ mod numbers;
 mod objects;
 mod rust;
 mod stack;
-mod step;
+pub(crate) mod step;
 mod table;
 
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -84,15 +84,14 @@ impl Site {
     /// Nobody knows where.
     pub(crate) const UNKNOWN: Self = Self(0);
 
-    /// The site of the call of a hook that returns to `caller`; `stack` is the stack pointer as the
-    /// caller has it when the hook has returned, and `rbp` that register, or 0 if it is not known.
+    /// The site of the call of a hook with `frame`.
     ///
     /// # Safety
     /// So it must be: the stack is read.
     #[inline(always)]
-    pub(crate) unsafe fn of(caller: usize, stack: usize, rbp: usize) -> Self {
-        let value = CALLERS.at_hand(Key::of_address(caller));
-        behind(value, Frame { caller, stack, rbp })
+    pub(crate) unsafe fn of(frame: Frame) -> Self {
+        let value = CALLERS.at_hand(Key::of_address(frame.caller));
+        behind(value, frame)
     }
 
     /// The site of a call that returns to `caller`, if that is the site and is known: the usual case, in few
@@ -129,12 +128,12 @@ pub(crate) fn all() -> impl Iterator<Item = Site> {
     (1..=numbers::taken()).map(Site)
 }
 
-/// Learns from the call of a hook, about one in 64; the arguments are those of [`Site::of`].
+/// Learns from the call of a hook, about one in 64.
 ///
 /// # Safety
-/// As there.
-pub(crate) unsafe fn sample(caller: usize, stack: usize, rbp: usize) {
-    found::sample(Frame { caller, stack, rbp });
+/// As for [`Site::of`].
+pub(crate) unsafe fn sample(frame: Frame) {
+    found::sample(frame);
 }
 
 /// Makes `caller`, of which there may be a site, one of a facade.

@@ -1,11 +1,10 @@
 //! Looking a symbol up in one loaded object by the object's own hash table, as the loader does, with
 //! the loader's rule for versions.
 
-use core::mem;
-
 use crate::elf::{
     DT_GNU_HASH, DT_HASH, DT_STRTAB, DT_SYMTAB, SHN_UNDEF, STB_GLOBAL, STB_WEAK, STT_TLS, SYMBOL,
 };
+use crate::machine;
 use crate::memory::Mapped;
 use crate::object::Object;
 
@@ -33,10 +32,7 @@ impl Symbol {
         if !self.ifunc {
             return self.address;
         }
-        // SAFETY: on x86-64 a resolver takes no arguments and returns an address; the symbol's type
-        // says that there is one.
-        let resolver: extern "C" fn() -> usize = unsafe { mem::transmute(self.address) };
-        resolver()
+        machine::resolve(self.address)
     }
 }
 
@@ -162,7 +158,7 @@ impl Symbols {
     /// Whether a reference to `malloc@GLIBC_2.2.5` and its like is bound to the symbol at `index`:
     /// the object has no versions, the symbol has none, or it has one of libc's. Hidden versions
     /// count (cfree@GLIBC_2.2.5 is one, and what old programs ask for); no function of the malloc
-    /// family has two on x86-64.
+    /// family has two here.
     fn is_version_of_libc(&self, index: u32) -> bool {
         const HIDDEN: u16 = 0x8000;
         const NO_VERSION: u16 = 1;

@@ -1,7 +1,5 @@
-//! The machine underneath: system calls without libc (so without `errno`), and the few registers
-//! and addresses that only assembly can name.
+//! The system underneath: calls of it without libc, so without `errno`.
 
-use core::arch::asm;
 use core::ffi::CStr;
 use core::mem::MaybeUninit;
 use core::slice;
@@ -11,26 +9,15 @@ pub(crate) mod path;
 pub(crate) mod signal;
 pub(crate) mod thread;
 
+use crate::machine::system;
 use crate::memory::Mapped;
 
-const SYS_READ: usize = 0;
-const SYS_WRITE: usize = 1;
-const SYS_CLOSE: usize = 3;
-const SYS_FSTAT: usize = 5;
-const SYS_POLL: usize = 7;
-const SYS_MMAP: usize = 9;
-const SYS_MUNMAP: usize = 11;
-const SYS_PREAD64: usize = 17;
-const SYS_NANOSLEEP: usize = 35;
-const SYS_GETPID: usize = 39;
-const SYS_FCNTL: usize = 72;
-const SYS_READLINK: usize = 89;
-const SYS_PRCTL: usize = 157;
-const SYS_GETTID: usize = 186;
-const SYS_FUTEX: usize = 202;
-const SYS_CLOCK_GETTIME: usize = 228;
-const SYS_OPENAT: usize = 257;
-const SYS_PROCESS_VM_READV: usize = 310;
+#[cfg(not(test))]
+pub(crate) use crate::machine::registers::{own_base, own_dynamic};
+pub(crate) use crate::machine::registers::{stack_pointer, thread_pointer};
+
+/// Paths are relative to the working directory.
+const AT_FDCWD: usize = 0_usize.wrapping_sub(100);
 
 const EINTR: isize = 4;
 const EAGAIN: isize = 11;
@@ -47,33 +34,7 @@ pub(crate) const PAGE: usize = 4096;
 unsafe fn syscall(number: usize, arguments: [usize; 5]) -> isize {
     let [first, second, third, fourth, fifth] = arguments;
     // SAFETY: the caller answers for what the call does.
-    unsafe { syscall6(number, [first, second, third, fourth, fifth, 0]) }
-}
-
-/// The same with six.
-///
-/// # Safety
-/// As the system call with that number.
-unsafe fn syscall6(number: usize, arguments: [usize; 6]) -> isize {
-    let [first, second, third, fourth, fifth, sixth] = arguments;
-    let result: isize;
-    // SAFETY: the caller answers for what the call does; the kernel clobbers rcx and r11 only.
-    unsafe {
-        asm!(
-            "syscall",
-            inlateout("rax") number => result,
-            in("rdi") first,
-            in("rsi") second,
-            in("rdx") third,
-            in("r10") fourth,
-            in("r8") fifth,
-            in("r9") sixth,
-            lateout("rcx") _,
-            lateout("r11") _,
-            options(nostack),
-        );
-    }
-    result
+    unsafe { system::call(number, [first, second, third, fourth, fifth, 0]) }
 }
 
 /// The address of `size` bytes of zeros that are the runtime's own. Nothing is resident until it is
@@ -84,7 +45,7 @@ pub(crate) fn map_zeros(size: usize) -> Option<usize> {
     let how = MAP_PRIVATE_ANONYMOUS_NORESERVE;
     let no_file = usize::MAX;
     // SAFETY: the kernel chooses a place where nothing is.
-    let result = unsafe { syscall6(SYS_MMAP, [0, size, PROT_READ_WRITE, how, no_file, 0]) };
+    let result = unsafe { system::call(system::MMAP, [0, size, PROT_READ_WRITE, how, no_file, 0]) };
     usize::try_from(result).ok()
 }
 
@@ -94,7 +55,7 @@ pub(crate) fn map_zeros(size: usize) -> Option<usize> {
 /// Nothing may refer to it any more.
 pub(crate) unsafe fn unmap(address: usize, size: usize) {
     // SAFETY: the caller answers for the range.
-    unsafe { syscall(SYS_MUNMAP, [address, size, 0, 0, 0]) };
+    unsafe { syscall(system::MUNMAP, [address, size, 0, 0, 0]) };
 }
 
 /// Lets other threads run, whatever their priority, for 50 microseconds.
@@ -102,7 +63,7 @@ pub(crate) fn sleep_briefly() {
     let time = [0_usize, 50_000];
     let at = (&raw const time).expose_provenance();
     // SAFETY: the kernel reads the two words.
-    unsafe { syscall(SYS_NANOSLEEP, [at, 0, 0, 0, 0]) };
+    unsafe { syscall(system::NANOSLEEP, [at, 0, 0, 0, 0]) };
 }
 
 /// Whether the four bytes at `address`, a multiple of four, can be read. Never faults and changes nothing: a
@@ -113,7 +74,7 @@ pub(crate) fn is_readable(address: usize) -> bool {
     let no_time = [0_usize; 2];
     let timeout = (&raw const no_time).expose_provenance();
     // SAFETY: the kernel reads at `address` with its own guard against faults; nobody is woken.
-    let result = unsafe { syscall(SYS_FUTEX, [address, FUTEX_WAIT_PRIVATE, 1, timeout, 0]) };
+    let result = unsafe { syscall(system::FUTEX, [address, FUTEX_WAIT_PRIVATE, 1, timeout, 0]) };
     result == -EAGAIN || result == -ETIMEDOUT
 }
 
@@ -137,7 +98,8 @@ pub(crate) unsafe fn copy_own_memory(from: usize, to: usize, size: usize) -> Cop
     let [from, to] = [[from, size], [to, size]];
     let [from, to] = [&from, &to].map(|vector| vector.as_ptr().expose_provenance());
     // SAFETY: the kernel writes there alone.
-    let result = unsafe { syscall6(SYS_PROCESS_VM_READV, [process_id(), to, 1, from, 1, 0]) };
+    let result =
+        unsafe { system::call(system::PROCESS_VM_READV, [process_id(), to, 1, from, 1, 0]) };
     match usize::try_from(result) {
         Ok(read) if read == size => Copied::All,
         Ok(_) => Copied::Faulted,
@@ -166,26 +128,8 @@ pub(crate) fn runs_under_valgrind() -> bool {
     ask_valgrind(RUNNING_ON_VALGRIND, 0) != 0
 }
 
-/// A client request (valgrind.h); 0 where there is no valgrind to answer it.
 fn ask_valgrind(request: usize, argument: usize) -> usize {
-    let request = [request, argument, 0, 0, 0, 0];
-    let answer: usize;
-    // SAFETY: rotates a register by twice its width and exchanges another with itself. valgrind,
-    // which knows that sequence, reads the request and writes rdx.
-    unsafe {
-        asm!(
-            "rol rdi, 3",
-            "rol rdi, 13",
-            "rol rdi, 61",
-            "rol rdi, 51",
-            "xchg rbx, rbx",
-            inout("rdx") 0_usize => answer,
-            in("rax") request.as_ptr(),
-            inout("rdi") 0_usize => _,
-            options(nostack),
-        );
-    }
-    answer
+    system::ask_valgrind(&[request, argument, 0, 0, 0, 0])
 }
 
 /// The auxiliary vector as the kernel remembers it, as far as it fits: from PR_GET_AUXV, or before
@@ -196,11 +140,11 @@ pub(crate) fn kernel_auxv() -> Option<&'static [AtomicUsize]> {
     let at = WORDS.as_ptr().expose_provenance();
     let size = size_of_val(&WORDS);
     // SAFETY: the kernel writes at most as many bytes as it is told to, into words that may change.
-    let mut result = unsafe { syscall(SYS_PRCTL, [PR_GET_AUXV, at, size, 0, 0]) };
+    let mut result = unsafe { syscall(system::PRCTL, [PR_GET_AUXV, at, size, 0, 0]) };
     if result <= 0 {
         let file = File::open(c"/proc/self/auxv")?;
         // SAFETY: as above.
-        result = unsafe { syscall(SYS_READ, [file.0, at, size, 0, 0]) };
+        result = unsafe { syscall(system::READ, [file.0, at, size, 0, 0]) };
         file.close();
     }
     (result > 0).then_some(&WORDS)
@@ -209,13 +153,13 @@ pub(crate) fn kernel_auxv() -> Option<&'static [AtomicUsize]> {
 /// The process's id.
 pub(crate) fn process_id() -> usize {
     // SAFETY: has no arguments and cannot fail.
-    unsafe { syscall(SYS_GETPID, [0; 5]) }.unsigned_abs()
+    unsafe { syscall(system::GETPID, [0; 5]) }.unsigned_abs()
 }
 
 /// The calling thread's id: no other thread in the same namespace has it.
 pub(crate) fn thread_id() -> usize {
     // SAFETY: has no arguments and cannot fail.
-    unsafe { syscall(SYS_GETTID, [0; 5]) }.unsigned_abs()
+    unsafe { syscall(system::GETTID, [0; 5]) }.unsigned_abs()
 }
 
 /// The time in nanoseconds since 1970; 0 if it cannot be had.
@@ -224,7 +168,7 @@ pub(crate) fn time() -> usize {
     let mut time = [0_usize; 2];
     let at = (&raw mut time).expose_provenance();
     // SAFETY: the kernel writes seconds and nanoseconds.
-    unsafe { syscall(SYS_CLOCK_GETTIME, [CLOCK_REALTIME, at, 0, 0, 0]) };
+    unsafe { syscall(system::CLOCK_GETTIME, [CLOCK_REALTIME, at, 0, 0, 0]) };
     let [seconds, nanoseconds] = time;
     seconds
         .wrapping_mul(1_000_000_000)
@@ -237,7 +181,7 @@ pub(crate) fn read_link(path: &CStr, text: &[AtomicU8]) {
     let to = text.as_ptr().expose_provenance();
     // SAFETY: the path has an end, and the kernel writes at most as many bytes as it is told to, into bytes that
     // may change.
-    unsafe { syscall(SYS_READLINK, [path, to, text.len(), 0, 0]) };
+    unsafe { syscall(system::READLINKAT, [AT_FDCWD, path, to, text.len(), 0]) };
 }
 
 /// A file descriptor.
@@ -275,11 +219,10 @@ impl File {
     /// # Safety
     /// `path` must be the address of a string that a NUL ends.
     unsafe fn open_at(path: usize, flags: usize) -> Option<Self> {
-        const AT_FDCWD: usize = 0_usize.wrapping_sub(100);
         const O_CLOEXEC: usize = 0o2_000_000;
         let arguments = [AT_FDCWD, path, flags | O_CLOEXEC, 0o666, 0];
         // SAFETY: the caller answers for the path.
-        let result = unsafe { syscall(SYS_OPENAT, arguments) };
+        let result = unsafe { syscall(system::OPENAT, arguments) };
         usize::try_from(result).ok().map(Self)
     }
 
@@ -288,7 +231,7 @@ impl File {
         const F_DUPFD_CLOEXEC: usize = 1030;
         const LOWEST: usize = 512;
         // SAFETY: makes a descriptor.
-        let result = unsafe { syscall(SYS_FCNTL, [self.0, F_DUPFD_CLOEXEC, LOWEST, 0, 0]) };
+        let result = unsafe { syscall(system::FCNTL, [self.0, F_DUPFD_CLOEXEC, LOWEST, 0, 0]) };
         usize::try_from(result).ok().map(Self)
     }
 
@@ -299,7 +242,7 @@ impl File {
         let size = self.regular_size()?;
         let arguments = [0, size, PROT_READ, MAP_PRIVATE, self.0, 0];
         // SAFETY: the kernel chooses a place where nothing is.
-        let result = unsafe { syscall6(SYS_MMAP, arguments) };
+        let result = unsafe { system::call(system::MMAP, arguments) };
         let address = usize::try_from(result).ok()?;
         // SAFETY: the kernel has put the file there.
         Some((unsafe { Mapped::new(address) }, size))
@@ -307,7 +250,7 @@ impl File {
 
     /// Device and inode of the open file.
     pub(crate) fn identity(&self) -> Option<(usize, usize)> {
-        // `struct stat` begins with st_dev and st_ino.
+        // `struct stat` begins with st_dev and st_ino on all machines.
         self.stat(|[device, inode, ..]| (*device, *inode))
     }
 
@@ -315,17 +258,17 @@ impl File {
     pub(crate) fn regular_size(&self) -> Option<usize> {
         const S_IFMT: usize = 0o170_000;
         const S_IFREG: usize = 0o100_000;
-        // Then come st_nlink, st_mode and st_uid in one word, one with st_gid, st_rdev and st_size.
-        let (mode, size) = self.stat(|[_, _, _, mode, _, _, size, ..]| (*mode, *size))?;
+        // The seventh word is st_size.
+        let (mode, size) = self.stat(|stat| (stat[system::STAT_MODE], stat[6]))?;
         (mode & S_IFMT == S_IFREG).then_some(size)
     }
 
-    /// What `read` finds in `struct stat`, which has 144 bytes.
+    /// What `read` finds in `struct stat`, which has 144 bytes at most.
     fn stat<T>(&self, read: impl FnOnce(&[usize; 18]) -> T) -> Option<T> {
         let mut stat = MaybeUninit::<[usize; 18]>::uninit();
         let at = stat.as_mut_ptr().expose_provenance();
         // SAFETY: the kernel fills the structure in.
-        let result = unsafe { syscall(SYS_FSTAT, [self.0, at, 0, 0, 0]) };
+        let result = unsafe { syscall(system::FSTAT, [self.0, at, 0, 0, 0]) };
         if result != 0 {
             return None;
         }
@@ -343,7 +286,7 @@ impl File {
             let (at, left) = (to.wrapping_add(done), size.wrapping_sub(done));
             let from = offset.wrapping_add(done);
             // SAFETY: the kernel writes there alone.
-            let result = unsafe { syscall(SYS_PREAD64, [self.0, at, left, from, 0]) };
+            let result = unsafe { syscall(system::PREAD64, [self.0, at, left, from, 0]) };
             match usize::try_from(result) {
                 Ok(read) if read > 0 => done = done.wrapping_add(read),
                 Err(_) if result == -EINTR => {}
@@ -362,7 +305,7 @@ impl File {
         let arguments = [self.0, at.expose_provenance(), MOST, 0, 0];
         loop {
             // SAFETY: the kernel writes into `buffer`.
-            let result = unsafe { syscall(SYS_READ, arguments) };
+            let result = unsafe { syscall(system::READ, arguments) };
             if result != -EINTR {
                 let read = usize::try_from(result).unwrap_or(0);
                 // SAFETY: so many bytes have been written.
@@ -377,7 +320,7 @@ impl File {
         while !rest.is_empty() {
             let at = rest.as_ptr().expose_provenance();
             // SAFETY: the kernel reads `rest` and nothing else.
-            let result = unsafe { syscall(SYS_WRITE, [self.0, at, rest.len(), 0, 0]) };
+            let result = unsafe { syscall(system::WRITE, [self.0, at, rest.len(), 0, 0]) };
             match usize::try_from(result) {
                 Ok(0) => return false,
                 Ok(written) => rest = rest.get(written..).unwrap_or_default(),
@@ -392,65 +335,22 @@ impl File {
     /// Waits until a descriptor that does not block takes more, at most a second.
     fn takes_more(&self) -> bool {
         const POLLOUT: usize = 4;
-        const MILLISECONDS: usize = 1000;
         // `struct pollfd`: fd and, in the upper half, the events to wait for.
         let mut descriptor = self.0 & 0xffff_ffff | POLLOUT << 32;
         let at = (&raw mut descriptor).expose_provenance();
-        // SAFETY: the kernel reads the one structure and writes what it found into it.
-        let result = unsafe { syscall(SYS_POLL, [at, 1, MILLISECONDS, 0, 0]) };
+        // Seconds and nanoseconds. Linux counts them down.
+        let mut second = [1_usize, 0];
+        let timeout = (&raw mut second).expose_provenance();
+        // SAFETY: the kernel reads both structures and writes what it found into them.
+        let result = unsafe { syscall(system::PPOLL, [at, 1, timeout, 0, 0]) };
         result == 1 || result == -EINTR
     }
 
     /// Closes it.
     pub(crate) fn close(self) {
         // SAFETY: whoever calls this opened the descriptor, and `self` is its only owner.
-        unsafe { syscall(SYS_CLOSE, [self.0, 0, 0, 0, 0]) };
+        unsafe { syscall(system::CLOSE, [self.0, 0, 0, 0, 0]) };
     }
-}
-
-/// The thread pointer: different for any two threads that live at the same time. The x86-64 ABI has
-/// the first word of the thread control block point to itself; both loaders set it up before they
-/// relocate anything (glibc, elf/rtld.c, `init_tls`).
-#[inline(always)]
-pub(crate) fn thread_pointer() -> usize {
-    let pointer: usize;
-    // SAFETY: reads one word that every thread has.
-    unsafe {
-        asm!("mov {}, fs:0", out(reg) pointer, options(nostack, preserves_flags, readonly, pure));
-    }
-    pointer
-}
-
-/// The stack pointer of the calling function.
-#[inline(always)]
-pub(crate) fn stack_pointer() -> usize {
-    let pointer: usize;
-    // SAFETY: reads a register.
-    unsafe { asm!("mov {}, rsp", out(reg) pointer, options(nostack, nomem, preserves_flags)) };
-    pointer
-}
-
-/// Where this object's own dynamic table lies: what the link map knows it by.
-#[cfg(not(test))]
-pub(crate) fn own_dynamic() -> usize {
-    let address: usize;
-    // SAFETY: computes an address relative to the instruction. `_DYNAMIC` is the linker's own hidden
-    // symbol; a Rust `static` for it could be reached through a relocated table.
-    unsafe {
-        asm!("lea {}, [rip + _DYNAMIC]", out(reg) address, options(nostack, nomem, preserves_flags));
-    }
-    address
-}
-
-/// Where this object itself is loaded: what is added to the addresses in its file.
-#[cfg(not(test))]
-pub(crate) fn own_base() -> usize {
-    let address: usize;
-    // SAFETY: computes an address relative to the instruction. `__ehdr_start` is the linker's own hidden symbol.
-    unsafe {
-        asm!("lea {}, [rip + __ehdr_start]", out(reg) address, options(nostack, nomem, preserves_flags));
-    }
-    address
 }
 
 /// Unit tests are not a shared object in a link map.

@@ -6,9 +6,10 @@
 //!
 //! Even the unlocked ones are single instructions, since a signal handler may come in between any two.
 
-use core::arch::asm;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering};
+
+use crate::machine::shared;
 
 /// Stands for a libc that does not say.
 static UNKNOWN: AtomicU8 = AtomicU8::new(0);
@@ -29,27 +30,12 @@ pub(crate) fn is_single() -> bool {
     unsafe { &*SINGLE.load(Ordering::Relaxed) }.load(Ordering::Relaxed) != 0
 }
 
-/// One instruction that changes a word, without a lock.
-macro_rules! change {
-    ($instruction:literal, $word:expr, $operand:expr) => {
-        // SAFETY: the word is alive and may be changed by anybody; nobody else does it at the same time.
-        unsafe {
-            asm!(
-                concat!($instruction, " qword ptr [{}], {}"),
-                in(reg) $word.as_ptr(),
-                in(reg) $operand,
-                options(nostack),
-            );
-        }
-    };
-}
-
 /// Sets `bits`. Whether there is no other thread.
 #[inline(always)]
 pub(crate) fn set(word: &AtomicU64, bits: u64) -> bool {
     let is_single = is_single();
     if is_single {
-        change!("or", word, bits);
+        shared::set(word, bits);
     } else {
         word.fetch_or(bits, Ordering::SeqCst);
     }
@@ -61,7 +47,7 @@ pub(crate) fn set(word: &AtomicU64, bits: u64) -> bool {
 pub(crate) fn clear(word: &AtomicU64, bits: u64) -> bool {
     let is_single = is_single();
     if is_single {
-        change!("and", word, !bits);
+        shared::keep(word, !bits);
     } else {
         word.fetch_and(!bits, Ordering::SeqCst);
     }

@@ -139,12 +139,15 @@ NOINLINE static void mappings(char **argv, char **environ_of_main) {
     ASK(mapped + (1 << 19));
     CHECK(answer == ALLOC_E_UNMAPPED);
     int local = 0;
+    (void)argv, (void)environ_of_main;
+#ifndef EMULATED /* qemu gives its own mappings as the thread's, and does not say that this is a stack */
     ASK(&local);
     CHECK(answer == ALLOC_OK && is_allocator("stack") && info.mapping_kind == ALLOC_MAPPING_MAIN_STACK);
     ASK(argv[0]);
     CHECK(info.mapping_kind == ALLOC_MAPPING_MAIN_STACK);
     ASK(environ_of_main);
     CHECK(info.mapping_kind == ALLOC_MAPPING_MAIN_STACK);
+#endif
     pthread_t thread;
     pthread_create(&thread, NULL, on_a_stack, NULL);
     pthread_join(thread, NULL);

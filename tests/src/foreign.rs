@@ -1,8 +1,11 @@
 //! Other machines: their compilers, the emulator that runs their programs, and real programs of theirs, which
 //! `tests/trees` unpacks.
 
+use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
+use crate::tool::{self, RUNTIME};
 use crate::{Command, Dir, elf, needs, tree};
 
 /// A machine, and what there is for it.
@@ -60,6 +63,42 @@ pub const ALL: [Machine; 9] = [
         ..machine("riscv64", "riscv64-linux-gnu", "riscv64")
     },
 ];
+
+/// The machine that the project has a runtime for, beside x86-64.
+pub const AARCH64: Machine = ALL[0];
+
+/// The project as it is installed with that runtime.
+pub fn installed() -> &'static Path {
+    static PREFIX: OnceLock<PathBuf> = OnceLock::new();
+    PREFIX.get_or_init(|| {
+        let tool = tool::binary();
+        let prefix = tool.with_file_name("allocs-tests").join("machines");
+        let lib = prefix.join("lib").join(AARCH64.triplet);
+        let bin = prefix.join("bin");
+        for directory in [&lib, &bin] {
+            fs::create_dir_all(directory).expect("a directory beside the binary");
+        }
+        let build = concat!(env!("CARGO_MANIFEST_DIR"), "/../rewriter/dist/runtime");
+        let built = std::process::Command::new(build)
+            .env("RUSTC", tree::made("rust").join("rustc"))
+            .output()
+            .expect("a shell");
+        let said = String::from_utf8_lossy(&built.stderr);
+        assert!(built.status.success(), "cannot build the runtime: {said}");
+        let built = String::from_utf8_lossy(&built.stdout);
+        fs::copy(built.trim_end(), lib.join(RUNTIME)).expect("the runtime");
+        let installed = bin.join("allocs-rewrite");
+        let _ = fs::remove_file(&installed); // that of an older build
+        fs::hard_link(tool, &installed).expect("a link");
+        prefix
+    })
+}
+
+/// The runtime there.
+pub fn installed_runtime() -> PathBuf {
+    let lib = installed().join("lib").join(AARCH64.triplet);
+    lib.join(RUNTIME)
+}
 
 impl Machine {
     /// Its compiler.
@@ -141,7 +180,7 @@ impl Machine {
     pub fn executables(&self) -> Vec<PathBuf> {
         let mut all = Vec::new();
         for dir in ["usr/bin", "usr/sbin", "bin", "sbin"] {
-            let entries = std::fs::read_dir(self.root().join(dir));
+            let entries = fs::read_dir(self.root().join(dir));
             for entry in entries.expect("a directory of programs") {
                 let path = entry.expect("an entry").path();
                 if path.is_file() && !path.is_symlink() && elf::has_interpreter(&path) {

@@ -109,9 +109,14 @@ pub struct Rewrite {
 impl Rewrite {
     /// Rewrites `prog` to `out`.
     pub fn new(prog: impl AsRef<Path>, out: impl AsRef<Path>) -> Self {
+        Self::by(binary(), prog, out)
+    }
+
+    /// The same by `tool`, which is that program in another place.
+    pub fn by(tool: &Path, prog: impl AsRef<Path>, out: impl AsRef<Path>) -> Self {
         let (prog, out) = (prog.as_ref(), out.as_ref());
         Self {
-            command: Command::new(binary())
+            command: Command::new(tool)
                 .arg(prog)
                 .arg("-o")
                 .arg(out)

@@ -38,6 +38,7 @@ mod layouts;
 mod loader_model;
 mod machines;
 mod machines_explained;
+mod machines_runtime;
 mod manuals;
 mod object_file;
 mod odd_layouts;
@@ -88,6 +89,7 @@ fn main() -> ExitCode {
         rust_crate::trials(),
         work::trials(),
         hostile::trials(),
+        machines_runtime::trials(),
         machines::trials(),
         machines_explained::trials(),
         samples::trials(),

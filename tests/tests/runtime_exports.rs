@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
 use allocs_tests::elf::Elf;
 use allocs_tests::tool::{self, INIT, RUNTIME};
@@ -23,7 +24,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 /// All that it exports, with the symbol's type.
-const EXPORTS: &[(&str, elf::SymbolType)] = &[
+pub(crate) const EXPORTS: &[(&str, elf::SymbolType)] = &[
     (INIT, elf::STT_GNU_IFUNC),
     ("aligned_alloc", elf::STT_FUNC),
     ("alloc_announce", elf::STT_FUNC),
@@ -110,10 +111,19 @@ const EXPORTS: &[(&str, elf::SymbolType)] = &[
 ];
 
 fn exports() {
-    let bytes = fs::read(tool::runtime()).expect("the runtime");
+    exports_of(tool::runtime(), EXPORTS.iter().copied());
+}
+
+/// The runtime in `file` exports what is expected, and nothing else.
+pub(crate) fn exports_of(
+    file: &Path,
+    expected: impl Iterator<Item = (&'static str, elf::SymbolType)>,
+) {
+    let bytes = fs::read(file).expect("the runtime");
     let file: ElfFile64<'_> = ElfFile64::parse(&*bytes).expect("the runtime as ELF");
     let mut defined = BTreeMap::new();
-    for symbol in file.dynamic_symbols() {
+    // Some linkers leave symbols of sections there, which are local.
+    for symbol in file.dynamic_symbols().filter(|symbol| !symbol.is_local()) {
         let name = symbol.name().expect("a name");
         assert!(!symbol.is_undefined(), "{name} is not defined");
         let SymbolFlags::Elf { st_info, .. } = symbol.flags() else {
@@ -121,7 +131,7 @@ fn exports() {
         };
         defined.insert(name, st_info.0 & 0xf);
     }
-    let expected: BTreeMap<_, _> = EXPORTS.iter().map(|(name, kind)| (*name, kind.0)).collect();
+    let expected: BTreeMap<_, _> = expected.map(|(name, kind)| (name, kind.0)).collect();
     assert_eq!(defined, expected);
 }
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::names::{self, Kind, Scheme};
+use super::survey::has_malloc;
 use super::{Allocator, Diversion, survey};
 use crate::Options;
 use crate::elf::Format;
@@ -29,8 +30,10 @@ pub(crate) fn choose(
     if image.format != Format::X86_64 {
         let what =
             "only in x86-64 programs can an allocator be led to the runtime; leave --malloc out";
-        let first = options.malloc.first();
-        return first.map_or_else(|| Ok(Default::default()), |given| Err(bad(given, what)));
+        return match options.malloc.first() {
+            Some(given) => Err(bad(given, what)),
+            None => elsewhere(options, source, image).map(|notes| (Diversion::default(), notes)),
+        };
     }
     let mut schemes = vec![Scheme::Plain];
     schemes.extend(given);
@@ -81,6 +84,23 @@ pub(crate) fn choose(
         )),
     }
     Ok((diversion, notes))
+}
+
+/// On other machines no function is diverted: what is to be said of a program that has a malloc of its own.
+fn elsewhere(options: &Options, source: &Source, image: &Image) -> Result<Vec<String>> {
+    if !has_malloc(source, image)? {
+        return Ok(Vec::new());
+    }
+    if options.runtime.is_none() && !options.partial {
+        let machine = image.format.name();
+        return Err(source.error(ErrorKind::CannotDivert {
+            functions: format!("malloc (on {machine} no function is led there)"),
+            advice: "pass --partial to go on without it",
+        }));
+    }
+    let note = "malloc in the program itself does not lead to the runtime, which is possible on x86-64 only: \
+                what it hands out is not seen";
+    Ok(vec![note.to_owned()])
 }
 
 fn list(allocators: &[Allocator]) -> String {

@@ -142,6 +142,16 @@ pub(crate) fn survey(source: &Source, image: &Image, schemes: &[Scheme]) -> Resu
     Ok(allocators)
 }
 
+/// True if the program brings a malloc of its own, and free.
+pub(crate) fn has_malloc(source: &Source, image: &Image) -> Result<bool> {
+    let symbols = Symbols::read(source, image, &[Scheme::Plain])?;
+    let has = |kind: Kind| {
+        let mut names = symbols.functions.iter().map(|function| &function.name);
+        names.any(|name| name == kind.name())
+    };
+    Ok(has(Kind::MALLOC) && has(Kind::FREE))
+}
+
 /// True if the executable has a sanitizer's runtime, as with gcc's `-static-libasan` and clang's default: its
 /// malloc is there to find errors, and works only after its own start. No symbol says so in a stripped
 /// program, but each of these runtimes has the names of their common options

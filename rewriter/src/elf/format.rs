@@ -153,6 +153,15 @@ impl Format {
         }
     }
 
+    /// The directory of the machine's libraries, as multiarch calls it, where this project has a runtime for it.
+    pub(crate) fn multiarch(self) -> Option<&'static str> {
+        match (self.machine, self.class, self.endian) {
+            (elf::EM_X86_64, Class::Elf64, Endianness::Little) => Some("x86_64-linux-gnu"),
+            (elf::EM_AARCH64, Class::Elf64, Endianness::Little) => Some("aarch64-linux-gnu"),
+            _ => None,
+        }
+    }
+
     /// Size of an address, in bytes.
     pub(crate) fn word(self) -> u64 {
         match self.class {

@@ -116,7 +116,10 @@ fn provide(tree: &Tree<'_>, item: &Item<'_>, starts: &Starts) -> Result<()> {
         if crate::runtime::is_own(&starts.needed)
             || directory.join(SONAME).to_str() == Some(&starts.needed)
         {
-            tree.runtimes.provide(directory, tree.options.force)?;
+            let program = input::open(&tree.output.join(&item.entry.path))?;
+            let format = program.source.format();
+            tree.runtimes
+                .provide(directory, tree.options.force, format)?;
         }
     }
     Ok(())

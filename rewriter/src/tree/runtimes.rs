@@ -20,8 +20,8 @@ pub(crate) struct Runtimes {
     trees: Vec<System>,
     /// What was found, by DT_NEEDED string, init symbol, and format.
     checked: Mutex<HashMap<(String, String, Format), Found>>,
-    /// Directories with the own runtime.
-    installed: Mutex<BTreeMap<PathBuf, Own>>,
+    /// Directories with the own runtime, and the machine that it is for.
+    installed: Mutex<BTreeMap<PathBuf, (Format, Own)>>,
 }
 
 /// The own runtime in a directory.
@@ -54,9 +54,9 @@ impl Runtimes {
     }
 
     /// Sees to it that the own runtime is in `directory`, and stays there.
-    pub(crate) fn provide(&self, directory: &Path, force: bool) -> Result<()> {
-        self.install(directory, force)?;
-        if let Some(own) = locked(&self.installed).get_mut(directory)
+    pub(crate) fn provide(&self, directory: &Path, force: bool, format: Format) -> Result<()> {
+        self.install(directory, force, format)?;
+        if let Some((_, own)) = locked(&self.installed).get_mut(directory)
             && let Own::Ready(file) = std::mem::replace(own, Own::Used)
         {
             file.keep();
@@ -66,13 +66,15 @@ impl Runtimes {
 
     /// Whether executables in `directory` start the own runtime.
     pub(crate) fn is_used(&self, directory: &Path) -> bool {
-        matches!(locked(&self.installed).get(directory), Some(Own::Used))
+        matches!(locked(&self.installed).get(directory), Some((_, Own::Used)))
     }
 
     /// The own runtime's files, from the top of the output.
     pub(crate) fn used(&self) -> Vec<PathBuf> {
         let installed = locked(&self.installed);
-        let used = installed.iter().filter(|(_, own)| matches!(own, Own::Used));
+        let used = installed
+            .iter()
+            .filter(|(_, (_, own))| matches!(own, Own::Used));
         let paths = used.filter_map(|(directory, _)| directory.strip_prefix(&self.output).ok());
         paths.map(|path| path.join(SONAME)).collect()
     }
@@ -99,21 +101,27 @@ impl Surroundings for Runtimes {
         trusted::flaw(needed, &self.trees)
     }
 
-    fn install(&self, directory: &Path, force: bool) -> Result<Option<Installed>> {
+    fn install(&self, directory: &Path, force: bool, format: Format) -> Result<Option<Installed>> {
         let mut installed = locked(&self.installed);
-        if installed.contains_key(directory) {
-            return Ok(None);
+        match installed.get(directory) {
+            Some((there, _)) if *there == format => return Ok(None),
+            Some((there, _)) => {
+                let what = format!("programs for {} in this directory start it", there.name());
+                let path = directory.join(SONAME);
+                return Err(Error::new(&path, ErrorKind::RuntimeUnfit { what }));
+            }
+            None => {}
         }
         // What the source has there will be copied, or not.
         if let Some(original) = self.original(directory)
             && !force
-            && runtime::is_another(&original)?
+            && runtime::is_another(&original, format)?
         {
             let path = original.join(SONAME);
             return Err(Error::new(&path, ErrorKind::RuntimeDiffers));
         }
-        let file = runtime::install(directory, force)?;
-        installed.insert(directory.to_owned(), Own::Ready(file));
+        let file = runtime::install(directory, force, format)?;
+        installed.insert(directory.to_owned(), (format, Own::Ready(file)));
         Ok(None)
     }
 }

@@ -50,6 +50,7 @@ pub(crate) fn died(site: Site, size: usize) {
 }
 
 /// Takes back what [`born`] has noted.
+#[cfg(target_arch = "x86_64")] // for operators new of allocators in the executable
 pub(crate) fn unborn(site: Site, size: usize) {
     if let Some(counts) = counts(site) {
         counts.calls.fetch_sub(1, Relaxed);

@@ -14,6 +14,8 @@ use core::mem;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::linkmap::LinkMap;
+#[cfg(not(test))]
+use crate::machine::stubs::{self, jump};
 use crate::mapping::noted::{self, Noted};
 use crate::symbol::Symbols;
 use crate::sys::PAGE;
@@ -87,8 +89,7 @@ pub(crate) fn look_up() {
     }
 }
 
-// Rust has no way to ask for a return address. Prot and flags, an int each, go together into the register of
-// the one, the return address into that of the other, and the function is as it was called.
+// Rust has no way to ask for a return address.
 
 macro_rules! mmap {
     ($(#[$doc:meta])* $name:ident => $hook:ident) => {
@@ -104,14 +105,7 @@ macro_rules! mmap {
             file: c_int,
             offset: isize,
         ) -> Address {
-            naked_asm!(
-                "shl rdx, 32",
-                "mov ecx, ecx",
-                "or rcx, rdx",
-                "mov rdx, [rsp]",
-                "jmp {hook}",
-                hook = sym $hook,
-            )
+            naked_asm!(stubs::add_caller_to_mmap!(), jump!("{hook}"), hook = sym $hook)
         }
     };
 }
@@ -136,7 +130,7 @@ pub unsafe extern "C" fn mremap(
     flags: c_int,
     new_address: Address,
 ) -> Address {
-    naked_asm!("mov r9, [rsp]", "jmp {hook}", hook = sym mremap_from)
+    naked_asm!(stubs::add_caller_to_mremap!(), jump!("{hook}"), hook = sym mremap_from)
 }
 
 unsafe extern "C" fn mmap_from(

@@ -12,17 +12,12 @@
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::counters;
+use crate::machine::control_block;
 use crate::mapping::maps::Region;
-use crate::memory::Access;
 use crate::sys::{self, PAGE};
 
 /// The main thread's control block, which is in no stack; and neither is the main thread's stack here.
 static MAIN: AtomicUsize = AtomicUsize::new(0);
-
-/// Control blocks are aligned to this.
-const ALIGNMENT: usize = 64;
-/// Words that are looked at in one.
-const WORDS: usize = 3;
 
 /// Notes the thread that init runs on.
 pub(crate) fn note_main() {
@@ -36,7 +31,7 @@ pub(crate) fn limit(address: usize, region: &Region) -> Option<usize> {
         .chain([sys::thread_pointer()])
         .filter(is_above)
         .filter(|block| *block != MAIN.load(Relaxed))
-        .filter(|block| leads_to_itself(*block).is_some())
+        .filter(|block| control_block::is_one(*block))
         .min();
     known.or_else(|| block_at_end(region)).map(page_end)
 }
@@ -49,17 +44,5 @@ fn page_end(block: usize) -> usize {
 /// A control block of glibc's in the last page.
 fn block_at_end(region: &Region) -> Option<usize> {
     let page = region.end.checked_sub(PAGE)?;
-    (page..region.end)
-        .step_by(ALIGNMENT)
-        .filter(|block| *block != MAIN.load(Relaxed))
-        .find(|block| leads_to_itself(*block).is_some_and(|[_, _, third]| third == *block))
-}
-
-/// The first words of a control block: the first is always its address.
-fn leads_to_itself(block: usize) -> Option<[usize; WORDS]> {
-    let words: [usize; WORDS] = Access::Guarded.words(block)?;
-    words
-        .first()
-        .is_some_and(|first| *first == block)
-        .then_some(words)
+    control_block::within(page, region.end).find(|block| *block != MAIN.load(Relaxed))
 }

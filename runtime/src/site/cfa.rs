@@ -1,19 +1,17 @@
 //! The programs of .eh_frame: from which register the frame's end (CFA) is counted, and where the
-//! return address and rbp were saved.
+//! return address and frame pointer were saved.
 
+use crate::machine::step::{FRAME_POINTER, RETURN_ADDRESS, STACK_POINTER, UNSAVED};
 use crate::site::cursor::Cursor;
 
-const RBP: usize = 6;
-const RSP: usize = 7;
-const RETURN_ADDRESS: usize = 16;
 /// How many states compilers ever want remembered at once.
 const REMEMBERED: usize = 8;
 
 /// What the frame's end is counted from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Base {
-    Rsp,
-    Rbp,
+    StackPointer,
+    FramePointer,
     /// Another register, or an expression.
     Other,
 }
@@ -34,7 +32,7 @@ pub(crate) enum Saved {
 pub(crate) struct Row {
     pub(crate) base: Base,
     pub(crate) offset: usize,
-    pub(crate) rbp: Saved,
+    pub(crate) frame_pointer: Saved,
     pub(crate) return_address: Saved,
 }
 
@@ -42,21 +40,21 @@ impl Row {
     const START: Self = Self {
         base: Base::Other,
         offset: 0,
-        rbp: Saved::Same,
-        return_address: Saved::Other,
+        frame_pointer: Saved::Same,
+        return_address: UNSAVED,
     };
 
     fn set_base(&mut self, register: usize) {
         self.base = match register {
-            RSP => Base::Rsp,
-            RBP => Base::Rbp,
+            STACK_POINTER => Base::StackPointer,
+            FRAME_POINTER => Base::FramePointer,
             _ => Base::Other,
         };
     }
 
     fn set(&mut self, register: usize, saved: Saved) {
         match register {
-            RBP => self.rbp = saved,
+            FRAME_POINTER => self.frame_pointer = saved,
             RETURN_ADDRESS => self.return_address = saved,
             _ => {}
         }
@@ -195,6 +193,8 @@ impl Program {
                 from.skip(length)?;
                 self.row.set(register, Saved::Other);
             }
+            // AARCH64_negate_ra_state: what is saved has a signature, or no longer.
+            0x2d => {}
             // GNU_args_size: of no matter to where the frame ends
             0x2e => {
                 from.unsigned()?;
@@ -215,7 +215,7 @@ impl Program {
 
     fn restore(&mut self, register: usize) {
         match register {
-            RBP => self.row.rbp = self.initial.rbp,
+            FRAME_POINTER => self.row.frame_pointer = self.initial.frame_pointer,
             RETURN_ADDRESS => self.row.return_address = self.initial.return_address,
             _ => {}
         }

@@ -5,6 +5,7 @@
 //! 6.4). Whatever is not what compilers emit for ordinary functions ends in `None`: then the stack is
 //! followed no further.
 
+use crate::machine::step::RETURN_ADDRESS;
 use crate::memory::Mapped;
 use crate::site::cfa::{Program, Row};
 use crate::site::cursor::{Cursor, encoding};
@@ -103,7 +104,6 @@ impl Function {
 
 impl Cie {
     fn read(at: Mapped) -> Option<Self> {
-        const RETURN_ADDRESS: usize = 16;
         let mut cursor = Cursor::of_entry(at)?;
         if cursor.u32()? != 0 {
             return None;
@@ -147,6 +147,8 @@ impl Cie {
                     let format = data.byte()? & encoding::FORMAT;
                     data.pointer(format)?;
                 }
+                // AArch64: return addresses are signed with the other key; memory is tagged.
+                b'B' | b'G' => {}
                 // 'S' is a signal handler's frame, which no call made.
                 _ => return None,
             }

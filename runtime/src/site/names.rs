@@ -21,7 +21,7 @@ use crate::sys;
 /// Libraries all of whose functions are facades.
 const LIBRARIES: &[u8] =
     b"libc.so.6 ld-linux-x86-64.so.2 libpthread.so.0 libdl.so.2 libc.musl-x86_64.so.1 \
-ld-musl-x86_64.so.1 libstdc++.so.6 libc++.so.1 libc++abi.so.1";
+ld-musl-x86_64.so.1 ld-linux-aarch64.so.1 libc.musl-aarch64.so.1 ld-musl-aarch64.so.1 libstdc++.so.6 libc++.so.1 libc++abi.so.1";
 /// Names and patterns of functions.
 const FUNCTIONS: &[u8] = b"\
 _Znwm _Znam _ZnwmRKSt9nothrow_t _ZnamRKSt9nothrow_t _ZnwmSt11align_val_t _ZnamSt11align_val_t \

@@ -12,6 +12,7 @@
 
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::Release};
 
+use crate::machine::CODE_ALIGNMENT;
 use crate::sys;
 
 /// Bits of a value.
@@ -36,10 +37,12 @@ impl Key {
     /// One of the few random numbers for which the test of free slots holds.
     const FACTOR: usize = 0x785e_04b6_a61f;
 
-    /// That of an address below 2^47, the limit of what the kernel maps without being told to go
-    /// higher. Different for different addresses: an odd factor, and no bit of the product is lost.
+    /// That of an address of code. The kernel maps nothing at 2^47 or higher without being told to, or where
+    /// instructions are aligned, at 2^48: 47 bits are left. Different for different addresses: an odd factor, and no
+    /// bit of the product is lost.
     #[inline(always)]
     pub(crate) const fn of_address(address: usize) -> Self {
+        let address = address >> CODE_ALIGNMENT;
         Self((address.wrapping_mul(Self::FACTOR << 17) as u64).swap_bytes())
     }
 

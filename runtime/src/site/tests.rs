@@ -5,8 +5,8 @@
     clippy::panic,
     reason = "a test says that something is wrong by panicking"
 )]
+#![allow(unreachable_pub, reason = "stubs are made to be exported")]
 
-use std::arch::naked_asm;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::fs;
 use std::hint::black_box;
@@ -19,7 +19,9 @@ use object::read::elf::ElfFile64;
 use object::{Object, ObjectSection};
 
 use super::*;
+use crate::call::called;
 use crate::file::{LoadedObject, executable_path, objects};
+use crate::machine::step::{FRAME_POINTER, RETURN_ADDRESS, STACK_POINTER, UNSAVED};
 use crate::site::cfa::{Base, Row, Saved};
 
 unsafe extern "C" {
@@ -42,29 +44,27 @@ fn path(object: &LoadedObject) -> String {
 
 /// The row as this module has it, as far as it can tell.
 fn row_of(row: &UnwindTableRow<usize>) -> Row {
-    let saved = |register: u16| match row.register(Register(register)) {
+    let saved = |register: usize| match row.register(Register(register as u16)) {
         Some(RegisterRule::Offset(offset)) => Saved::At(offset as isize),
         Some(RegisterRule::SameValue) => Saved::Same,
         // The callee-saved registers that no row speaks of are unchanged.
-        None if register == 6 => Saved::Same,
+        None if register == FRAME_POINTER => Saved::Same,
+        None if register == RETURN_ADDRESS => UNSAVED,
         _ => Saved::Other,
     };
     let (base, offset) = match row.cfa() {
-        CfaRule::RegisterAndOffset {
-            register: Register(7),
-            offset,
-        } => (Base::Rsp, *offset),
-        CfaRule::RegisterAndOffset {
-            register: Register(6),
-            offset,
-        } => (Base::Rbp, *offset),
-        _ => (Base::Other, 0),
+        CfaRule::RegisterAndOffset { register, offset } => match usize::from(register.0) {
+            STACK_POINTER => (Base::StackPointer, *offset),
+            FRAME_POINTER => (Base::FramePointer, *offset),
+            _ => (Base::Other, 0),
+        },
+        CfaRule::Expression(_) => (Base::Other, 0),
     };
     Row {
         base,
         offset: offset as usize,
-        rbp: saved(6),
-        return_address: saved(16),
+        frame_pointer: saved(FRAME_POINTER),
+        return_address: saved(RETURN_ADDRESS),
     }
 }
 
@@ -143,21 +143,11 @@ fn rows_are_those_of_gimli() {
     }
 }
 
-/// Calls `$body` with what hooks know of their callers.
-macro_rules! hook {
-    ($name:ident => $body:ident $(-> $result:ty)?) => {
-        #[unsafe(naked)]
-        extern "C" fn $name() $(-> $result)? {
-            naked_asm!("mov rdi, [rsp]", "lea rsi, [rsp + 8]", "mov rdx, rbp", "jmp {}", sym $body)
-        }
-    };
-}
+called!(check_stack() -> usize, call => compare_stacks(call.frame()));
+called!(site_number() -> u32, call => call.site().number());
+called!(take_sample(), call => call.sample());
 
-hook!(check_stack => compare_stacks -> usize);
-hook!(site_number => number_here -> u32);
-hook!(take_sample => sample_here);
-
-extern "C" fn compare_stacks(caller: usize, stack: usize, rbp: usize) -> usize {
+fn compare_stacks(innermost: Frame) -> usize {
     extern "C" fn each(context: *mut c_void, all: *mut c_void) -> c_int {
         // SAFETY: libgcc's context.
         let address = unsafe { _Unwind_GetIP(context) };
@@ -170,28 +160,19 @@ extern "C" fn compare_stacks(caller: usize, stack: usize, rbp: usize) -> usize {
     unsafe { _Unwind_Backtrace(each, (&raw mut expected).cast()) };
     let from = expected
         .iter()
-        .position(|frame| *frame == caller)
+        .position(|frame| *frame == innermost.caller)
         .expect("the caller");
     expected.retain(|frame| *frame != 0);
-    let own: Vec<_> = stack::callers(Frame { caller, stack, rbp }).collect();
-    assert_eq!(own, expected[from..], "{caller:x}");
+    let own: Vec<_> = stack::callers(innermost).collect();
+    assert_eq!(own, expected[from..], "{:x}", innermost.caller);
     own.len()
-}
-
-extern "C" fn number_here(caller: usize, stack: usize, rbp: usize) -> u32 {
-    // SAFETY: `hook` has read the registers.
-    unsafe { Site::of(caller, stack, rbp) }.number()
-}
-
-extern "C" fn sample_here(caller: usize, stack: usize, rbp: usize) {
-    // SAFETY: as above.
-    unsafe { sample(caller, stack, rbp) };
 }
 
 /// A frame outside of facades; how deep it is.
 #[inline(never)]
 fn depth() -> usize {
-    black_box(check_stack())
+    // SAFETY: it may be called from anywhere.
+    black_box(unsafe { check_stack() })
 }
 
 #[test]
@@ -208,8 +189,10 @@ fn stacks_are_those_of_libgcc() {
 
 #[inline(never)]
 fn tiny() -> u32 {
-    take_sample();
-    black_box(site_number())
+    // SAFETY: they may be called from anywhere.
+    unsafe { take_sample() };
+    // SAFETY: as above.
+    black_box(unsafe { site_number() })
 }
 
 #[inline(never)]

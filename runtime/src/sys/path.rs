@@ -3,18 +3,12 @@
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
-use super::{File, syscall};
-
-const SYS_NEWFSTATAT: usize = 262;
-const SYS_UNLINKAT: usize = 263;
-const SYS_RENAMEAT: usize = 264;
+use super::{AT_FDCWD, File, syscall};
+use crate::machine::system::{self, O_NOFOLLOW};
 
 const ENOENT: isize = 2;
 
-/// Paths are relative to the working directory.
-const AT_FDCWD: usize = 0_usize.wrapping_sub(100);
 const O_WRONLY: usize = 0o1;
-const O_NOFOLLOW: usize = 0o400_000;
 
 /// What a path leads to, its last part not followed if it is a symbolic link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,7 +42,7 @@ impl<'a> Path<'a> {
         let at = stat.as_mut_ptr().expose_provenance();
         let arguments = [AT_FDCWD, self.address(), at, AT_SYMLINK_NOFOLLOW, 0];
         // SAFETY: the path has an end; the kernel fills the structure in.
-        let result = unsafe { syscall(SYS_NEWFSTATAT, arguments) };
+        let result = unsafe { syscall(system::FSTATAT, arguments) };
         if result == -ENOENT {
             return Kind::Nothing;
         }
@@ -56,8 +50,8 @@ impl<'a> Path<'a> {
             return Kind::Other;
         }
         // SAFETY: it has, since it says so.
-        let [_, _, _, mode, ..] = unsafe { stat.assume_init() };
-        match mode & 0o170_000 {
+        let stat = unsafe { stat.assume_init_ref() };
+        match stat[system::STAT_MODE] & 0o170_000 {
             0o100_000 => Kind::Regular,
             0o120_000 => Kind::Link,
             _ => Kind::Other,
@@ -68,13 +62,13 @@ impl<'a> Path<'a> {
     pub(crate) fn rename(self, to: Path<'_>) -> bool {
         let arguments = [AT_FDCWD, self.address(), AT_FDCWD, to.address(), 0];
         // SAFETY: both paths have an end.
-        unsafe { syscall(SYS_RENAMEAT, arguments) == 0 }
+        unsafe { syscall(system::RENAMEAT, arguments) == 0 }
     }
 
     /// Takes the name away.
     pub(crate) fn unlink(self) {
         // SAFETY: the path has an end.
-        unsafe { syscall(SYS_UNLINKAT, [AT_FDCWD, self.address(), 0, 0, 0]) };
+        unsafe { syscall(system::UNLINKAT, [AT_FDCWD, self.address(), 0, 0, 0]) };
     }
 
     /// Creates the file, where nothing must be, not even a symbolic link. No program that is executed

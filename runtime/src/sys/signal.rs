@@ -1,16 +1,10 @@
 //! Signals: a handler of the runtime's own, and signals that have to wait.
 
-use core::arch::{asm, naked_asm};
 use core::ops::Range;
 use core::sync::atomic::AtomicU8;
 
 use super::syscall;
-
-const SYS_RT_SIGACTION: usize = 13;
-const SYS_RT_SIGPROCMASK: usize = 14;
-const SYS_RT_SIGPENDING: usize = 127;
-const SYS_RT_SIGTIMEDWAIT: usize = 128;
-const SYS_SIGALTSTACK: usize = 131;
+use crate::machine::{registers, system};
 
 /// Signals are numbered from 1 to this.
 pub(crate) const MOST: usize = 64;
@@ -36,40 +30,19 @@ pub(crate) fn handle(signal: usize, handler: extern "C" fn(i32)) {
     let mut old = [0_usize; 4];
     let at = (&raw mut old).expose_provenance();
     // SAFETY: the kernel writes the present action and changes none.
-    let known = unsafe { syscall(SYS_RT_SIGACTION, [signal, 0, at, SET, 0]) } == 0;
+    let known = unsafe { syscall(system::RT_SIGACTION, [signal, 0, at, SET, 0]) } == 0;
     if !known || old[0] > SIG_IGN {
         return;
     }
     let new = [
         handler as usize,
         SA_RESTORER | SA_ONSTACK | SA_RESTART,
-        restorer(),
+        system::restorer(),
         usize::MAX,
     ];
     let at = (&raw const new).expose_provenance();
     // SAFETY: the handler is a function that may interrupt anything, and the restorer returns from it.
-    unsafe { syscall(SYS_RT_SIGACTION, [signal, at, 0, SET, 0]) };
-}
-
-/// Where a handler returns to.
-fn restorer() -> usize {
-    let address: usize;
-    // SAFETY: computes an address relative to the instruction.
-    unsafe {
-        asm!(
-            "lea {}, [rip + {function}]",
-            out(reg) address,
-            function = sym return_from_signal,
-            options(nostack, nomem, preserves_flags),
-        );
-    }
-    address
-}
-
-/// rt_sigreturn, in the very instructions by which debuggers and unwinders know a signal's frame.
-#[unsafe(naked)]
-extern "C" fn return_from_signal() {
-    naked_asm!("mov rax, 15", "syscall")
+    unsafe { syscall(system::RT_SIGACTION, [signal, at, 0, SET, 0]) };
 }
 
 /// A stack. What the reports take of it, several times.
@@ -90,20 +63,8 @@ impl Stack {
     /// signal stack for empty.
     pub(crate) unsafe fn call<T>(&'static self, work: extern "C" fn(&T), argument: &T) {
         let end = self.0.as_ptr_range().end.expose_provenance();
-        // SAFETY: the caller answers for the stack. `work` keeps r12 as it was, and nothing unwinds.
-        unsafe {
-            asm!(
-                "mov r12, rsp",
-                "mov rsp, {end}",
-                "call {work}",
-                "mov rsp, r12",
-                end = in(reg) end,
-                work = in(reg) work,
-                in("rdi") argument,
-                out("r12") _,
-                clobber_abi("C"),
-            );
-        }
+        // SAFETY: the caller answers for the stack, and nothing unwinds.
+        unsafe { registers::call_on_stack(end, work, argument) }
     }
 }
 
@@ -129,7 +90,7 @@ pub(crate) fn stack() -> Option<Range<usize>> {
     let mut stack = [0_usize; 3];
     let at = (&raw mut stack).expose_provenance();
     // SAFETY: the kernel writes the structure and changes nothing.
-    let result = unsafe { syscall(SYS_SIGALTSTACK, [0, at, 0, 0, 0]) };
+    let result = unsafe { syscall(system::SIGALTSTACK, [0, at, 0, 0, 0]) };
     let [begin, flags, size] = stack;
     let is_on = result == 0 && flags & SS_ONSTACK != 0;
     is_on.then(|| begin..begin.wrapping_add(size))
@@ -144,7 +105,7 @@ fn change_mask(how: usize, set: u64) -> Option<u64> {
     let (new, old) = ((&raw const set), (&raw mut mask));
     let (new, old) = (new.expose_provenance(), old.expose_provenance());
     // SAFETY: the kernel reads one set and writes the other.
-    let result = unsafe { syscall(SYS_RT_SIGPROCMASK, [how, new, old, SET, 0]) };
+    let result = unsafe { syscall(system::RT_SIGPROCMASK, [how, new, old, SET, 0]) };
     (result == 0).then_some(mask)
 }
 
@@ -179,7 +140,7 @@ impl Drop for Blocked {
             let at = (&raw const raised).expose_provenance();
             let timeout = (&raw const no_time).expose_provenance();
             // SAFETY: the kernel reads the set and the time.
-            unsafe { syscall(SYS_RT_SIGTIMEDWAIT, [at, 0, timeout, SET, 0]) };
+            unsafe { syscall(system::RT_SIGTIMEDWAIT, [at, 0, timeout, SET, 0]) };
         }
         if let Some(mask) = self.mask {
             change_mask(SIG_SETMASK, mask);
@@ -192,6 +153,6 @@ fn pending() -> u64 {
     let mut set = 0_u64;
     let at = (&raw mut set).expose_provenance();
     // SAFETY: the kernel writes the set.
-    unsafe { syscall(SYS_RT_SIGPENDING, [at, SET, 0, 0, 0]) };
+    unsafe { syscall(system::RT_SIGPENDING, [at, SET, 0, 0, 0]) };
     set
 }

@@ -1,15 +1,13 @@
 //! What the kernel says of another thread. It knows a thread by a number, which libc keeps in the thread's control
-//! block, at the same distance from the thread pointer in all threads: where this thread has its own number.
+//! block.
 
 use core::ffi::CStr;
 use core::mem::MaybeUninit;
 
-use super::{File, signal, thread_id, thread_pointer};
+use super::{File, signal};
 use crate::digits::Digits;
-use crate::memory::Access;
+use crate::machine::control_block;
 
-/// Words of a control block that are looked at: glibc has the number in the 90th, musl in the 6th.
-const WORDS: usize = 128;
 /// Longest path here, with a NUL.
 const PATH: usize = 48;
 /// Longest line: nine numbers.
@@ -18,16 +16,9 @@ const LINE: usize = 256;
 /// The stack pointer of the thread with that thread pointer, if it waits in a system call; above all frames if it has
 /// ended. `None` if it runs or may run, and if that is not known.
 pub(crate) fn stack_pointer_of(thread: usize) -> Option<usize> {
-    let own: [usize; WORDS] = Access::Guarded.words(thread_pointer())?;
-    let halves = |word: usize| [word & 0xffff_ffff, word >> 32];
-    let own_number = thread_id();
-    let index = own
-        .into_iter()
-        .flat_map(halves)
-        .position(|half| half == own_number)?;
-    let number = Access::Guarded.u32(thread.wrapping_add(index << 2))?;
+    let number = control_block::number(thread)?;
     // 0 when it has ended; -1 in glibc when it was joined.
-    match usize::try_from(number.cast_signed()) {
+    match usize::try_from(number) {
         Ok(0) | Err(_) => Some(usize::MAX),
         Ok(number) => signal::uninterrupted(|| stack_pointer_in(number)),
     }
@@ -68,6 +59,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::sys::thread_pointer;
 
     #[test]
     fn lines() {

@@ -1,9 +1,7 @@
-//! What the compiler may call whatever the source says: the four memory functions and the panic
-//! handler. Hidden symbols, so that neither the program nor libc ever sees them and no dynamic
+//! What the compiler may call whatever the source says: the memory functions. Hidden symbols, so that neither the program nor libc ever sees them and no dynamic
 //! relocation is needed to reach them.
 
-use core::arch::{asm, global_asm};
-use core::panic::PanicInfo;
+use core::arch::global_asm;
 
 global_asm!(
     ".macro allocs_builtin name",
@@ -67,11 +65,3 @@ global_asm!(
     ".text",
     ".purgem allocs_builtin",
 );
-
-/// Nothing in a release build panics: arithmetic wraps and indices are checked. Should a build with
-/// debug assertions find one of them broken, the process stops there.
-#[panic_handler]
-fn panic(_: &PanicInfo<'_>) -> ! {
-    // SAFETY: an undefined instruction ends the process.
-    unsafe { asm!("ud2", options(noreturn, nostack, nomem)) }
-}

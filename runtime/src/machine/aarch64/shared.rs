@@ -1,0 +1,101 @@
+//! Memory that others see: loads of what Rust knows nothing about, and changes of words that threads share.
+
+use core::arch::asm;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// One load, as an instruction.
+macro_rules! load {
+    ($(#[$doc:meta])* $name:ident: $value:ty = $instruction:literal as $loaded:ty) => {
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// It must be readable.
+        #[inline(always)]
+        pub(crate) unsafe fn $name(address: usize) -> $value {
+            let value: $loaded;
+            // SAFETY: the caller answers for it.
+            unsafe {
+                asm!(
+                    $instruction,
+                    out(reg) value,
+                    in(reg) address,
+                    options(nostack, readonly, preserves_flags),
+                );
+            }
+            value as $value
+        }
+    };
+}
+
+load!(
+    /// The byte at `address`.
+    byte: u8 = "ldrb {:w}, [{}]" as u32
+);
+load!(
+    /// The two bytes at `address`.
+    half: u16 = "ldrh {:w}, [{}]" as u32
+);
+load!(
+    /// The four bytes at `address`.
+    int: u32 = "ldr {:w}, [{}]" as u32
+);
+load!(
+    /// The word at `address`.
+    word: usize = "ldr {}, [{}]" as usize
+);
+
+/// Sets `bits`, where no other thread can. A signal handler that comes in between has the change begin again: there is no
+/// single instruction for it on all processors, but without an order for others it costs little.
+#[inline(always)]
+pub(crate) fn set(word: &AtomicU64, bits: u64) {
+    word.fetch_or(bits, Relaxed);
+}
+
+/// Clears all but `bits`, as above.
+#[inline(always)]
+pub(crate) fn keep(word: &AtomicU64, bits: u64) {
+    word.fetch_and(bits, Relaxed);
+}
+
+/// Makes the two words at `pair` `new` if they are `old`. What others do before or after that they do for all in that
+/// order.
+///
+/// # Safety
+/// The words must be aligned to their size together, and may be changed by anybody.
+#[inline(always)]
+pub(crate) unsafe fn change_pair(
+    pair: *const [usize; 2],
+    old: [usize; 2],
+    new: [usize; 2],
+) -> bool {
+    let result: u32;
+    // SAFETY: as the caller says. What is loaded is both words at one time if the store succeeds; if they are not equal,
+    // somebody has changed them or is changing them.
+    unsafe {
+        asm!(
+            "2:",
+            "ldaxp {first}, {second}, [{pair}]",
+            "cmp {first}, {old_first}",
+            "ccmp {second}, {old_second}, #0, eq",
+            "b.ne 3f",
+            "stlxp {failed:w}, {new_first}, {new_second}, [{pair}]",
+            "cbnz {failed:w}, 2b",
+            "b 4f",
+            "3:",
+            "clrex",
+            "mov {failed:w}, #1",
+            "4:",
+            "dmb ish",
+            pair = in(reg) pair,
+            old_first = in(reg) old[0],
+            old_second = in(reg) old[1],
+            new_first = in(reg) new[0],
+            new_second = in(reg) new[1],
+            first = out(reg) _,
+            second = out(reg) _,
+            failed = out(reg) result,
+            options(nostack),
+        );
+    }
+    result == 0
+}

@@ -1,0 +1,132 @@
+//! Stubs: exported functions that add to their arguments where they were called from, which Rust has no way to ask for.
+//! Registers are those of the Procedure Call Standard ("Parameter passing").
+//!
+//! There are no entries for the functions of allocators in the executable: the rewriter diverts none here.
+
+use crate::site::step::Frame;
+
+/// Where a function was called from.
+#[derive(Clone, Copy)]
+pub(crate) struct Call {
+    frame: Frame,
+}
+
+impl Call {
+    /// With the registers at the call: x30, sp and x29.
+    #[inline(always)]
+    pub(crate) fn new(caller: usize, stack: usize, frame_pointer: usize) -> Self {
+        let frame = Frame {
+            caller,
+            stack,
+            frame_pointer,
+        };
+        Self { frame }
+    }
+
+    /// The return address.
+    #[inline(always)]
+    pub(crate) fn caller(self) -> usize {
+        self.frame.caller
+    }
+
+    /// What the stack tells about the call.
+    #[inline(always)]
+    pub(crate) fn frame(self) -> Frame {
+        self.frame
+    }
+}
+
+/// The register of the argument that follows so many others.
+macro_rules! register {
+    () => {
+        "x0"
+    };
+    ($a:tt) => {
+        "x1"
+    };
+    ($a:tt $b:tt) => {
+        "x2"
+    };
+    ($a:tt $b:tt $c:tt) => {
+        "x3"
+    };
+    ($a:tt $b:tt $c:tt $d:tt) => {
+        "x4"
+    };
+    ($a:tt $b:tt $c:tt $d:tt $e:tt) => {
+        "x5"
+    };
+}
+pub(crate) use register;
+
+/// Exports `$name` as a stub in front of what it `$does`, with the [`Call`] as `$call`.
+macro_rules! called {
+    ($(#[$doc:meta])* $name:ident($($argument:ident: $type:ty),*) $(-> $result:ty)?, $call:ident => $does:expr) => {
+        mod $name {
+            #[allow(unused_imports, reason = "not all need it")]
+            use super::*;
+
+            pub(super) unsafe extern "C" fn called(
+                $($argument: $type,)*
+                caller: usize,
+                stack: usize,
+                frame_pointer: usize,
+            ) $(-> $result)? {
+                let $call = $crate::machine::stubs::Call::new(caller, stack, frame_pointer);
+                // SAFETY: the caller keeps to the function's contract.
+                #[allow(unused_unsafe, reason = "not all that is done is unsafe")]
+                unsafe { $does }
+            }
+        }
+        $(#[$doc])*
+        #[unsafe(naked)]
+        #[cfg_attr(not(test), unsafe(no_mangle))]
+        pub unsafe extern "C" fn $name($(_: $type),*) $(-> $result)? {
+            core::arch::naked_asm!(
+                concat!("mov ", $crate::machine::stubs::register!($($argument)*), ", x30"),
+                concat!("mov ", $crate::machine::stubs::register!(_ $($argument)*), ", sp"),
+                concat!("mov ", $crate::machine::stubs::register!(_ _ $($argument)*), ", x29"),
+                "b {}",
+                sym $name::called,
+            )
+        }
+    };
+}
+pub(crate) use called;
+
+/// Nothing, see above.
+macro_rules! entry {
+    ($($any:tt)*) => {};
+}
+pub(crate) use entry;
+
+/// Goes on with another function.
+#[cfg(not(test))]
+macro_rules! jump {
+    ($to:literal) => {
+        concat!("b ", $to)
+    };
+}
+#[cfg(not(test))]
+pub(crate) use jump;
+
+/// Of mmap's arguments: prot and flags, an int each, go together into the register of the latter; into that of the
+/// former, the return address.
+#[cfg(not(test))]
+macro_rules! add_caller_to_mmap {
+    () => {
+        "mov w3, w3\norr x3, x3, x2, lsl #32\nmov x2, x30"
+    };
+}
+#[cfg(not(test))]
+pub(crate) use add_caller_to_mmap;
+
+/// Adds the return address to mremap's arguments.
+#[cfg(not(test))]
+macro_rules! add_caller_to_mremap {
+    () => {
+        "mov x5, x30"
+    };
+}
+#[cfg(not(test))]
+pub(crate) use add_caller_to_mremap;

@@ -1,0 +1,103 @@
+//! Memory that others see: loads of what Rust knows nothing about, and changes of words that threads share.
+
+use core::arch::asm;
+use core::sync::atomic::AtomicU64;
+
+/// One load, as an instruction.
+macro_rules! load {
+    ($(#[$doc:meta])* $name:ident: $value:ty = $instruction:literal as $loaded:ty) => {
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// It must be readable.
+        #[inline(always)]
+        pub(crate) unsafe fn $name(address: usize) -> $value {
+            let value: $loaded;
+            // SAFETY: the caller answers for it.
+            unsafe {
+                asm!(
+                    $instruction,
+                    out(reg) value,
+                    in(reg) address,
+                    options(nostack, readonly, preserves_flags),
+                );
+            }
+            value as $value
+        }
+    };
+}
+
+load!(
+    /// The byte at `address`.
+    byte: u8 = "movzx {:e}, byte ptr [{}]" as u32
+);
+load!(
+    /// The two bytes at `address`.
+    half: u16 = "movzx {:e}, word ptr [{}]" as u32
+);
+load!(
+    /// The four bytes at `address`.
+    int: u32 = "mov {:e}, dword ptr [{}]" as u32
+);
+load!(
+    /// The word at `address`.
+    word: usize = "mov {}, qword ptr [{}]" as usize
+);
+
+/// One instruction that changes a word, without a lock.
+macro_rules! change {
+    ($(#[$doc:meta])* $name:ident, $instruction:literal) => {
+        $(#[$doc])*
+        #[inline(always)]
+        pub(crate) fn $name(word: &AtomicU64, bits: u64) {
+            // SAFETY: the word is alive and may be changed by anybody; nobody else does it at the same time.
+            unsafe {
+                asm!(
+                    concat!($instruction, " qword ptr [{}], {}"),
+                    in(reg) word.as_ptr(),
+                    in(reg) bits,
+                    options(nostack),
+                );
+            }
+        }
+    };
+}
+
+change!(
+    /// Sets `bits`, where no other thread can. A signal handler may come in before or after, not in between.
+    set, "or"
+);
+change!(
+    /// Clears all but `bits`, as above.
+    keep, "and"
+);
+
+/// Makes the two words at `pair` `new` if they are `old`. What others do before or after that they do for all in that
+/// order.
+///
+/// # Safety
+/// The words must be aligned to their size together, and may be changed by anybody.
+#[inline(always)]
+pub(crate) unsafe fn change_pair(
+    pair: *const [usize; 2],
+    old: [usize; 2],
+    new: [usize; 2],
+) -> bool {
+    let result: usize;
+    // SAFETY: as the caller says. LLVM keeps rbx for itself. (All processors have had the instruction since 2006.)
+    unsafe {
+        asm!(
+            "xchg rsi, rbx",
+            "lock cmpxchg16b [rdi]",
+            "mov rbx, rsi",
+            "sete sil",
+            in("rdi") pair,
+            inout("rax") old[0] => _,
+            inout("rdx") old[1] => _,
+            inout("rsi") new[0] => result,
+            in("rcx") new[1],
+            options(nostack),
+        );
+    }
+    result & 0xff != 0
+}

@@ -1,0 +1,383 @@
+//! The project's own runtime for AArch64 keeps its promises there as it does on x86-64: built as a distributor builds it,
+//! found by the rewriter where it is installed, and run by an emulator with programs of Debian's cross compiler, and of
+//! Debian.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use allocs_tests::elf::Elf;
+use allocs_tests::foreign::{self, AARCH64};
+use allocs_tests::report::Report;
+use allocs_tests::tool::RUNTIME;
+use allocs_tests::{Command, Dir, Outcome, Rewrite, needs, trial, trials};
+use libtest_mimic::Trial;
+use object::elf;
+
+use crate::index::{answers, compile};
+use crate::machines::WORK;
+use crate::{questions, runtime_exports};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let mut all = trials!["machines_runtime":
+        stress,
+        exports,
+        depends_on_nothing,
+        questions,
+        operators,
+        names,
+        formats,
+        stacks,
+        before_relocation,
+        own_allocator_is_refused,
+        other_runtime_in_a_directory,
+    ];
+    for (program, case) in [
+        ("walks.c", "churn"),
+        ("walks.c", "signals"),
+        ("processes.c", "fork"),
+        ("processes.c", "exit"),
+        ("processes.c", "longjmp"),
+        ("processes.c", "cancel"),
+    ] {
+        let name = format!("machines_runtime::{case}");
+        all.push(trial(name, move || same(program, case)));
+    }
+    for (name, flags) in FACADES {
+        let name = format!("machines_runtime::facades::{name}");
+        all.push(trial(name, move || facades("facades.c", gcc(), flags)));
+    }
+    for (program, arguments) in WORK.into_iter().take(4) {
+        let name = format!("machines_runtime::programs::{program}");
+        all.push(trial(name, move || real_program(program, arguments)));
+    }
+    all
+}
+
+fn gcc() -> Command {
+    AARCH64.compiler()
+}
+
+fn gxx() -> Command {
+    Command::new(needs("aarch64-linux-gnu-g++"))
+}
+
+/// A rewrite by the installed program, of which nobody says where the runtime is.
+fn rewrite(program: &Path, out: impl AsRef<Path>) -> Rewrite {
+    let installed = foreign::installed().join("bin/allocs-rewrite");
+    Rewrite::by(&installed, program, out)
+}
+
+/// The program rewritten, in a directory with the runtime.
+fn rewritten(dir: &Dir, program: &Path) -> PathBuf {
+    let out = dir.make("rewritten");
+    let path = out.join(program.file_name().expect("a name"));
+    let result = rewrite(program, &path).succeed();
+    let [written, installed] = [out.join(RUNTIME), foreign::installed_runtime()]
+        .map(|path| fs::read(path).expect("a runtime"));
+    assert!(written == installed, "it is the installed runtime's copy");
+    result.path
+}
+
+/// Runs it, slowly.
+fn run(variables: &[(&str, String)], program: &Path) -> Command {
+    AARCH64
+        .run_with(variables, &AARCH64.libraries(), program)
+        .limit(Duration::from_secs(900))
+}
+
+fn path(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// As that for x86-64, but for what allocators in the executable are led to.
+fn exports() {
+    let expected = runtime_exports::EXPORTS.iter().copied();
+    let expected = expected.filter(|(name, _)| !name.starts_with("allocs_divert_"));
+    runtime_exports::exports_of(&foreign::installed_runtime(), expected);
+}
+
+fn depends_on_nothing() {
+    let runtime = Elf::read(foreign::installed_runtime());
+    assert_eq!(runtime.needed(), Vec::<String>::new());
+    assert_eq!(runtime.soname().as_deref(), Some(RUNTIME));
+    assert_eq!(runtime.segment(elf::PT_TLS.0), None, "thread-local storage");
+    let initfirst = elf::DF_1_INITFIRST.0;
+    assert_eq!(runtime.flags_1() & initfirst, initfirst, "DF_1_INITFIRST");
+    let kinds = runtime.relocations().into_iter();
+    let kinds: Vec<_> = kinds.map(|relocation| u64::from(relocation.kind)).collect();
+    let relative = u64::from(elf::R_AARCH64_RELATIVE.0);
+    assert!(kinds.iter().all(|kind| *kind == relative), "{kinds:?}");
+    assert_eq!(runtime.entry(elf::DT_RELR), None);
+    assert_eq!(runtime.entry(elf::DT_TEXTREL), None);
+    assert!(runtime.relro().is_some(), "no RELRO");
+}
+
+/// Threads that allocate at random: the index says what the program's own list says.
+fn stress() {
+    let dir = Dir::new("aarch64-stress");
+    let program = rewritten(&dir, &compile(&dir, gcc(), "stress.c", &[]));
+    let file = dir.join("answers");
+    let outcome = run(&[("ANSWERS", path(&file))], &program)
+        .args(["4", "20000", "2"])
+        .run();
+    assert_eq!(outcome.code(), Some(0), "{outcome}");
+    assert_eq!(outcome.stdout(), "done\n", "{outcome}");
+    assert!(answers(&file) > 5000, "{outcome}");
+}
+
+/// A program that asks does what it does without the runtime, and has answers, all of them right.
+fn same(program: &str, case: &str) {
+    let dir = Dir::new(&format!("aarch64-{case}"));
+    let program = compile(&dir, gcc(), program, &[]);
+    let before = run(&[], &program).arg(case).run();
+    let file = dir.join("answers");
+    let program = rewritten(&dir, &program);
+    let after = run(&[("ANSWERS", path(&file))], &program).arg(case).run();
+    after.assert_same_as(&before);
+    assert!(answers(&file) > 0, "{after}no answers");
+}
+
+/// Addresses of each kind: chunks and inside of them, data, functions, libraries, mappings, stacks of threads.
+fn questions() {
+    let dir = Dir::new("aarch64-questions");
+    let flags = ["-DEMULATED", "-rdynamic", "-ldl", "-Wl,--build-id=sha1"];
+    let program = compile(&dir, gcc(), "questions.c", &flags);
+    let outcome = run(&[], &program).succeed();
+    assert_eq!(outcome.stdout(), questions::WITHOUT);
+    let outcome = run(&[], &rewritten(&dir, &program)).run();
+    assert_eq!(outcome.stdout(), questions::WITH, "{outcome}");
+}
+
+/// Frames as GCC makes them: small, with and without frame pointers, and with signed return addresses, which the emulated
+/// processor checks.
+const FACADES: [(&str, &[&str]); 4] = [
+    ("optimised", &["-O2"]),
+    ("not_optimised", &["-O0"]),
+    ("no_frame_pointers", &["-O2", "-fomit-frame-pointer"]),
+    ("signed", &["-O2", "-mbranch-protection=standard"]),
+];
+
+/// The site is the function that allocates in that way, not what hands the memory on.
+fn facades(source: &str, compiler: Command, flags: &[&str]) {
+    let dir = Dir::new("aarch64-facades");
+    let flags = [flags, &["-rdynamic"]].concat();
+    let program = rewritten(&dir, &compile(&dir, compiler, source, &flags));
+    let outcome = run(&[], &program).succeed();
+    let mut count = 0;
+    for (how, site) in (outcome.stdout().lines()).filter_map(|line| line.split_once(": ")) {
+        let expected = match how {
+            "make_node" => "make_node".to_owned(), // nobody has said that it is a facade
+            _ => format!("by_{how}"),
+        };
+        assert_eq!(site, expected, "{outcome}");
+        count += 1;
+    }
+    assert!(count > 5, "{outcome}");
+}
+
+/// Operator new and containers of C++.
+fn operators() {
+    facades("facades.cpp", gxx(), &["-O2"]);
+}
+
+fn words(dir: &Dir) -> (PathBuf, PathBuf) {
+    let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("../samples/words.c");
+    let program = dir.join("words");
+    gcc()
+        .args(["-g", "-O1", "-o"])
+        .args([&program, &text])
+        .succeed();
+    (rewritten(dir, &program), text)
+}
+
+/// `allocs-rewrite report` names functions and lines.
+fn names() {
+    let dir = Dir::new("aarch64-names");
+    let (program, text) = words(&dir);
+    for name in ["report.json", "report.pb", "report.pb.gz"] {
+        let file = dir.join(name);
+        run(&[("ALLOCS_REPORT", path(&file))], &program)
+            .arg(&text)
+            .succeed();
+        let tool = foreign::installed().join("bin/allocs-rewrite");
+        let outcome = Command::new(tool).arg("report").arg(&file).succeed();
+        let said = outcome.stdout();
+        for words in ["new_word  /", "words.c:31", "main  /", "words.c:55"] {
+            assert!(said.contains(words), "{outcome}{words}");
+        }
+    }
+}
+
+/// What the report says for itself.
+fn formats() {
+    let dir = Dir::new("aarch64-formats");
+    let (program, text) = words(&dir);
+    let report = |name: &str| {
+        let file = dir.join(name);
+        run(&[("ALLOCS_REPORT", path(&file))], &program)
+            .arg(&text)
+            .succeed();
+        file
+    };
+    let json = Report::read(&report("report.json")).expect("a report");
+    assert_eq!(json.phase(), "relocation");
+    assert_eq!(json.before_init(), 0);
+    assert!(json.calls("calloc") > 100 && json.calls("malloc") > 100);
+    assert!(json.number(&["live", "bytes"]) > 10_000);
+    let said = fs::read_to_string(report("report.txt")).expect("a report");
+    for words in ["started: relocation; hook calls before that: 0", "main+0x"] {
+        assert!(said.contains(words), "{said}");
+    }
+}
+
+/// ALLOCS_STACK: the way out of each frame is found, as far as the first: of one whose size is not fixed, of large ones,
+/// through libc.
+fn stacks() {
+    let dir = Dir::new("aarch64-stacks");
+    let source = dir.write(
+        "main.c",
+        "#include <stdlib.h>
+         __attribute__((noinline)) void *innermost(int n) {
+             volatile char room[4096]; room[n] = 1; void *made = malloc(10002); room[n + 1] = 0; return made; }
+         __attribute__((noinline)) void *dynamic(int n) {
+             volatile char *room = __builtin_alloca(n * 100 + 17); room[n] = 1; void *made = innermost(n); room[n] = 0;
+             return made; }
+         int compare(const void *a, const void *b) { free(dynamic(*(const char *)a)); return *(const char *)b; }
+         int main(void) { char two[] = {3, 2}; qsort(two, 2, 1, compare); return 0; }
+",
+    );
+    let program = dir.join("program");
+    gcc()
+        .args(["-g", "-O1", "-rdynamic", "-fno-builtin-malloc", "-o"])
+        .args([&program, &source])
+        .succeed();
+    let program = rewritten(&dir, &program);
+    let file = dir.join("report.json");
+    let variables = [
+        ("ALLOCS_REPORT", path(&file)),
+        ("ALLOCS_STACK", "16".to_owned()),
+    ];
+    run(&variables, &program).succeed();
+    let tool = foreign::installed().join("bin/allocs-rewrite");
+    let said = Command::new(tool)
+        .arg("report")
+        .arg(&file)
+        .succeed()
+        .stdout();
+    let functions = ["innermost", "dynamic", "compare", "main", "_start"];
+    let places: Vec<_> = functions.iter().map(|name| said.find(name)).collect();
+    assert!(places.iter().all(Option::is_some), "{said}{places:?}");
+}
+
+/// A library's own IFUNC allocates before the loader has relocated the runtime.
+fn before_relocation() {
+    let dir = Dir::new("aarch64-before");
+    dir.write(
+        "early.c",
+        "#include <stdlib.h>
+         static void *early;
+         static int get(void) { return early != 0; }
+         static int (*resolve(void))(void) { early = malloc(77); return get; }
+         static int chosen(void) __attribute__((ifunc(\"resolve\")));
+         int ask(void) { return chosen(); }
+         void *get_early(void) { return early; }
+",
+    );
+    dir.write(
+        "main.c",
+        "#include <stdlib.h>
+         int ask(void); void *get_early(void);
+         int main(void) { if (!ask()) return 1; free(get_early()); return 0; }
+",
+    );
+    let compile = |line: &str| {
+        let arguments = line.split_whitespace();
+        gcc().dir(dir.path()).args(arguments).succeed();
+    };
+    compile("-shared -fPIC -o libearly.so early.c");
+    compile("-o program main.c ./libearly.so");
+    let program = rewritten(&dir, &dir.join("program"));
+    let file = dir.join("report.json");
+    let outcome = run(&[("ALLOCS_REPORT", path(&file))], &program)
+        .dir(dir.path())
+        .run();
+    assert_eq!(outcome.code(), Some(0), "{outcome}");
+    let report = Report::read(&file).expect("a report");
+    assert_eq!(report.before_init(), 1, "{outcome}");
+    assert_eq!(report.calls("free"), 1);
+}
+
+/// Its calls do not come to the runtime; who takes that has to say so.
+fn own_allocator_is_refused() {
+    let dir = Dir::new("aarch64-own-allocator");
+    let source = dir.write(
+        "main.c",
+        "#include <stddef.h>
+         static char heap[1 << 16]; static size_t used;
+         void *malloc(size_t size) { used += (size + 15) & ~15ul; return heap + used; }
+         void free(void *chunk) { (void)chunk; }
+         int main(void) { return malloc(10) == 0; }
+",
+    );
+    let program = dir.join("program");
+    gcc()
+        .args(["-fno-builtin", "-o"])
+        .args([&program, &source])
+        .succeed();
+    rewrite(&program, dir.join("out")).refuse(
+        &dir.path(),
+        &program,
+        &["malloc", "on AArch64 no function is led there", "--partial"],
+    );
+    let partial = rewrite(&program, dir.join("out"))
+        .arg("--partial")
+        .succeed();
+    let notes = partial.json["notes"].to_string();
+    assert!(notes.contains("what it hands out is not seen"), "{notes}");
+    run(&[], &partial.path).succeed();
+}
+
+/// Programs of two machines in one directory would need two files of one name.
+fn other_runtime_in_a_directory() {
+    let dir = Dir::new("aarch64-two");
+    let program = compile(&dir, gcc(), "stress.c", &[]);
+    Rewrite::new("/bin/true", dir.join("true")).succeed();
+    rewrite(&program, dir.join("out")).refuse(
+        &dir.path(),
+        &dir.join(RUNTIME),
+        &["another version of the runtime", "--force"],
+    );
+}
+
+/// Programs of Debian's do what they did, with their own libc, and report.
+fn real_program(program: &str, arguments: &[&str]) {
+    let dir = Dir::new("aarch64-program");
+    let root = AARCH64.root();
+    let original = match program {
+        "python" => AARCH64.python(),
+        _ => root.join(program),
+    };
+    let rewritten = rewritten(&dir, &original);
+    let home = ("PYTHONHOME", path(&root.join("usr")));
+    let run = |variables: &[(&str, String)], program: &Path| -> Outcome {
+        AARCH64
+            .run_with(variables, &root, program)
+            .args(arguments)
+            .limit(Duration::from_secs(900))
+            .run()
+    };
+    let before = run(std::slice::from_ref(&home), &original);
+    assert!(!before.stdout.is_empty(), "{before}");
+    let file = dir.join("report.json");
+    let after = run(&[home, ("ALLOCS_REPORT", path(&file))], &rewritten);
+    after.assert_same_as(&before);
+    let report = Report::read(&file).expect("a report");
+    assert_eq!(report.phase(), "relocation");
+    assert_eq!(report.before_init(), 0);
+    assert!(report.allocations() > 20, "{}", report.json());
+    let sites = report.json()["sites"].as_array().expect("sites");
+    let known =
+        |site: &&serde_json::Value| site["frames"].as_array().is_some_and(|all| !all.is_empty());
+    assert!(sites.iter().filter(known).count() > 3, "{}", report.json());
+}
