@@ -170,11 +170,6 @@ pub enum ErrorKind {
         /// The linker's option for the others.
         advice: &'static str,
     },
-    /// Its dynamic symbols have an order.
-    #[error(
-        "is for MIPS, whose dynamic symbols are in the order of its GOT, so that none can be added; link the program with the runtime as its first library"
-    )]
-    GotOrder,
     /// The change needs room that cannot be made.
     #[error("{what}; {advice}")]
     NoRoom {

@@ -10,7 +10,7 @@
 
 use object::elf::{PT_GNU_RELRO, PT_INTERP, PT_LOAD, PT_NOTE, PT_PHDR};
 
-use crate::elf::{Entry, FileOffset, PAGE, Rela, Segment, Symbol, Vaddr, align_up, overlap};
+use crate::elf::{Dyn, Entry, FileOffset, PAGE, Rela, Segment, Symbol, Vaddr, align_up, overlap};
 use crate::error::Result;
 use crate::parse::{Image, Table};
 use crate::source::Source;
@@ -25,6 +25,8 @@ pub(crate) struct Growing {
     pub(crate) symbols: u64,
     /// Relocations in .rela.dyn.
     pub(crate) relocations: u64,
+    /// Entries of .dynamic, where that is read-only.
+    pub(crate) dynamic: u64,
     /// True if there is code to add, which gets an executable segment of its own.
     pub(crate) code: bool,
     /// True if the program's own allocator gets code that leads to the runtime, which is another.
@@ -76,6 +78,13 @@ pub(crate) struct Headers {
 }
 
 impl Headers {
+    /// True if `table` is among what moves into the new segment.
+    pub(crate) fn moves_table(&self, table: Table) -> bool {
+        self.moves
+            .iter()
+            .any(|moved| moved.from.vaddr == table.vaddr)
+    }
+
     /// True if there is a new read-only segment.
     pub(crate) fn read_only(&self) -> bool {
         self.table_moves || !self.moves.is_empty()
@@ -125,7 +134,9 @@ fn make_way(
     let mut sections_make_way = false;
     let mut free_end = image.segments_end();
     // What makes way for the others' headers needs a read-only segment to go to.
-    let mut needed = Segment::size(image.format) * (1 + growing.segments());
+    let added = (1 + growing.segments()).saturating_sub(image.spare_headers());
+    let mut needed = Segment::size(image.format) * added;
+    let writable = !image.dynamic_is_read_only();
     let mut blocks = movable_blocks(source, image)?;
     blocks.extend(left.map(|from| Move {
         name: LEFT,
@@ -154,7 +165,7 @@ fn make_way(
         if [BUILD_ID, PACKAGE].contains(&block.name) && block.from.at.0 < PAGE {
             needed += block.from.size.saturating_add(2 * block.align);
             slides.push(block.clone());
-        } else if block.name == DYNAMIC {
+        } else if block.name == DYNAMIC && writable {
             dynamic_makes_way = true; // to where it can be written: see `room`
         } else if block.name == SECTIONS {
             sections_make_way = true; // they need not be mapped
@@ -222,12 +233,16 @@ fn grown_tables(image: &Image, growing: Growing) -> Vec<Move> {
     for grown in growing.unwinding.into_iter().flatten() {
         grow(grown.name, Some(grown.table), grown.extra, 8);
     }
+    if growing.dynamic > 0 {
+        let extra = growing.dynamic * Dyn::size(image.format);
+        grow(DYNAMIC, Some(image.dynamic.table), extra, 8);
+    }
     moves
 }
 
 const BUILD_ID: &str = ".note.gnu.build-id";
 const PACKAGE: &str = ".note.package";
-const DYNAMIC: &str = ".dynamic";
+pub(crate) const DYNAMIC: &str = ".dynamic";
 const LEFT: &str = ".preinit_array";
 const SECTIONS: &str = "the section headers";
 

@@ -6,6 +6,7 @@
 
 mod content;
 mod diverted;
+mod sections;
 mod segments;
 mod writable;
 
@@ -17,7 +18,7 @@ use crate::elf::{
 use crate::error::Result;
 use crate::headers::Move;
 use crate::parse::{Image, locate};
-use crate::plan::{Plan, Preinit};
+use crate::plan::{DynamicMove, Plan, Preinit};
 use crate::recycle::Findings;
 use crate::room::{self, Room};
 use crate::runtime::Request;
@@ -64,6 +65,7 @@ impl Layout {
         builder.place_code_segment()?;
         builder.place_diverted(request.diversion)?;
         builder.place_segment_apart()?;
+        builder.describe_new_relocations()?;
         builder.place_section_headers()?;
         builder.slide_notes()?;
         builder.cover_headers();
@@ -184,10 +186,12 @@ impl<'a> Builder<'a> {
     /// Address of .dynamic, and how many entries it has with all its DT_NULLs.
     fn dynamic_place(&self) -> (Vaddr, u64) {
         let old = &self.image.dynamic;
+        let needed = (self.plan.dynamic.entries.len() + self.plan.dynamic.nulls) as u64;
         match (self.plan.dynamic.moves, &self.room) {
-            (true, Some(room)) => (
-                Vaddr(room.start.0 + room::IN_FRONT),
-                (self.plan.dynamic.entries.len() + self.plan.dynamic.nulls) as u64,
+            (DynamicMove::Room, Some(room)) => (Vaddr(room.start.0 + room::IN_FRONT), needed),
+            (DynamicMove::ReadOnly, _) => (
+                self.new_address(old.table.vaddr),
+                needed.max(old.table.size / Dyn::size(self.image.format)),
             ),
             _ => (old.table.vaddr, old.capacity() as u64),
         }

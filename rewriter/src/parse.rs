@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use object::elf::{
     DT_JMPREL, DT_NULL, DT_PLTRELSZ, DT_PREINIT_ARRAY, DT_PREINIT_ARRAYSZ, DT_STRSZ, DT_STRTAB,
-    DT_SYMTAB, DT_VERSYM, DynamicTag, PT_DYNAMIC, PT_GNU_RELRO, PT_LOAD, PT_NULL,
+    DT_SYMTAB, DT_VERSYM, DynamicTag, PF_W, PT_DYNAMIC, PT_GNU_RELRO, PT_LOAD, PT_NULL,
 };
 
 pub(crate) use self::identify::read_header;
@@ -213,6 +213,20 @@ impl Image {
         self.segments
             .iter()
             .rfind(|segment| segment.kind == PT_GNU_RELRO)
+    }
+
+    /// True if .dynamic is in no writable segment: MIPS's and RISC-V's ABI have it so, and `-z rodynamic`.
+    pub(crate) fn dynamic_is_read_only(&self) -> bool {
+        let table = self.dynamic.table.vaddr;
+        let has = |(_, load): &(usize, &Segment)| load.covers(table, 1);
+        let load = self.loads().find(has);
+        load.is_some_and(|(_, load)| load.flags.0 & PF_W.0 == 0)
+    }
+
+    /// Number of program headers that say nothing: GNU ld leaves one on MIPS.
+    pub(crate) fn spare_headers(&self) -> u64 {
+        let spare = |segment: &&Segment| segment.kind == PT_NULL;
+        self.segments.iter().filter(spare).count() as u64
     }
 
     /// First file offset behind the program header table.

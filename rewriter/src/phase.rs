@@ -90,7 +90,13 @@ pub(crate) fn choose(
             "glibc runs the constructors of libraries before the program's entry point",
             "use --phase relocation or preinit",
         ),
+        (false, Some(Phase::Relocation)) if !source.format().has_ifuncs() => refuse(
+            Phase::Relocation,
+            "glibc has no IFUNCs on MIPS",
+            "use --phase preinit",
+        ),
         (false, Some(phase)) => Ok(phase),
+        (false, None) if !source.format().has_ifuncs() => Ok(Phase::Preinit),
         (false, None) => Ok(earliest(kind)),
     }
 }

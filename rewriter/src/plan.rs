@@ -76,11 +76,22 @@ impl Preinit {
     }
 }
 
+/// How .dynamic leaves its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DynamicMove {
+    /// Not at all.
+    Stays,
+    /// To the room.
+    Room,
+    /// Along with the tables that only the loader reads: it is one of them, where nobody writes to it.
+    ReadOnly,
+}
+
 /// .dynamic of the result, DT_PREINIT_ARRAY and all addresses of moved tables still as before.
 #[derive(Clone, Debug)]
 pub(crate) struct DynamicPlan {
     pub(crate) entries: Vec<Dyn>,
-    pub(crate) moves: bool,
+    pub(crate) moves: DynamicMove,
     /// How many DT_NULLs it ends with at least.
     pub(crate) nulls: usize,
 }
@@ -107,9 +118,10 @@ impl Plan {
     ) -> Result<Self> {
         refuse::check(source, image, findings, request)?;
         let diverting = request.diversion.kinds();
-        let init_symbol = match diverting.is_empty() {
+        let init_symbol = match diverting.is_empty() && !image.format.is_got_ordered() {
             true => plan_init_symbol(&findings.dead),
-            false => InitSymbol::Appended, // the tables grow in any case
+            // The tables grow in any case; or the start files would find the init symbol in the GOT, and call it.
+            false => InitSymbol::Appended,
         };
         let listed = position_of(source, image, request.needed)?;
         let carrier = match &init_symbol {
@@ -176,33 +188,44 @@ impl Fixed {
         let apart = segments == Segments::OneMore;
         let preinit = plan_preinit(source, image, findings, apart)?;
         let appended = matches!(self.init_symbol, InitSymbol::Appended);
+        let grows = appended || preinit.relocations() > 0;
+        let entries = dynamic_entries(image, &self.names, self.listed, grows, self.phase);
+        let nulls = nulls(image, &preinit);
+        let short = (entries.len() + nulls).saturating_sub(image.dynamic.capacity());
+        let read_only = image.dynamic_is_read_only();
         let growing = Growing {
             names: self.names.appended_size(),
             symbols: u64::from(appended) + self.slots / 8,
             relocations: u64::from(appended) + preinit.relocations() + self.slots / 8,
+            dynamic: if read_only { short as u64 } else { 0 },
             code: self.phase == Phase::Entry,
             diverted: self.slots > 0,
             unwinding: self.unwinding,
             apart,
         };
-        let grows = growing.relocations > 0;
-        let entries = dynamic_entries(image, &self.names, self.listed, grows, self.phase);
         let left = image.preinit.filter(|_| preinit.moves());
         let headers = headers::plan(source, image, growing, left)?;
-        let nulls = nulls(image, &preinit);
         let dynamic = DynamicPlan {
-            moves: entries.len() + nulls > image.dynamic.capacity() || headers.dynamic_makes_way,
+            moves: if headers.moves_table(image.dynamic.table) {
+                DynamicMove::ReadOnly
+            } else if headers.dynamic_makes_way || short > 0 {
+                DynamicMove::Room
+            } else {
+                DynamicMove::Stays
+            },
             entries,
             nulls,
         };
         let preinit = match dynamic.moves {
-            true => preinit,
-            false => protect(preinit, source, image, findings)?,
+            DynamicMove::Room => preinit,
+            _ => protect(preinit, source, image, findings)?,
         };
         let wanted = Wanted {
             dynamic: match dynamic.moves {
-                true => (dynamic.entries.len() + nulls) as u64 * Dyn::size(image.format),
-                false => 0,
+                DynamicMove::Room => {
+                    (dynamic.entries.len() + nulls) as u64 * Dyn::size(image.format)
+                }
+                _ => 0,
             },
             slots: self.slots,
             array: preinit.wanted(image.format.word()),
@@ -281,7 +304,10 @@ fn plan_preinit(
     apart: bool,
 ) -> Result<Preinit> {
     let Some(array) = image.preinit else {
-        return Ok(Preinit::Terminator);
+        return Ok(match image.dynamic_is_read_only() {
+            true => Preinit::Moved(MovedEntries::default()),
+            false => Preinit::Terminator,
+        });
     };
     let word = image.format.word();
     if array.size % word != 0 {

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::headers::DYNAMIC;
 use crate::input::Input;
 use crate::layout::Layout;
 use crate::output::Written;
 use crate::parse::Image;
 use crate::phase::Phase;
-use crate::plan::{InitSymbol, Plan, Preinit};
+use crate::plan::{DynamicMove, InitSymbol, Plan, Preinit};
 use crate::room::{Place, Room};
 use crate::runtime::Request;
 
@@ -236,8 +237,8 @@ pub(crate) fn tables(
     let added = plan.dynamic.entries.len() - image.dynamic.entries.len();
     let detail = format!("{added} entries added, {spare} were spare");
     let action = match plan.dynamic.moves {
-        true => Action::Moved,
-        false => Action::InPlace,
+        DynamicMove::Stays => Action::InPlace,
+        DynamicMove::Room | DynamicMove::ReadOnly => Action::Moved,
     };
     say(".dynamic", action, detail);
 
@@ -258,7 +259,7 @@ pub(crate) fn tables(
     }
 
     for table in &plan.headers.moves {
-        let made_way = table.extra == 0;
+        let made_way = table.extra == 0 && table.name != DYNAMIC;
         if made_way {
             let detail = "made way for a program header".to_owned();
             say(table.name, Action::Moved, detail);
@@ -282,7 +283,7 @@ pub(crate) fn place_notes(input: &Input, replaced: Option<&str>) -> Vec<String> 
 /// What the user should know about a finished rewrite.
 pub(crate) fn notes(image: &Image, plan: &Plan, layout: &Layout) -> Vec<String> {
     let mut notes = Vec::new();
-    if plan.dynamic.moves {
+    if plan.dynamic.moves != DynamicMove::Stays {
         notes.push(
             "a program that reads its own _DYNAMIC finds the old one, which no longer holds \
              (debuggers and dl_iterate_phdr use PT_DYNAMIC and see the new one)"

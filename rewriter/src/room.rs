@@ -85,17 +85,18 @@ impl Room {
 }
 
 /// The writable segment whose pages the loader protects, or without PT_GNU_RELRO, the one that
-/// has .dynamic.
+/// has .dynamic, or the first.
 pub(crate) fn writable_load<'a>(source: &Source, image: &'a Image) -> Result<(usize, &'a Segment)> {
     let address = match image.relro() {
-        Some(relro) => relro.vaddr,
-        None => image.dynamic.table.vaddr,
+        Some(relro) => Some(relro.vaddr),
+        None if image.dynamic_is_read_only() => None,
+        None => Some(image.dynamic.table.vaddr),
     };
-    image
-        .loads()
-        .find(|(_, load)| load.covers(address, 1))
-        .filter(|(_, load)| load.flags.0 & PF_W.0 != 0)
-        .ok_or_else(|| source.malformed("its PT_GNU_RELRO or PT_DYNAMIC is in no writable segment"))
+    let has = |load: &Segment| address.is_none_or(|address| load.covers(address, 1));
+    let mut writable = image.loads().filter(|(_, load)| load.flags.0 & PF_W.0 != 0);
+    writable
+        .find(|(_, load)| has(load))
+        .ok_or_else(|| source.malformed("it has no writable segment for its PT_GNU_RELRO or data"))
 }
 
 /// Room in a segment of its own, for what cannot be protected, or never was.

@@ -1,5 +1,5 @@
-// A runtime for machines that the own one is not built for: its init is an IFUNC, its malloc counts, and at exit
-// it says on descriptor 3 (if that is open) whether it came first.
+// A runtime for machines that the own one is not built for: its init is an IFUNC where glibc has them, its malloc
+// counts, and at exit it says on descriptor 3 (if that is open) whether it came first.
 
 #include <stddef.h>
 #include <string.h>
@@ -16,12 +16,16 @@ static void preinit(int argc, char **argv, char **envp) {
         state = "preinit";
 }
 
+#ifdef __mips__
+void allocs_preinit(int argc, char **argv, char **envp) { preinit(argc, argv, envp); }
+#else
 static void *resolve(void) {
     state = "relocation";
     return (void *)preinit;
 }
 
 void allocs_preinit(int argc, char **argv, char **envp) __attribute__((ifunc("resolve")));
+#endif
 
 void *malloc(size_t size) {
     if (state[0] == 'n')

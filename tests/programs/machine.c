@@ -1,5 +1,6 @@
 // What a rewrite must not disturb: constructors in order, a preinit array of the program's own (-DPREINIT),
-// thread-local data, a function from a library, and a program that looks for itself in its own tables.
+// thread-local data, a function from a library, and a program that looks for itself in its own tables, and there for
+// what a debugger does: the loader's list of objects.
 
 #define _GNU_SOURCE
 #include <errno.h>
@@ -24,12 +25,30 @@ __attribute__((constructor)) static void construct(void) {
     strcpy(early, "constructor");
 }
 
+// Whether the list that an entry of .dynamic leads to begins with the program itself.
+static int listed(const ElfW(Dyn) *entry, const ElfW(Dyn) *dynamic) {
+    const struct r_debug *list = NULL;
+    if (entry->d_tag == DT_DEBUG)
+        list = (const struct r_debug *)entry->d_un.d_ptr;
+#ifdef __mips__ // where .dynamic is read-only
+    if (entry->d_tag == DT_MIPS_RLD_MAP)
+        list = *(const struct r_debug **)entry->d_un.d_ptr;
+    if (entry->d_tag == DT_MIPS_RLD_MAP_REL)
+        list = *(const struct r_debug **)((const char *)entry + entry->d_un.d_val);
+#endif
+    return list != NULL && list->r_map->l_ld == dynamic;
+}
+
 static int count(struct dl_phdr_info *info, size_t size, void *data) {
     (void)size;
-    int *dynamic = data;
-    if (info->dlpi_name[0] == '\0')
-        for (int i = 0; i < info->dlpi_phnum; i++)
-            *dynamic += info->dlpi_phdr[i].p_type == PT_DYNAMIC;
+    int *found = data;
+    for (int i = 0; i < info->dlpi_phnum; i++)
+        if (info->dlpi_name[0] == '\0' && info->dlpi_phdr[i].p_type == PT_DYNAMIC) {
+            const ElfW(Dyn) *dynamic = (const void *)(info->dlpi_addr + info->dlpi_phdr[i].p_vaddr);
+            *found += 10;
+            for (const ElfW(Dyn) *entry = dynamic; entry->d_tag != DT_NULL; entry++)
+                *found += listed(entry, dynamic);
+        }
     return 0;
 }
 

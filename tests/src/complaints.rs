@@ -1,6 +1,7 @@
 //! What readelf, eu-readelf and eu-elflint have to say against a file, of any machine.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -19,6 +20,10 @@ impl Complaints {
             ("eu-readelf", &["-hlSdrsVnIA"]), // all but unwind tables and debug information, slowly decoded
             ("eu-elflint", &["--gnu-ld"]),
         ];
+        let mips = matches!(
+            fs::read(file).expect("a file").get(18..20),
+            Some([8, 0] | [0, 8])
+        );
         let mut complaints = Self::default();
         for (tool, args) in checks {
             let command = Command::new(needs(tool)).args(args).arg(file);
@@ -28,6 +33,10 @@ impl Complaints {
                 _ => outcome.stderr(),
             };
             let lines = all.lines().filter(|line| !line.contains("No errors"));
+            // elfutils 0.188 says so of every relocation of MIPS, for it knows none.
+            let lines = lines.filter(|line| {
+                !(mips && line.contains("'.rel.dyn': relocation ") && line.contains(": invalid "))
+            });
             for line in lines {
                 let line = line.replace(&file.display().to_string(), "FILE");
                 let digitless = line.chars().filter(|c| !c.is_ascii_digit());

@@ -15,6 +15,8 @@ pub struct Machine {
     pub name: &'static str,
     /// What its tools begin with.
     pub triplet: &'static str,
+    /// What its compiler has to be told.
+    pub flags: &'static [&'static str],
     /// qemu's name of it.
     pub emulator: &'static str,
     /// Who makes its programs.
@@ -36,6 +38,7 @@ const fn machine(name: &'static str, triplet: &'static str, emulator: &'static s
     Machine {
         name,
         triplet,
+        flags: &[],
         emulator,
         tools: Tools::Gnu,
         programs: true,
@@ -43,7 +46,7 @@ const fn machine(name: &'static str, triplet: &'static str, emulator: &'static s
 }
 
 /// All whose programs are rewritten, but x86-64.
-pub const ALL: [Machine; 9] = [
+pub const ALL: [Machine; 14] = [
     machine("arm64", "aarch64-linux-gnu", "aarch64"),
     machine("armel", "arm-linux-gnueabi", "arm"),
     machine("armhf", "arm-linux-gnueabihf", "arm"),
@@ -52,10 +55,25 @@ pub const ALL: [Machine; 9] = [
         tools: Tools::Llvm,
         ..machine("loong64", "loongarch64-linux-gnu", "loongarch64")
     },
+    Machine {
+        programs: false, // not in the release
+        ..machine("mips", "mips-linux-gnu", "mips")
+    },
+    Machine {
+        programs: false,
+        ..machine("mips64", "mips64-linux-gnuabi64", "mips64")
+    },
+    machine("mips64el", "mips64el-linux-gnuabi64", "mips64el"),
+    machine("mipsel", "mipsel-linux-gnu", "mipsel"),
+    Machine {
+        flags: &["-mabi=n32"],
+        programs: false, // none of Debian's architectures
+        ..machine("mipsn32el", "mips64el-linux-gnuabi64", "mipsn32el")
+    },
     machine("ppc64el", "powerpc64le-linux-gnu", "ppc64le"),
     machine("s390x", "s390x-linux-gnu", "s390x"),
     Machine {
-        programs: false, // not in the release
+        programs: false,
         ..machine("ppc64", "powerpc64-linux-gnu", "ppc64")
     },
     Machine {
@@ -101,10 +119,15 @@ pub fn installed_runtime() -> PathBuf {
 }
 
 impl Machine {
+    /// True for all with MIPS's ABIs.
+    pub fn is_mips(&self) -> bool {
+        self.name.starts_with("mips")
+    }
+
     /// Its compiler.
     pub fn compiler(&self) -> Command {
         match self.tools {
-            Tools::Gnu => Command::new(needs(&format!("{}-gcc", self.triplet))),
+            Tools::Gnu => Command::new(needs(&format!("{}-gcc", self.triplet))).args(self.flags),
             Tools::Llvm => Command::new(needs("clang-19"))
                 .arg(format!("--target={}", self.triplet))
                 .arg(format!("--sysroot={}", self.root().display()))

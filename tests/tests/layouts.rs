@@ -379,7 +379,7 @@ fn program_headers_move() {
             .chunks_mut(56)
             .filter(|h| h[..4] == [4, 0, 0, 0])
         {
-            header[0] = 0; // PT_NOTE becomes PT_NULL
+            header[3] = 0x60; // PT_NOTE becomes a kind that only its system knows
         }
         fs::write(&program, &bytes).expect("the program, mode kept");
         let original = Command::new(&program).run();

@@ -151,23 +151,23 @@ impl Entry for Rela {
     }
 
     fn decode(bytes: &[u8], format: Format) -> Option<Self> {
-        fn read<T: elf::Rela<Endian = Endianness>>(rela: &T, endian: Endianness) -> Rela {
+        fn read<T: elf::Rela<Endian = Endianness>>(rela: &T, format: Format) -> Rela {
+            let (endian, is_mips64el) = (format.endian, format.is_mips64el());
             Rela {
                 place: Vaddr(rela.r_offset(endian).into()),
-                symbol: rela.r_sym(endian, false),
-                kind: rela.r_type(endian, false),
+                symbol: rela.r_sym(endian, is_mips64el),
+                kind: rela.r_type(endian, is_mips64el),
                 addend: rela.r_addend(endian).into(),
             }
         }
-        let endian = format.endian;
         Some(match (format.class, format.relocations.addends) {
-            (Class::Elf32, Addends::Explicit) => read(raw::<Rela32<Endianness>>(bytes)?, endian),
+            (Class::Elf32, Addends::Explicit) => read(raw::<Rela32<Endianness>>(bytes)?, format),
             (Class::Elf32, Addends::Implicit) => {
-                read(&Rela32::from(*raw::<Rel32<Endianness>>(bytes)?), endian)
+                read(&Rela32::from(*raw::<Rel32<Endianness>>(bytes)?), format)
             }
-            (Class::Elf64, Addends::Explicit) => read(raw::<Rela64<Endianness>>(bytes)?, endian),
+            (Class::Elf64, Addends::Explicit) => read(raw::<Rela64<Endianness>>(bytes)?, format),
             (Class::Elf64, Addends::Implicit) => {
-                read(&Rela64::from(*raw::<Rel64<Endianness>>(bytes)?), endian)
+                read(&Rela64::from(*raw::<Rel64<Endianness>>(bytes)?), format)
             }
         })
     }
@@ -183,7 +183,7 @@ impl Entry for Rela {
             .to_vec(),
             Class::Elf64 => bytes_of(&Rela64::<Endianness> {
                 r_offset: U64::new(endian, self.place.0),
-                r_info: Rela64::r_info(endian, false, self.symbol, self.kind),
+                r_info: Rela64::r_info(endian, format.is_mips64el(), self.symbol, self.kind),
                 r_addend: I64::new(endian, self.addend),
             })
             .to_vec(),

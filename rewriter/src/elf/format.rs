@@ -9,6 +9,9 @@ use object::elf::{
 
 use super::low;
 
+/// binutils include/elf/mips.h; glibc does not apply it.
+const R_MIPS_IRELATIVE: RelocationType = RelocationType(128);
+
 /// Size of addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Class {
@@ -237,6 +240,23 @@ impl Format {
         }
     }
 
+    /// True if each dynamic symbol from DT_MIPS_GOTSYM on has an entry of the GOT, in the same order (MIPS psABI,
+    /// "Global Offset Table"). The loader fills those of the symbols below DT_MIPS_SYMTABNO without being told.
+    pub(crate) fn is_got_ordered(self) -> bool {
+        self.machine == elf::EM_MIPS
+    }
+
+    /// True if glibc applies IFUNCs.
+    pub(crate) fn has_ifuncs(self) -> bool {
+        self.machine != elf::EM_MIPS
+    }
+
+    /// True if the symbol of a relocation comes first in its 64 bits whatever their byte order, and its types after it,
+    /// the first one last ("64-bit ELF Object File Specification" of MIPS, "Relocation").
+    pub(super) fn is_mips64el(self) -> bool {
+        (self.machine, self.class, self.endian) == (elf::EM_MIPS, Class::Elf64, Endianness::Little)
+    }
+
     /// Size of an entry of DT_HASH, in bytes: a word of its own on S/390 (its ELF ABI, "Hash Table").
     pub(crate) fn hash_word(self) -> u64 {
         match (self.machine, self.class) {
@@ -316,6 +336,20 @@ impl Relocations {
                 e::R_390_JMP_SLOT,
                 e::R_390_IRELATIVE,
             ],
+            // glibc finds the symbols of R_MIPS_REL32 and R_MIPS_GLOB_DAT through the GOT, where a new one has no
+            // entry; that of R_MIPS_JUMP_SLOT it looks up (sysdeps/mips/dl-machine.h, `elf_machine_reloc`).
+            (e::EM_MIPS, _) => [
+                e::R_MIPS_JUMP_SLOT,
+                match class {
+                    Class::Elf32 => e::R_MIPS_REL32,
+                    // Two in one: the second, in bits 8 to 15, says of how many bits the word is.
+                    Class::Elf64 => RelocationType(e::R_MIPS_64.0 << 8 | e::R_MIPS_REL32.0),
+                },
+                e::R_MIPS_JUMP_SLOT,
+                e::R_MIPS_COPY,
+                e::R_MIPS_JUMP_SLOT,
+                R_MIPS_IRELATIVE,
+            ],
             (e::EM_LOONGARCH, Class::Elf64) => [
                 e::R_LARCH_64,
                 e::R_LARCH_RELATIVE,
@@ -335,7 +369,7 @@ impl Relocations {
             jump_slot,
             irelative,
             addends: match machine {
-                e::EM_386 | e::EM_ARM => Addends::Implicit,
+                e::EM_386 | e::EM_ARM | e::EM_MIPS => Addends::Implicit,
                 _ => Addends::Explicit,
             },
         })

@@ -1,8 +1,8 @@
 //! What each table holds in the result, put where the layout has placed it.
 
 use object::elf::{
-    DT_GNU_HASH, DT_HASH, DT_JMPREL, DT_PREINIT_ARRAY, DT_STRSZ, DT_STRTAB, DT_SYMTAB, DT_VERSYM,
-    DynamicTag, SHN_ABS, SHT_DYNAMIC, SHT_PREINIT_ARRAY, SHT_SYMTAB,
+    DT_GNU_HASH, DT_HASH, DT_JMPREL, DT_MIPS_RLD_MAP_REL, DT_PREINIT_ARRAY, DT_STRSZ, DT_STRTAB,
+    DT_SYMTAB, DT_VERSYM, DynamicTag, SHN_ABS, SHT_DYNAMIC, SHT_PREINIT_ARRAY, SHT_SYMTAB,
 };
 
 use super::Builder;
@@ -10,7 +10,7 @@ use crate::divert::Diversion;
 use crate::elf::{Addends, Dyn, Entry, FileOffset, Format, Rela, Section, Segment, Symbol, Vaddr};
 use crate::error::{ErrorKind, Result};
 use crate::parse::locate;
-use crate::plan::{InitSymbol, Preinit, init_symbol_entry, set};
+use crate::plan::{DynamicMove, InitSymbol, Preinit, init_symbol_entry, set};
 use crate::runtime::Request;
 use crate::source::Source;
 use crate::sysv_hash::SysvHash;
@@ -185,15 +185,15 @@ impl Builder<'_> {
         };
         let entry = size_of(Dyn::size(self.image.format));
         let old = self.image.dynamic.table;
-        if !self.plan.dynamic.moves {
+        if self.plan.dynamic.moves == DynamicMove::Stays {
             let before = encode(&self.image.dynamic.entries);
             self.put_changed(old.vaddr, &before, &encode(&entries), entry)?;
             return self.keep_spare_value(old.vaddr, entries.len());
         }
-        let (start, _) = self.dynamic_place();
+        let (start, count) = self.dynamic_place();
+        let size = count * Dyn::size(self.image.format);
         let mut bytes = encode(&entries);
-        bytes.resize(bytes.len() + entry * self.plan.dynamic.nulls, 0);
-        let size = bytes.len() as u64;
+        bytes.resize(size_of(size), 0);
         let at = self.file_offset(start, size)?;
         self.put_bytes(at, bytes)?;
         for segment in &mut self.segments {
@@ -246,6 +246,15 @@ impl Builder<'_> {
             set(&mut entries, tag, to.0);
             if let Some(tag) = size_tag {
                 set(&mut entries, tag, table.from.size + table.extra);
+            }
+        }
+        // It counts from its own address (glibc sysdeps/mips/dl-debug.h).
+        let (place, _) = self.dynamic_place();
+        let moved = place.0.wrapping_sub(self.image.dynamic.table.vaddr.0);
+        let debug = |entry: &&mut Dyn| entry.tag == DT_MIPS_RLD_MAP_REL;
+        for entry in entries.iter_mut().filter(debug) {
+            if self.image.format.is_got_ordered() {
+                entry.value = entry.value.wrapping_sub(moved);
             }
         }
         entries

@@ -1,7 +1,7 @@
 //! New segments behind all others, what moves into them, and the headers that say so.
 
 use object::elf::{
-    PF_R, PF_X, PT_LOAD, PT_PHDR, ProgramFlags, SHF_ALLOC, SHF_EXECINSTR, SectionFlags,
+    PF_R, PF_X, PT_LOAD, PT_NULL, PT_PHDR, ProgramFlags, SHF_ALLOC, SHF_EXECINSTR, SectionFlags,
 };
 
 use super::{Builder, MAX_HOLE};
@@ -62,8 +62,9 @@ impl Builder<'_> {
                 advice: "link it again with GNU ld or lld, or pass a --runtime name of at most 25 bytes",
             }));
         }
-        let size = (self.segments.len() as u64 + self.plan.headers.added())
-            * Segment::size(self.image.format);
+        let added = self.plan.headers.added();
+        let added = added.saturating_sub(self.image.spare_headers());
+        let size = (self.segments.len() as u64 + added) * Segment::size(self.image.format);
         self.insert(FileOffset(start), size, Content::Zero)?;
         self.segments_at = FileOffset(start);
         for table in self.segments.iter_mut().filter(|s| s.kind == PT_PHDR) {
@@ -90,7 +91,7 @@ impl Builder<'_> {
         Ok((start, base.ok_or_else(|| self.overflow())?))
     }
 
-    /// Adds a PT_LOAD behind the others.
+    /// Adds a PT_LOAD behind the others, in the place of a program header that says nothing if there is one.
     pub(super) fn add_segment(
         &mut self,
         flags: ProgramFlags,
@@ -104,6 +105,9 @@ impl Builder<'_> {
             .is_none_or(|end| end > self.limit())
         {
             return Err(self.overflow());
+        }
+        if let Some(spare) = self.segments.iter().rposition(|s| s.kind == PT_NULL) {
+            self.segments.remove(spare);
         }
         let last = self.segments.iter().rposition(|s| s.kind == PT_LOAD);
         let segment = Segment {
@@ -192,18 +196,6 @@ impl Builder<'_> {
         Ok(self.source.bytes(at, size, "a section's name")? == NAME)
     }
 
-    /// Moves the section header table to the insertion, if it grows or is in the way.
-    pub(super) fn place_section_headers(&mut self) -> Result<()> {
-        let grows = self.sections.len() > self.image.sections.len();
-        if !grows && !self.plan.headers.sections_make_way {
-            return Ok(());
-        }
-        let at = align_up(self.end, 8).ok_or_else(|| self.overflow())?;
-        let size = self.sections.len() as u64 * Section::size(self.image.format);
-        self.sections_at = FileOffset(at);
-        self.insert(FileOffset(at), size, Content::Zero)
-    }
-
     /// Records a table's new place and takes along the segments and sections that lie in it.
     fn relocate(&mut self, table: &Move, at: FileOffset, vaddr: Vaddr) {
         self.moved.push((table.clone(), vaddr));
@@ -240,8 +232,8 @@ impl Builder<'_> {
 
     /// Puts notes that made way for the new program header just behind the table.
     pub(super) fn slide_notes(&mut self) -> Result<()> {
-        let mut at = self.image.segments_end().0
-            + Segment::size(self.image.format) * self.plan.headers.added();
+        let mut at =
+            self.segments_at.0 + Segment::size(self.image.format) * self.segments.len() as u64;
         for note in &self.plan.headers.slides {
             at = align_up(at, note.align).ok_or_else(|| self.overflow())?;
             let vaddr = Vaddr((note.from.vaddr.0 + at).wrapping_sub(note.from.at.0));

@@ -61,11 +61,8 @@ fn refuse_format(source: &Source, start: &[u8]) -> Error {
             .err()
             .unwrap_or_else(|| source.error(ErrorKind::NotElf));
     };
-    let number = Machine(machine);
-    let machine = Format::machine_name(number, data == 2);
+    let machine = Format::machine_name(Machine(machine), data == 2);
     match class {
-        // psABI, "Global Offset Table": DT_MIPS_GOTSYM is where the symbols begin that each have an entry.
-        1 | 2 if number == elf::EM_MIPS => source.error(ErrorKind::GotOrder),
         1 => source.error(ErrorKind::Class32 { machine }),
         2 => source.error(ErrorKind::Machine { machine }),
         _ => source.malformed(format!("its ELF class is {class}")),

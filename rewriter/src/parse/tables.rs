@@ -1,6 +1,8 @@
 //! The tables that .dynamic names: where each is, and how long.
 
-use object::elf::{DT_GNU_HASH, DT_HASH, DT_PLTREL, DT_REL, DT_RELA, DT_SYMTAB, DynamicTag};
+use object::elf::{
+    DT_GNU_HASH, DT_HASH, DT_MIPS_SYMTABNO, DT_PLTREL, DT_REL, DT_RELA, DT_SYMTAB, DynamicTag,
+};
 
 use super::{Dynamic, Table, locate};
 use crate::elf::{Addends, Entry, FileOffset, PAGE, Rela, Section, Segment, Symbol, Vaddr};
@@ -132,7 +134,7 @@ impl Tables<'_> {
         }
     }
 
-    /// No tag gives the number of dynamic symbols: it is what the hash tables and the section
+    /// No tag gives the number of dynamic symbols, but on MIPS, for those of the linker's: it is what the hash tables and the section
     /// headers know of, whichever is more, or without section headers, the relocations.
     pub(crate) fn symbol_count(
         &self,
@@ -142,7 +144,10 @@ impl Tables<'_> {
         sections: &[Section],
     ) -> Result<u64> {
         let format = self.source.format();
-        let mut count = 1;
+        let mut count = match format.is_got_ordered() {
+            true => self.dynamic.get(DT_MIPS_SYMTABNO).unwrap_or(1),
+            false => 1,
+        };
         if let Some(hash) = sysv_hash {
             let size = 2 * format.hash_word();
             let head = self.source.bytes(hash.at, size, "DT_HASH")?;

@@ -1,6 +1,7 @@
 //! The checks of the tables that the loader reads: .dynamic, symbols, strings, relocations.
 
 use goblin::elf::dynamic as tag;
+use goblin::elf::header::EM_MIPS;
 use goblin::elf::program_header as pt;
 use goblin::elf::reloc::Reloc;
 use goblin::elf::sym::{STB_GLOBAL, STB_WEAK, st_bind};
@@ -12,6 +13,8 @@ use crate::error::Result;
 
 /// Not among goblin's constants; gABI, "Relative Relocation Table".
 const DT_RELR: u64 = 36;
+/// Nor this; binutils include/elf/mips.h.
+const DT_MIPS_RLD_MAP_REL: u64 = 0x7000_0035;
 
 impl Check<'_> {
     pub(super) fn dynamic(&self) -> Result<()> {
@@ -49,10 +52,17 @@ impl Check<'_> {
             tag::DT_JMPREL,
         ];
         let fixed = |view: &View<'_>| -> Vec<(u64, u64)> {
-            let entries = view.dynamic.iter();
+            let entries = (0_u64..).zip(&view.dynamic);
             entries
-                .filter(|(tag, _)| !may_change.contains(tag))
-                .copied()
+                .filter(|(_, (tag, _))| !may_change.contains(tag))
+                .map(|(index, &(tag, value))| match tag {
+                    // What counts from its own address leads to the same one as before.
+                    DT_MIPS_RLD_MAP_REL if view.header.e_machine == EM_MIPS => (
+                        tag,
+                        view.dynamic_entry(index).wrapping_add(value) & view.highest(),
+                    ),
+                    _ => (tag, value),
+                })
                 .collect()
         };
         let same = fixed(&self.before) == fixed(&self.after);

@@ -85,6 +85,21 @@ impl<'a> View<'a> {
         self.ctx.size() as u64
     }
 
+    /// Address of the entry of .dynamic with this index.
+    pub(crate) fn dynamic_entry(&self, index: u64) -> u64 {
+        let segment = self.segments.iter().rfind(|s| s.p_type == PT_DYNAMIC);
+        let start = segment.map_or(0, |segment| segment.p_vaddr);
+        start.wrapping_add(index.wrapping_mul(2 * self.word()))
+    }
+
+    /// The highest address that there is.
+    pub(crate) fn highest(&self) -> u64 {
+        match self.ctx.is_big() {
+            true => u64::MAX,
+            false => u64::from(u32::MAX),
+        }
+    }
+
     /// Size of a dynamic symbol, in bytes.
     pub(crate) fn symbol_size(&self) -> u64 {
         Sym::size(self.ctx.container) as u64
@@ -98,7 +113,8 @@ impl<'a> View<'a> {
 
     /// Whether the machine's relocations have their addends with them.
     pub(crate) fn has_addends(&self) -> bool {
-        !matches!(self.header.e_machine, header::EM_386 | header::EM_ARM)
+        let without = [header::EM_386, header::EM_ARM, header::EM_MIPS];
+        !without.contains(&self.header.e_machine)
     }
 
     /// The tags of the table of relocations, and of its size.
@@ -118,7 +134,19 @@ impl<'a> View<'a> {
     pub(crate) fn relocations(&self, bytes: &[u8]) -> Result<Vec<Reloc>> {
         let parsed = RelocSection::parse(bytes, 0, bytes.len(), self.has_addends(), self.ctx);
         let parsed = parsed.map_err(|error| broken(self.source, error.to_string()))?;
-        Ok(parsed.iter().collect())
+        let mips64el = self.header.e_machine == header::EM_MIPS
+            && self.ctx.is_big()
+            && self.ctx.is_little_endian();
+        let parsed = parsed.iter().map(|entry| match mips64el {
+            // MIPS's ELF-64, "Relocation": the symbol is first, then come three types, the last one first.
+            true => Reloc {
+                r_sym: usize::try_from(entry.r_type).unwrap_or(usize::MAX),
+                r_type: u32::try_from(entry.r_sym).unwrap_or(u32::MAX).swap_bytes(),
+                ..entry
+            },
+            false => entry,
+        });
+        Ok(parsed.collect())
     }
 
     /// The symbols that `bytes` are.
@@ -170,6 +198,11 @@ impl<'a> View<'a> {
             header::EM_RISCV => Ok((reloc::R_RISCV_64, reloc::R_RISCV_RELATIVE)),
             header::EM_PPC64 => Ok((reloc::R_PPC64_ADDR64, reloc::R_PPC64_RELATIVE)),
             header::EM_S390 => Ok((22, 12)), // R_390_64 and R_390_RELATIVE, which goblin does not have
+            header::EM_MIPS if self.ctx.is_big() => {
+                let of_64_bits = reloc::R_MIPS_64 << 8 | reloc::R_MIPS_REL32;
+                Ok((reloc::R_MIPS_JUMP_SLOT, of_64_bits))
+            }
+            header::EM_MIPS => Ok((reloc::R_MIPS_JUMP_SLOT, reloc::R_MIPS_REL32)),
             header::EM_LOONGARCH => Ok((reloc::R_LARCH_64, reloc::R_LARCH_RELATIVE)),
             other => Err(broken(self.source, format!("it is for machine {other}"))),
         }
