@@ -125,10 +125,23 @@ fn check_kept(path: &str, old: &Elf, new: &Elf) {
     assert_eq!(new.is_pie(), old.is_pie(), "{path}: e_type");
     assert_eq!(new.bytes()[24..32], old.bytes()[24..32], "{path}: e_entry");
     // In memory, that is: where they are in the file is nobody's business.
-    for kind in [elf::PT_GNU_STACK, elf::PT_TLS, elf::PT_GNU_EH_FRAME] {
-        let place = |elf: &Elf| elf.segment(kind.0).map(|s| (s.flags, s.memory.clone()));
-        assert_eq!(place(new), place(old), "{path}: {kind:?}");
+    let place = |elf: &Elf, kind: elf::ProgramType| {
+        let segment = elf.segment(kind.0);
+        segment.map(|s| (s.flags, s.memory.clone()))
+    };
+    for kind in [elf::PT_GNU_STACK, elf::PT_TLS] {
+        assert_eq!(place(new, kind), place(old, kind), "{path}: {kind:?}");
     }
+    // How to unwind is said at another place where there is more code to unwind out of.
+    let code = |elf: &Elf| {
+        let is_code = |s: &&Segment| s.kind == elf::PT_LOAD.0 && s.flags & elf::PF_X.0 != 0;
+        elf.segments.iter().filter(is_code).count()
+    };
+    let frames = |elf: &Elf| place(elf, elf::PT_GNU_EH_FRAME);
+    assert!(
+        frames(new) == frames(old) || code(new) > code(old),
+        "{path}: PT_GNU_EH_FRAME"
+    );
     for kind in [
         elf::PT_INTERP,
         elf::PT_NOTE,
