@@ -40,6 +40,11 @@ pub fn essential() -> PathBuf {
     made("essential")
 }
 
+/// Debian's kernel, which runs programs for x32.
+pub fn kernel() -> PathBuf {
+    made("kernel")
+}
+
 /// What `tests/trees` made under that name.
 pub(crate) fn made(name: &str) -> PathBuf {
     existing(place().join(name))

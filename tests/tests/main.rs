@@ -69,6 +69,7 @@ mod trees_refused;
 mod undo;
 mod unwinding;
 mod work;
+mod x32;
 
 use std::process::ExitCode;
 
@@ -88,6 +89,7 @@ fn main() -> ExitCode {
         questions::trials(),
         rust_crate::trials(),
         work::trials(),
+        x32::trials(),
         hostile::trials(),
         machines_runtime::trials(),
         machines::trials(),

@@ -134,8 +134,8 @@ impl Tables<'_> {
         }
     }
 
-    /// No tag gives the number of dynamic symbols, but on MIPS, for those of the linker's: it is what the hash tables and the section
-    /// headers know of, whichever is more, or without section headers, the relocations.
+    /// No tag gives the number of dynamic symbols, but on MIPS, for those of the linker's: it is what the hash
+    /// tables and the section headers know of, whichever is more, or without section headers, the relocations.
     pub(crate) fn symbol_count(
         &self,
         sysv_hash: Option<Table>,
