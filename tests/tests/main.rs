@@ -44,6 +44,8 @@ mod object_file;
 mod odd_layouts;
 mod order;
 mod own_allocators;
+mod own_allocators_real;
+mod own_allocators_refused;
 mod packages;
 mod phases;
 mod picture;
@@ -52,6 +54,8 @@ mod questions;
 mod readme;
 mod report;
 mod report_bad;
+mod report_lines;
+mod report_pages;
 mod reports;
 mod rivals;
 mod runtime_exports;
@@ -83,6 +87,8 @@ fn main() -> ExitCode {
         packages::trials(),
         stress::trials(),
         own_allocators::trials(),
+        own_allocators_real::trials(),
+        own_allocators_refused::trials(),
         index::trials(),
         json::trials(),
         trees_killed::trials(),
@@ -128,6 +134,8 @@ fn main() -> ExitCode {
         object_file::trials(),
         manuals::trials(),
         report::trials(),
+        report_lines::trials(),
+        report_pages::trials(),
         report_bad::trials(),
         combinations::trials(),
         undo::trials(),

@@ -7,21 +7,16 @@ use std::time::Duration;
 
 use allocs_tests::explain;
 use allocs_tests::report::Report;
-use allocs_tests::sample::rustc;
 use allocs_tests::tool::{self, Rewritten};
 use allocs_tests::{Command, Dir, Rewrite, needs, trials};
 use libtest_mimic::Trial;
 
 use crate::index::{answers, compile, gcc};
+use crate::own_allocators_real::rust;
+use crate::own_allocators_refused::{FREE, LOOPS, MALLOC, assembled, function};
 
 pub(crate) fn trials() -> Vec<Trial> {
     trials!["own_allocators":
-        rust_jemalloc,
-        rust_mimalloc,
-        the_compiler,
-        the_linker,
-        tcmalloc,
-        operators_alone,
         jemalloc_exported,
         jemalloc_not_exported,
         without_pie,
@@ -30,21 +25,17 @@ pub(crate) fn trials() -> Vec<Trial> {
         a_thousand_functions,
         exceptions,
         backtraces,
-        instructions_that_cannot_move,
-        what_leads_into_a_function,
-        partly,
-        names_of_ones_own,
-        another_runtime,
         refreshed,
         explained,
     ]
 }
 
 const JEMALLOC: &str = "/usr/lib/x86_64-linux-gnu/libjemalloc.a";
+
 /// What else jemalloc needs.
 const WITH_JEMALLOC: [&str; 2] = ["-lm", "-lstdc++"];
 
-fn rewrite(dir: &Dir, program: &Path, options: &[&str]) -> Rewrite {
+pub(crate) fn rewrite(dir: &Dir, program: &Path, options: &[&str]) -> Rewrite {
     let name = program.file_name().expect("a name");
     let rewrite = Rewrite::new(program, dir.make("rewritten").join(name));
     options
@@ -53,7 +44,7 @@ fn rewrite(dir: &Dir, program: &Path, options: &[&str]) -> Rewrite {
 }
 
 /// The names of the functions that lead to the runtime.
-fn diverted(result: &Rewritten) -> Vec<&str> {
+pub(crate) fn diverted(result: &Rewritten) -> Vec<&str> {
     let names = result.json["diverted"].as_array().expect("a list");
     names
         .iter()
@@ -62,7 +53,7 @@ fn diverted(result: &Rewritten) -> Vec<&str> {
 }
 
 /// Undo makes the program of it that it was.
-fn leads_back(result: &Rewritten) {
+pub(crate) fn leads_back(result: &Rewritten) {
     let original = fs::read(&result.original).expect("the original");
     assert!(result.undo() == original, "undo gives other bytes");
 }
@@ -80,7 +71,7 @@ fn with_jemalloc(dir: &Dir, compiler: Command, flags: &[&str]) -> PathBuf {
 }
 
 /// It works as before, and the index knows all that the program does.
-fn is_known(dir: &Dir, result: &Rewritten, options: &[&str]) {
+pub(crate) fn is_known(dir: &Dir, result: &Rewritten, options: &[&str]) {
     let file = dir.join("answers");
     let command = result.command().args(["4", "100000", "7"]).args(options);
     let outcome = command
@@ -166,171 +157,6 @@ fn stripped_afterwards() {
     is_known(&dir, &result, &["foreign"]);
 }
 
-/// A program of `tests/allocators`, all of which are built at once.
-fn rust(name: &str) -> PathBuf {
-    let target = tool::binary()
-        .with_file_name("allocs-tests")
-        .join("allocators");
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let built = std::process::Command::new(cargo)
-        .args([
-            "build",
-            "--quiet",
-            "--release",
-            "--locked",
-            "--manifest-path",
-        ])
-        .arg(concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/allocators/Cargo.toml"
-        ))
-        .arg("--target-dir")
-        .arg(&target)
-        .output()
-        .expect("cargo starts");
-    let said = String::from_utf8_lossy(&built.stderr);
-    assert!(
-        built.status.success(),
-        "cannot build tests/allocators: {said}"
-    );
-    target.join("release").join(name)
-}
-
-/// With `option`, all that the program allocates is seen, and given back by whom it came from.
-fn rust_program(name: &str, option: &str) {
-    let dir = Dir::new(name);
-    let program = rust(name);
-    let original = Command::new(&program).succeed();
-    let result = rewrite(&dir, &program, &["--malloc", option]).succeed();
-    let (outcome, report) = Report::of(&result.command(), &dir.join("report.json"));
-    outcome.assert_same_as(&original);
-    // Each of four threads makes 2,000 vectors of zeros, as many boxes, and keeps names.
-    assert!(report.allocations() > 24_000, "{outcome}{}", report.json());
-    let freed = report.calls("free") + report.calls("free_sized");
-    let live = report.number(&["live", "chunks"]);
-    assert!(freed > 20_000, "{outcome}{}", report.json());
-    assert!(live < 200, "{outcome}{live} chunks are left at the end");
-    leads_back(&result);
-}
-
-fn rust_jemalloc() {
-    rust_program("with_jemalloc", "_rjem_malloc=malloc");
-}
-
-fn rust_mimalloc() {
-    rust_program("with_mimalloc", "mi_free=free");
-}
-
-/// rustc has jemalloc in its executable, and exports it: it makes the same program, and all is seen.
-fn the_compiler() {
-    let dir = Dir::new("own-rustc");
-    let compiler = rustc();
-    let libraries = compiler.with_file_name("../lib");
-    std::os::unix::fs::symlink(libraries, dir.join("lib")).expect("a link");
-    let result = rewrite(&dir, &compiler, &[]).succeed();
-    assert!(diverted(&result).contains(&"malloc"), "{}", result.json);
-    let source = dir.write("main.rs", "fn main() { println!(\"42\"); }\n");
-    let compile = |command: Command, name: &str| {
-        let program = dir.join(name);
-        let command = command.arg("-O").arg(&source).arg("-o").arg(&program);
-        (command, program)
-    };
-    let (original, expected) = compile(Command::new(&compiler), "expected");
-    original.succeed();
-    let (command, program) = compile(result.command(), "program");
-    let (outcome, report) = Report::of(&command, &dir.join("report.json"));
-    assert_eq!(outcome.code(), Some(0), "{outcome}");
-    assert!(
-        report.calls("malloc") > 10_000,
-        "{outcome}{}",
-        report.json()
-    );
-    let bytes = |path: &Path| fs::read(path).expect("a program");
-    assert!(
-        bytes(&program) == bytes(&expected),
-        "it made another program"
-    );
-    leads_back(&result);
-}
-
-/// mold has mimalloc in its executable, and exports it: it makes the same program, and all is seen. (As a rule it ends
-/// by _exit, without a report.)
-fn the_linker() {
-    let dir = Dir::new("own-mold");
-    let linker = needs("mold").canonicalize().expect("a real path");
-    let result = rewrite(&dir, &linker, &[]).succeed();
-    for name in ["malloc", "free", "_Znwm", "_ZdlPvm"] {
-        assert!(diverted(&result).contains(&name), "{}", result.json);
-    }
-    let source = dir.write("main.c", "int main(void) { return 42; }\n");
-    let object = dir.join("main.o");
-    gcc().args(["-c", "-o"]).args([&object, &source]).succeed();
-    let link = |command: Command, name: &str| {
-        let program = dir.join(name);
-        let command = command.args(["-pie", "--no-fork", "--no-quick-exit", "-o"]);
-        let loader = ["-dynamic-linker", "/lib64/ld-linux-x86-64.so.2"];
-        let command = command.arg(&program).args(loader).arg(gcc_file("Scrt1.o"));
-        let libraries = gcc_file("libc.so.6");
-        (command.args([&object, Path::new(&libraries)]), program)
-    };
-    let (original, expected) = link(Command::new(&linker), "expected");
-    original.succeed();
-    let (command, program) = link(result.command(), "program");
-    let (outcome, report) = Report::of(&command, &dir.join("report.json"));
-    assert_eq!(outcome.code(), Some(0), "{outcome}");
-    assert!(report.calls("malloc") > 1000, "{outcome}{}", report.json());
-    let bytes = |path: &Path| fs::read(path).expect("a program");
-    assert!(
-        bytes(&program) == bytes(&expected),
-        "it made another program"
-    );
-    assert_eq!(Command::new(&program).run().code(), Some(42));
-    leads_back(&result);
-}
-
-/// Where gcc has a file of that name.
-fn gcc_file(name: &str) -> String {
-    let found = gcc().arg(format!("-print-file-name={name}")).succeed();
-    found.stdout().trim().to_owned()
-}
-
-/// gperftools' allocator makes something by its own operator new when it is first asked how large a chunk is.
-fn tcmalloc() {
-    const TCMALLOC: &str = "/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.a";
-    let dir = Dir::new("own-tcmalloc");
-    needs(TCMALLOC);
-    let flags = [TCMALLOC, "-lstdc++", "-lm"];
-    let program = compile(&dir, gcc(), "stress.c", &flags);
-    let result = rewrite(&dir, &program, &[]).succeed();
-    assert!(diverted(&result).contains(&"_Znwm"), "{}", result.json);
-    is_known(&dir, &result, &["foreign"]);
-    leads_back(&result);
-}
-
-/// A program that brings operators, and takes what they hand out from libc: all is known, whose it is and where it was
-/// asked for.
-fn operators_alone() {
-    let dir = Dir::new("own-operators");
-    let operators = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/programs/calling_operators.cpp"
-    );
-    for flags in [
-        &["-std=c++17", "-O2", operators][..],
-        &["-std=c++17", "-O2", operators, "-rdynamic"],
-    ] {
-        let program = compile(&dir, Command::new(needs("g++")), "operators.cpp", flags);
-        let original = Command::new(&program).succeed();
-        let result = rewrite(&dir, &program, &[]).succeed();
-        assert!(diverted(&result).is_empty(), "{}", result.json);
-        let file = dir.join("answers");
-        let outcome = result.command().env("ANSWERS", &file).run();
-        outcome.assert_same_as(&original);
-        assert!(answers(&file) > 15, "{outcome}");
-        leads_back(&result);
-    }
-}
-
 /// Addresses and names of `most` functions of `program`, from all parts of it; none has two.
 fn functions(program: &Path, most: usize) -> Vec<(String, String)> {
     let table = |option: &[&str]| {
@@ -388,208 +214,6 @@ fn a_thousand_functions() {
         leads_back(&result);
     }
     assert!(all >= 1000, "only {all} functions could be moved");
-}
-
-/// A program whose malloc and so on are those of `assembly`, which hand out from an array.
-fn assembled(dir: &Dir, name: &str, assembly: &str) -> PathBuf {
-    let rest = dir.write(
-        format!("{name}.c"),
-        "#include <stddef.h>
-         char heap[1 << 20] __attribute__((aligned(16)));
-         size_t used;
-         void *get(size_t size) {
-             char *chunk = heap + used;
-             used += (size + 15) & ~(size_t)15;
-             return chunk;
-         }
-         void *malloc(size_t size);
-         void free(void *chunk);
-         int main(void) {
-             char *chunk = malloc(100);
-             chunk[0] = 1;
-             free(chunk);
-             return 0;
-         }\n",
-    );
-    let code = dir.write(format!("{name}.s"), assembly);
-    let program = dir.join(name);
-    gcc()
-        .args(["-fno-builtin", "-O1", "-o"])
-        .args([&program, &rest, &code])
-        .succeed();
-    program
-}
-
-/// `name` as a function with this body.
-fn function(name: &str, body: &str) -> String {
-    format!(
-        ".text\n.p2align 4\n.globl {name}\n.type {name},@function\n{name}:\n{body}\n\
-         .size {name}, .-{name}\n.section .note.GNU-stack,\"\",@progbits\n"
-    )
-}
-
-const FREE: &str = "mov $1, %eax\nret";
-const MALLOC: &str = "endbr64\njmp get@PLT";
-const CALL: &str = "sub $8, %rsp\ncall get@PLT\nadd $8, %rsp\nret";
-/// It has a branch that has no longer form.
-const LOOPS: &str = "mov %rdi, %rcx\njrcxz 1f\nmov $1, %eax\n1: ret";
-
-fn refused(name: &str, malloc: &str, free: &str, words: &[&str]) {
-    let dir = Dir::new(name);
-    let assembly = function("malloc", malloc) + &function("free", free);
-    let program = assembled(&dir, name, &assembly);
-    Command::new(&program).succeed();
-    let all = [&["--partial"], words].concat();
-    rewrite(&dir, &program, &[]).refuse(&dir.path(), &program, &all);
-    assert!(!dir.join("rewritten").join(name).exists());
-    let explanation = explain::of(&program);
-    let own = explanation.json["malloc"]["own"].to_string();
-    let reason = words.last().expect("a reason");
-    assert!(own.contains(reason), "{own}");
-}
-
-fn instructions_that_cannot_move() {
-    let call = format!(
-        ".cfi_startproc\n.cfi_personality 0x1b, get\n.cfi_lsda 0x1b, handlers\n{CALL}\n.cfi_endproc\n\
-         .section .rodata\nhandlers: .byte 0xff, 0xff, 1, 0\n.text"
-    );
-    refused(
-        "call",
-        &call,
-        FREE,
-        &["malloc (", "is a call, and the function handles exceptions"],
-    );
-    let itself = "call 1f\n1: pop %rax\njmp get@PLT";
-    refused(
-        "itself",
-        itself,
-        FREE,
-        &["malloc (", "refers to its beginning"],
-    );
-    let short = "ret\n.byte 0x48, 0x31, 0xc0, 0xc3, 0x90, 0x90";
-    let short = format!("{short}\n.size free, 1");
-    let dir = Dir::new("short");
-    let assembly = function("malloc", MALLOC)
-        + &function("free", &short).replace(".size free, .-free", ".size free, 1");
-    let program = assembled(&dir, "short", &assembly);
-    let words = ["free (", "shorter than the jump"];
-    rewrite(&dir, &program, &[]).refuse(&dir.path(), &program, &words);
-    refused("loops", MALLOC, LOOPS, &["free (", "128 bytes only"]);
-    let bad = "jmp get@PLT\n";
-    let undefined = ".byte 0x06, 0x06, 0x06, 0x06, 0x06, 0x06";
-    let undefined = format!("test %edi, %edi\njnz 1f\n{undefined}\n1: {bad}");
-    refused(
-        "undefined",
-        &undefined,
-        FREE,
-        &["malloc (", "cannot be decoded"],
-    );
-}
-
-fn what_leads_into_a_function() {
-    let back = "push %rbx\n1: mov %rdi, %rbx\ndec %rbx\njz 2f\ntest $1, %bl\nmov %rbx, %rdi\njz 1b\n2: pop %rbx\nret";
-    refused(
-        "back",
-        MALLOC,
-        back,
-        &["free (", "leads back to its beginning"],
-    );
-    let inside = format!("xor %eax, %eax\n.globl inside\ninside: test %rdi, %rdi\n{FREE}");
-    refused("inside", MALLOC, &inside, &["free (", "has a name"]);
-    let elsewhere = format!(
-        "xor %eax, %eax\n1: test %rdi, %rdi\n{FREE}\n.section .text.other,\"ax\"\n.p2align 8\nnop\n\
-         .zero 300, 0x90\n.byte 0xe9\n.long 1b - . - 4\n.text"
-    );
-    refused(
-        "elsewhere",
-        MALLOC,
-        &elsewhere,
-        &["free (", "leads into it"],
-    );
-    let table = format!(
-        "xor %eax, %eax\n1: test %rdi, %rdi\n{FREE}\n.section .data.rel.ro,\"aw\"\n.quad 1b\n.text"
-    );
-    refused(
-        "table",
-        MALLOC,
-        &table,
-        &["free (", "a relocation is about"],
-    );
-}
-
-/// With --partial, the rest is seen, and what is not is named.
-fn partly() {
-    let dir = Dir::new("own-partly");
-    let assembly = function("malloc", CALL) + &function("free", FREE) + &function("calloc", LOOPS);
-    let program = assembled(&dir, "partly", &assembly);
-    let result = rewrite(&dir, &program, &["--partial"]).succeed();
-    assert_eq!(diverted(&result), ["malloc", "free"]);
-    let notes = result.json["notes"].to_string();
-    assert!(
-        notes.contains("calls of these are not seen: calloc (its instruction"),
-        "{notes}"
-    );
-    result.command().succeed();
-    // What is told a size has to be seen: the runtime makes chunks larger than the program knows.
-    let assembly =
-        function("malloc", MALLOC) + &function("free", FREE) + &function("free_sized", LOOPS);
-    let program = assembled(&dir, "sized", &assembly);
-    let words = ["free_sized (", "128 bytes only", "size"];
-    rewrite(&dir, &program, &["--partial"]).refuse(&dir.path(), &program, &words);
-}
-
-fn names_of_ones_own() {
-    let dir = Dir::new("own-names");
-    let assembly = function("my_get", MALLOC) + &function("my_put", FREE);
-    let assembly = format!(
-        "{assembly}.globl malloc, free\n.hidden malloc, free\n.set malloc, my_get\n.set free, my_put\n"
-    );
-    let program = assembled(&dir, "names", &assembly);
-    let result = rewrite(&dir, &program, &[]).succeed();
-    assert_eq!(
-        diverted(&result).len(),
-        2,
-        "one function of two names is one"
-    );
-    let result = rewrite(&dir, &program, &["--malloc", "my_get=malloc"]).succeed();
-    assert_eq!(diverted(&result).len(), 2);
-    let refuse = |given: &str, words: &[&str]| {
-        rewrite(&dir, &program, &["--malloc", given]).refuse(&dir.path(), &program, words);
-    };
-    refuse(
-        "my_gte=malloc",
-        &["my_gte=malloc", "neither .dynsym nor .symtab"],
-    );
-    refuse("my_get=mallok", &["my_get=mallok", "NAME=FUNCTION"]);
-}
-
-/// A runtime without functions for it: the program is rewritten as ever, and the user told.
-fn another_runtime() {
-    let dir = Dir::new("own-another");
-    let source = dir.write(
-        "runtime.c",
-        "void init(int c, char **v, char **e) { (void)c; (void)v; (void)e; }\n",
-    );
-    let runtime = dir.join("runtime.so");
-    gcc()
-        .args(["-shared", "-fPIC", "-o"])
-        .args([&runtime, &source])
-        .succeed();
-    let program = assembled(
-        &dir,
-        "own",
-        &(function("malloc", MALLOC) + &function("free", FREE)),
-    );
-    let runtime = runtime.to_str().expect("UTF-8");
-    let options = ["--runtime", runtime, "--init", "init"];
-    let result = rewrite(&dir, &program, &options).succeed();
-    assert!(diverted(&result).is_empty());
-    let notes = result.json["notes"].to_string();
-    assert!(notes.contains("does not lead to the runtime"), "{notes}");
-    result.command().succeed();
-    let options = [&options[..], &["--malloc", "malloc=malloc"]].concat();
-    let words = ["malloc=malloc", "the runtime has no functions"];
-    rewrite(&dir, &program, &options).refuse(&dir.path(), &program, &words);
 }
 
 fn refreshed() {

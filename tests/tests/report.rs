@@ -5,9 +5,11 @@
 use std::path::Path;
 
 use allocs_tests::census::{Counts, Program, Report, command, json};
-use allocs_tests::{Command, Dir, needs, trials};
+use allocs_tests::{Dir, needs, trials};
 use libtest_mimic::Trial;
 use serde_json::Value;
+
+use crate::report_pages::read_page;
 
 pub(crate) fn trials() -> Vec<Trial> {
     trials!["report":
@@ -19,29 +21,22 @@ pub(crate) fn trials() -> Vec<Trial> {
         order,
         several_processes,
         differences,
-        stripped,
-        debug_link,
-        build_id_directory,
-        compressed,
-        dwz,
-        another_build,
-        no_file,
         two_objects,
         unknown_sites,
-        page,
-        page_of_differences,
         hostile_names,
         no_sites,
     ]
 }
 
-const C: &str = "
+pub(crate) const C: &str = "
 #include <stdlib.h>
 void *kept;
+
 static __attribute__((noinline)) void *make(size_t size) {
     void *made = malloc(size); // make
     return made;
 }
+
 static inline __attribute__((always_inline)) void *twice(size_t size) {
     return calloc(size, 2); // twice
 }
@@ -57,14 +52,15 @@ int main(void) {
 
 /// Distinct counts: live bytes, live chunks, bytes, calls and peak.
 const BIG: Counts = [1_234_567, 12, 9_876_543, 345, 2_000_001];
+
 const SMALL: Counts = [800, 3, 900, 1000, 850];
 
-fn c_program(dir: &Dir, flags: &str) -> Program {
+pub(crate) fn c_program(dir: &Dir, flags: &str) -> Program {
     Program::build(dir, "prog.c", C, &format!("-g -O1 {flags}"))
 }
 
 /// A report with two sites: `make` called by main, and `twice` in `other`, called by main.
-fn two_sites(program: &Program, base: u64) -> Report {
+pub(crate) fn two_sites(program: &Program, base: u64) -> Report {
     let mut report = Report::of(program, base);
     let main = |callee| program.calls("main", callee)[0];
     report.site(&[program.calls("make", "malloc")[0], main("make")], BIG);
@@ -73,7 +69,7 @@ fn two_sites(program: &Program, base: u64) -> Report {
 }
 
 /// "function:line" of each frame of a site, with a mark for those that are inlined.
-fn frames(site: &Value) -> Vec<String> {
+pub(crate) fn frames(site: &Value) -> Vec<String> {
     let frames = site["frames"].as_array().expect("frames");
     let name = |frame: &Value| {
         let inlined = if frame["inlined"] == true {
@@ -86,12 +82,12 @@ fn frames(site: &Value) -> Vec<String> {
     frames.iter().map(name).collect()
 }
 
-fn text(value: &Value) -> &str {
+pub(crate) fn text(value: &Value) -> &str {
     value.as_str().unwrap_or("?")
 }
 
 /// What every report of [`two_sites`] must show.
-fn assert_two_sites(program: &Program, json: &Value) {
+pub(crate) fn assert_two_sites(program: &Program, json: &Value) {
     let expected = |function: &str, mark: &str| format!("{function}:{}", program.line(mark));
     assert_eq!(
         frames(&json["sites"][0]),
@@ -113,7 +109,7 @@ fn assert_two_sites(program: &Program, json: &Value) {
     assert_eq!(json["sites"][1]["calls"], SMALL[3]);
 }
 
-fn no_notes(json: &Value) {
+pub(crate) fn no_notes(json: &Value) {
     assert_eq!(json["notes"], Value::Array(Vec::new()), "{json:#}");
 }
 
@@ -179,6 +175,7 @@ mod forest {
         unsafe { malloc(size).add(1) } // grow
     }
 }
+
 fn main() {
     std::process::exit(forest::grow(7) as i32);
 }
@@ -321,7 +318,7 @@ fn assert_two_sites_doubled(program: &Program, json: &Value) {
 }
 
 /// Two processes that were loaded at other addresses, and of which each has a site of its own.
-fn compared(dir: &Dir, second: &str) -> (Program, [String; 2]) {
+pub(crate) fn compared(dir: &Dir, second: &str) -> (Program, [String; 2]) {
     let program = c_program(dir, "-pie");
     let [make, other] = [("make", "malloc"), ("other", "calloc")]
         .map(|(function, callee)| program.calls(function, callee)[0]);
@@ -374,181 +371,6 @@ fn differences() {
     }
 }
 
-/// Without debug information, functions have their names, and the user is told what is missing.
-fn stripped() {
-    let dir = Dir::new("report-stripped");
-    let program = c_program(&dir, "-rdynamic");
-    let report = two_sites(&program, 0x5555_5555_4000);
-    let stripped = |option: &str| {
-        Command::new(needs("strip"))
-            .arg(option)
-            .arg(&program.path)
-            .succeed();
-        json([report.write(&dir, "report.json")]).1
-    };
-    let json = stripped("--strip-debug");
-    assert_eq!(frames(&json["sites"][0]), ["make:null", "main:null"]);
-    assert!(
-        json["notes"][0]
-            .as_str()
-            .is_some_and(|note| note.contains("no source lines"))
-    );
-    // Dynamic symbols are left; `make` is none of them.
-    let json = stripped("--strip-all");
-    assert_eq!(frames(&json["sites"][0]), ["?:null", "main:null"]);
-    let outcome = command([dir.join("report.json")]).succeed();
-    let offset = format!("{}+0x", program.path.display());
-    assert!(outcome.stdout().contains(&offset), "{outcome}");
-}
-
-/// Moves debug information to `file`, with a link to it.
-fn split(program: &Program, file: &Path) {
-    std::fs::create_dir_all(file.parent().expect("a directory")).expect("directories");
-    let objcopy = || Command::new(needs("objcopy"));
-    objcopy()
-        .arg("--only-keep-debug")
-        .args([&program.path, file])
-        .succeed();
-    Command::new(needs("strip")).arg(&program.path).succeed();
-    let mut link = std::ffi::OsString::from("--add-gnu-debuglink=");
-    link.push(file);
-    objcopy().arg(link).arg(&program.path).succeed();
-}
-
-fn debug_link() {
-    for place in ["prog.debug", ".debug/prog.debug", "/usr/lib/debug"] {
-        let dir = Dir::new("report-debuglink");
-        let program = c_program(&dir, "-Wl,--build-id=none");
-        let report = two_sites(&program, 0x5555_5555_4000).write(&dir, "report.json");
-        if place.starts_with('/') {
-            // Below a sysroot, whose paths are what the report has.
-            let mut in_root = two_sites(&program, 0x5555_5555_4000);
-            in_root.objects[0].path = "/opt/prog".into();
-            let report = in_root.write(&dir, "report.json");
-            split(&program, &dir.join("root/usr/lib/debug/opt/prog.debug"));
-            dir.make("root/opt");
-            std::fs::rename(&program.path, dir.join("root/opt/prog")).expect("moved");
-            let root = dir.join("root");
-            let (_, json) = json(["--sysroot".as_ref(), root.as_os_str(), report.as_os_str()]);
-            assert_two_sites(&program, &json);
-            continue;
-        }
-        split(&program, &dir.join(place));
-        let (_, found) = json([&report]);
-        assert_two_sites(&program, &found);
-        no_notes(&found);
-        // A file of that name that is another one is not believed.
-        let mut bytes = std::fs::read(dir.join(place)).expect("debug information");
-        bytes.push(0);
-        dir.write(place, &bytes);
-        let (_, found) = json([&report]);
-        assert_eq!(frames(&found["sites"][0]), ["?:null", "?:null"]);
-    }
-}
-
-fn build_id_directory() {
-    let dir = Dir::new("report-build-id");
-    let program = c_program(&dir, "-Wl,--build-id");
-    let id = program.build_id().expect("a build-id");
-    let mut report = two_sites(&program, 0x5555_5555_4000);
-    report.objects[0].path = "/opt/prog".into();
-    let report = report.write(&dir, "report.json");
-    let debug = format!(
-        "root/usr/lib/debug/.build-id/{}/{}.debug",
-        &id[..2],
-        &id[2..]
-    );
-    split(&program, &dir.join(&debug));
-    dir.make("root/opt");
-    std::fs::rename(&program.path, dir.join("root/opt/prog")).expect("moved");
-    let root = dir.join("root");
-    let arguments = ["--sysroot".as_ref(), root.as_os_str(), report.as_os_str()];
-    let (_, found) = json(arguments);
-    assert_two_sites(&program, &found);
-    // One of another build is not believed.
-    let other = Program::build(&dir, "other.c", C, "-g -O2 -Wl,--build-id");
-    std::fs::copy(&other.path, dir.join(&debug)).expect("a copy");
-    let (_, found) = json(arguments);
-    assert_eq!(frames(&found["sites"][0]), ["?:null", "?:null"]);
-}
-
-fn compressed() {
-    for kind in ["zlib", "zstd"] {
-        let dir = Dir::new("report-compressed");
-        let program = c_program(&dir, "");
-        Command::new(needs("objcopy"))
-            .arg(format!("--compress-debug-sections={kind}"))
-            .arg(&program.path)
-            .succeed();
-        let report = two_sites(&program, 0x5555_5555_4000);
-        let (_, json) = json([report.write(&dir, "report.json")]);
-        assert_two_sites(&program, &json);
-    }
-}
-
-/// dwz moves what two files have in common to a third one.
-fn dwz() {
-    let dir = Dir::new("report-dwz");
-    let text = format!("#include <stdio.h>\nFILE *file;\n{C}");
-    let build = |name: &str| Program::build(&dir, name, &text, "-g -O1");
-    let (program, twin) = (build("prog.c"), build("twin.c"));
-    let common = dir.join("common.debug");
-    Command::new(needs("dwz"))
-        .arg("-m")
-        .args([&common, &program.path, &twin.path])
-        .succeed();
-    assert!(common.exists(), "dwz found nothing in common");
-    let report = two_sites(&program, 0x5555_5555_4000);
-    let (_, json) = json([report.write(&dir, "report.json")]);
-    assert_two_sites(&program, &json);
-}
-
-/// A program that was built again since is noticed, and not asked for lines that would be wrong.
-fn another_build() {
-    let dir = Dir::new("report-another");
-    let program = c_program(&dir, "-Wl,--build-id");
-    let report = two_sites(&program, 0x5555_5555_4000).write(&dir, "report.json");
-    let id = program.build_id().expect("a build-id");
-    let program = c_program(&dir, "-O2 -Wl,--build-id");
-    let now = program.build_id().expect("a build-id");
-    assert_ne!(id, now);
-    let outcome = command([&report]).succeed();
-    let printed = outcome.stdout();
-    let note = format!(
-        "note: {}: is not the file that the process used (its build-id is {now}, not {id}); only addresses are shown\n",
-        program.path.display()
-    );
-    assert!(printed.contains(&note), "{outcome}");
-    assert!(
-        printed.contains(&format!("{}+0x", program.path.display())),
-        "{outcome}"
-    );
-    assert!(!printed.contains("make"), "{outcome}");
-}
-
-fn no_file() {
-    let dir = Dir::new("report-no-file");
-    let program = c_program(&dir, "");
-    let report = two_sites(&program, 0x5555_5555_4000);
-    for name in ["report.json", "report.pb"] {
-        let report = report.write(&dir, name);
-        let kept = dir.join("kept");
-        std::fs::rename(&program.path, &kept).expect("moved");
-        let outcome = command([&report]).succeed();
-        assert!(outcome.stdout().contains("No such file"), "{outcome}");
-        assert!(
-            outcome.stdout().contains(&*program.path.to_string_lossy()),
-            "{outcome}"
-        );
-        // Nor is a FIFO waited for, or a directory read.
-        Command::line("mkfifo").arg(&program.path).succeed();
-        let outcome = command([&report]).succeed();
-        assert!(outcome.stdout().contains("not a regular file"), "{outcome}");
-        std::fs::remove_file(&program.path).expect("removed");
-        std::fs::rename(&kept, &program.path).expect("moved");
-    }
-}
-
 fn two_objects() {
     let dir = Dir::new("report-objects");
     let program = c_program(&dir, "");
@@ -583,72 +405,6 @@ fn unknown_sites() {
         assert!(printed.contains("  unknown\n"), "{outcome}");
         assert!(printed.contains("  0x12345678\n"), "{outcome}");
     }
-}
-
-/// Writes a page, and has Python's parser and node look at it. Returns what the page shows: its data.
-fn read_page(dir: &Dir, arguments: &[&str]) -> Value {
-    let page = dir.join("page.html");
-    let outcome = command(["--html"]).arg(&page).args(arguments).succeed();
-    assert_eq!(outcome.stdout(), "", "{outcome}");
-    let check = "
-import html.parser, sys
-class Page(html.parser.HTMLParser):
-    open, scripts = [], []
-    def handle_starttag(self, tag, attributes):
-        assert not {'src', 'href'} & {name for name, _ in attributes}, 'needs another file'
-        if tag != 'meta': self.open.append(tag)
-        if tag == 'script': self.scripts.append('')
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag, tag
-    def handle_data(self, data):
-        if self.open[-1:] == ['script']: self.scripts[-1] += data
-page = Page()
-page.feed(open(sys.argv[1], encoding='utf-8').read())
-page.close()
-assert page.open == [] and len(page.scripts) == 2, page.open
-open(sys.argv[2], 'w').write(page.scripts[1])
-print(page.scripts[0])
-";
-    let script = dir.join("page.js");
-    let parsed = Command::new(needs("/usr/bin/python3.11"))
-        .args(["-c", check])
-        .args([&page, &script])
-        .succeed();
-    Command::new(needs("node"))
-        .arg("--check")
-        .arg(&script)
-        .succeed();
-    serde_json::from_slice(&parsed.stdout).expect("the page's data")
-}
-
-fn page() {
-    let dir = Dir::new("report-page");
-    let program = c_program(&dir, "");
-    let report = two_sites(&program, 0x5555_5555_4000).write(&dir, "report.json");
-    let data = read_page(&dir, &[report.to_str().unwrap()]);
-    let names = data["frames"].as_array().expect("frames");
-    let site = |index: usize| -> Vec<&str> {
-        let stack = data["sites"][index]["stack"].as_array().expect("a stack");
-        let frame = |index: &Value| text(&names[index.as_u64().unwrap() as usize][0]);
-        stack.iter().map(frame).collect()
-    };
-    assert_eq!(site(0), ["make", "main"]);
-    assert_eq!(site(1), ["twice", "other", "main"]);
-    assert_eq!(
-        data["sites"][0]["counts"],
-        serde_json::json!([1_234_567, 12, 9_876_543, 345, 2_000_001])
-    );
-}
-
-fn page_of_differences() {
-    let dir = Dir::new("report-page");
-    let (_, [before, after]) = compared(&dir, "after.json");
-    let data = read_page(&dir, &["--diff", &before, &after]);
-    assert_eq!(data["compares"], true);
-    assert_eq!(data["sites"][0]["before"][0], 100);
-    assert_eq!(data["sites"][0]["counts"][0], 1_000_100);
-    assert_eq!(data["sites"][1]["mark"], "gone");
-    assert_eq!(data["sites"][2]["mark"], "new");
 }
 
 /// A name that somebody else chose does not move the cursor, and does not become part of a page.
