@@ -319,6 +319,8 @@ static void compare(void) {
 
 static void *work(void *argument) {
     struct thread *self = argument;
+    // Under a limit on memory all threads get their stacks before any of them takes what is left.
+    if (incomplete) pthread_barrier_wait(&barrier);
     for (int round = 0; round < ROUNDS; round++) {
         for (long left = operations / ROUNDS / thread_count; left > 0; left--) operate(self);
         if (pthread_barrier_wait(&barrier) == PTHREAD_BARRIER_SERIAL_THREAD) compare();
