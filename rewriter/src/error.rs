@@ -101,14 +101,20 @@ pub enum ErrorKind {
         machine: String,
     },
     /// The own runtime does not exist for that machine.
-    #[error(
-        "is for {machine}, and this program has no runtime for that: {what}; name one with --runtime"
-    )]
+    #[error("is for {machine}, and allocs-rewrite has no runtime for that; {advice}")]
     NoOwnRuntime {
         /// The machine's name.
         machine: String,
-        /// What there is not.
-        what: String,
+        /// How there can be one.
+        advice: String,
+    },
+    /// Programs for two machines would start the same file.
+    #[error(
+        "is the runtime of programs for {machine}, which would not start with another; write to another directory, or name a runtime by its path with --runtime"
+    )]
+    RuntimeOfAnotherMachine {
+        /// The machine's name.
+        machine: String,
     },
     /// A `.o` file.
     #[error("is a relocatable object file; link it first and rewrite the executable")]

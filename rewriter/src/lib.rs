@@ -361,10 +361,9 @@ impl Job<'_> {
         let needed = match &options.runtime {
             Some(needed) => needed.clone(),
             None => {
-                if let Some(what) = runtime::missing_own(source.format()) {
-                    let machine = source.format().name();
-                    return Err(source.error(ErrorKind::NoOwnRuntime { machine, what }));
-                }
+                let machine = source.format().name();
+                runtime::own(source.format())
+                    .map_err(|advice| source.error(ErrorKind::NoOwnRuntime { machine, advice }))?;
                 runtime::own_needed(no_origin.is_none(), directory)?
             }
         };

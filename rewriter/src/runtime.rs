@@ -96,41 +96,43 @@ pub(crate) fn own_needed(origin: bool, directory: &Path) -> Result<String> {
 }
 
 /// The own runtime for programs of `format`: what this program was built with, or for another machine a file that is
-/// installed with it.
-fn own(format: Format) -> Result<Cow<'static, [u8]>> {
-    let Some(path) = own_file(format) else {
+/// installed with it, among the libraries of that machine as multiarch has them (PREFIX/lib/TRIPLET, where this
+/// program is in PREFIX/bin). An error says what to do.
+pub(crate) fn own(format: Format) -> std::result::Result<Cow<'static, [u8]>, String> {
+    if is_embedded(format) {
         return Ok(Cow::Borrowed(EMBEDDED));
+    }
+    const NAME_ONE: &str = "name one with --runtime";
+    let this = env::current_exe().ok();
+    let prefix = this
+        .as_deref()
+        .and_then(Path::parent)
+        .and_then(Path::parent);
+    let (Some(libraries), Some(prefix)) = (format.multiarch(), prefix) else {
+        return Err(NAME_ONE.to_owned());
     };
-    let read = read_shared_object(&path);
-    let bytes = read.map_err(|source| Error::io(&path, "read", source))?;
-    match Format::identify(&bytes) {
-        Some(found) if found == format => Ok(Cow::Owned(bytes)),
-        _ => {
-            let what = format!("it is not for {}", format.name());
-            Err(Error::new(&path, ErrorKind::RuntimeUnfit { what }))
+    let path = prefix.join("lib").join(libraries).join(SONAME);
+    let unfit = |why: String| {
+        let path = path.display();
+        format!(
+            "install the one that rewriter/dist/runtime builds as {path} ({why}), or {NAME_ONE}"
+        )
+    };
+    let bytes = read_shared_object(&path).map_err(|error| unfit(error.to_string()))?;
+    for phase in Phase::ALL {
+        let symbol = phase.init_symbol();
+        match defines(&bytes, symbol, format) {
+            Ok(Some(_)) => {}
+            Ok(None) => return Err(unfit(format!("what is there has no {symbol}"))),
+            Err(why) => return Err(unfit(why.to_owned())),
         }
     }
+    Ok(Cow::Owned(bytes))
 }
 
-/// Where that file is: among the libraries of that machine, as multiarch has them, below the directory that this program
-/// is installed in (PREFIX/bin, PREFIX/lib/TRIPLET). `None` if the own runtime is no file.
-fn own_file(format: Format) -> Option<PathBuf> {
-    let libraries = Some(format).filter(|format| Format::identify(EMBEDDED) != Some(*format))?;
-    let this = env::current_exe().unwrap_or_default();
-    let prefix = this.parent().and_then(Path::parent);
-    let libraries = libraries.multiarch().unwrap_or_default();
-    let directory = prefix.unwrap_or(Path::new("/")).join("lib").join(libraries);
-    Some(directory.join(SONAME))
-}
-
-/// What there is not, if there is no own runtime for programs of `format`.
-pub(crate) fn missing_own(format: Format) -> Option<String> {
-    let path = own_file(format)?;
-    match format.multiarch() {
-        Some(_) if path.exists() => None,
-        Some(_) => Some(format!("there is no {}", path.display())),
-        None => Some("it comes with none for that".to_owned()),
-    }
+/// Whether the own runtime for programs of `format` is in this program.
+pub(crate) fn is_embedded(format: Format) -> bool {
+    Format::identify(EMBEDDED) == Some(format)
 }
 
 /// True if `needed` is what [`own_needed`] gives, wherever the program is.
@@ -370,22 +372,35 @@ impl Drop for Installed {
 /// replaced only if `force` says so.
 pub(crate) fn install(directory: &Path, force: bool, format: Format) -> Result<Installed> {
     let path = directory.join(SONAME);
-    let own = own(format)?;
+    let own = own_beside(&path, format)?;
     let present = present(&path, &own).map_err(|source| Error::io(&path, "read", source))?;
-    if present == Present::Same {
-        return Ok(Installed {
-            path,
-            remove: false,
-        });
-    }
-    if present == Present::Other && !force {
-        return Err(Error::new(&path, ErrorKind::RuntimeDiffers));
-    }
+    let remove = match present {
+        Present::Same => {
+            return Ok(Installed {
+                path,
+                remove: false,
+            });
+        }
+        Present::Foreign(other) => return Err(for_another_machine(&path, other)),
+        Present::Other if !force => return Err(Error::new(&path, ErrorKind::RuntimeDiffers)),
+        Present::Other => false,
+        Present::Nothing => true,
+    };
     write::whole_file(&path, &own, 0o755).map_err(|source| Error::io(&path, "write", source))?;
-    Ok(Installed {
-        path,
-        remove: present == Present::Nothing,
+    Ok(Installed { path, remove })
+}
+
+fn own_beside(path: &Path, format: Format) -> Result<Cow<'static, [u8]>> {
+    own(format).map_err(|advice| {
+        let machine = format.name();
+        Error::new(path, ErrorKind::NoOwnRuntime { machine, advice })
     })
+}
+
+/// The file at `path` is for programs of the machine that `other` is of: with another they would not start.
+pub(crate) fn for_another_machine(path: &Path, other: Format) -> Error {
+    let machine = other.name();
+    Error::new(path, ErrorKind::RuntimeOfAnotherMachine { machine })
 }
 
 /// What is where the own runtime goes.
@@ -394,25 +409,32 @@ enum Present {
     Nothing,
     Same,
     Other,
+    /// A runtime for programs of another machine.
+    Foreign(Format),
 }
 
 /// True if `directory` has a file with the own runtime's name that is not the own runtime for programs of that format.
 pub(crate) fn is_another(directory: &Path, format: Format) -> Result<bool> {
     let path = directory.join(SONAME);
-    let present =
-        present(&path, &own(format)?).map_err(|source| Error::io(&path, "read", source))?;
-    Ok(present == Present::Other)
+    let own = own_beside(&path, format)?;
+    match present(&path, &own).map_err(|source| Error::io(&path, "read", source))? {
+        Present::Foreign(other) => Err(for_another_machine(&path, other)),
+        present => Ok(present == Present::Other),
+    }
 }
 
 fn present(path: &Path, own: &[u8]) -> io::Result<Present> {
     match fs::metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Present::Nothing),
-        Err(error) => Err(error),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Present::Nothing),
+        Err(error) => return Err(error),
         // Nothing else is opened: reading a FIFO would wait for a writer.
-        Ok(found) if !found.is_file() || found.len() != own.len() as u64 => Ok(Present::Other),
-        Ok(_) => match fs::read(path)? == own {
-            true => Ok(Present::Same),
-            false => Ok(Present::Other),
-        },
+        Ok(found) if !found.is_file() => return Ok(Present::Other),
+        Ok(_) => {}
     }
+    let found = read_shared_object(path)?;
+    Ok(match Format::identify(&found) {
+        _ if found == own => Present::Same,
+        Some(format) if Format::identify(own) != Some(format) => Present::Foreign(format),
+        _ => Present::Other,
+    })
 }

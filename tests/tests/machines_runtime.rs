@@ -31,6 +31,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         before_relocation,
         own_allocator_is_refused,
         other_runtime_in_a_directory,
+        two_machines_in_a_tree,
     ];
     for (program, case) in [
         ("walks.c", "churn"),
@@ -343,11 +344,62 @@ fn other_runtime_in_a_directory() {
     let dir = Dir::new("aarch64-two");
     let program = compile(&dir, gcc(), "stress.c", &[]);
     Rewrite::new("/bin/true", dir.join("true")).succeed();
-    rewrite(&program, dir.join("out")).refuse(
-        &dir.path(),
-        &dir.join(RUNTIME),
-        &["another version of the runtime", "--force"],
-    );
+    // With it, the other program would not start.
+    for options in ["", "--force"] {
+        rewrite(&program, dir.join("out"))
+            .args_line(options)
+            .refuse(
+                &dir.path(),
+                &dir.join(RUNTIME),
+                &[
+                    "runtime of programs for x86-64",
+                    "another directory",
+                    "--runtime",
+                ],
+            );
+    }
+}
+
+/// Of a directory with programs for two machines, those for this one are rewritten, however often it is tried.
+fn two_machines_in_a_tree() {
+    let dir = Dir::new("aarch64-tree");
+    let (source, installed) = (dir.make("source"), foreign::installed());
+    for name in ["a", "m", "z"] {
+        let program = compile(&dir, gcc(), "stress.c", &[]);
+        fs::rename(program, source.join(format!("{name}-arm64"))).expect("moved");
+        fs::copy("/bin/true", source.join(format!("{name}-true"))).expect("copied");
+    }
+    let tree = |number: usize| {
+        let outcome = Command::new(installed.join("bin/allocs-rewrite"))
+            .args(["tree", "--json", "--manifest"])
+            .arg(dir.join("manifest"))
+            .arg(&source)
+            .arg("-o")
+            .arg(dir.join(format!("copy-{number}")))
+            .run();
+        assert_eq!(outcome.code(), Some(1), "{outcome}");
+        let said = outcome.stderr();
+        assert_eq!(
+            said.matches("runtime of programs for x86-64").count(),
+            1,
+            "{outcome}"
+        );
+        fs::remove_file(dir.join("manifest")).expect("a manifest");
+        let report: serde_json::Value = serde_json::from_slice(&outcome.stdout).expect("JSON");
+        report["files"].clone()
+    };
+    let first = tree(0);
+    for file in first.as_array().expect("files") {
+        let native = file["path"]
+            .as_str()
+            .is_some_and(|path| path.ends_with("true"));
+        let outcome = if native { "rewritten" } else { "failed" };
+        assert_eq!(file["outcome"], outcome, "{first:#}");
+    }
+    for number in 1..10 {
+        assert_eq!(tree(number), first);
+    }
+    Command::new(dir.join("copy-0/m-true")).succeed();
 }
 
 /// Programs of Debian's do what they did, with their own libc, and report.

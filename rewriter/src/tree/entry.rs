@@ -110,16 +110,15 @@ fn provide(tree: &Tree<'_>, item: &Item<'_>, starts: &Starts) -> Result<()> {
     if tree.options.runtime.is_some() {
         return Ok(());
     }
+    let program = tree.output.join(&item.entry.path);
     for path in item.paths() {
-        let path = tree.output.join(path);
-        let directory = directory_of(&path);
+        let name = tree.output.join(path);
+        let directory = directory_of(&name);
         if crate::runtime::is_own(&starts.needed)
             || directory.join(SONAME).to_str() == Some(&starts.needed)
         {
-            let program = input::open(&tree.output.join(&item.entry.path))?;
-            let format = program.source.format();
             tree.runtimes
-                .provide(directory, tree.options.force, format)?;
+                .provide(directory, &program, tree.options.force)?;
         }
     }
     Ok(())

@@ -2,14 +2,17 @@
 //! written once for each directory.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::elf::Format;
 use crate::error::{Error, ErrorKind, Result};
 use crate::loader::system::System;
+use crate::parse::Image;
 use crate::runtime::{self, Found, Installed, SONAME, Surroundings};
-use crate::trusted;
+use crate::{input, trusted};
 
 /// What is known of runtimes.
 #[derive(Debug)]
@@ -53,15 +56,33 @@ impl Runtimes {
         Some(self.source.join(path)).filter(|original| original != directory)
     }
 
-    /// Sees to it that the own runtime is in `directory`, and stays there.
-    pub(crate) fn provide(&self, directory: &Path, force: bool, format: Format) -> Result<()> {
-        self.install(directory, force, format)?;
+    /// Sees to it that the own runtime is in `directory`, where `program` has a name, and stays there.
+    pub(crate) fn provide(&self, directory: &Path, program: &Path, force: bool) -> Result<()> {
+        if !locked(&self.installed).contains_key(directory) {
+            let format = input::open(program)?.source.format();
+            self.install(directory, force, format)?;
+        }
         if let Some((_, own)) = locked(&self.installed).get_mut(directory)
             && let Own::Ready(file) = std::mem::replace(own, Own::Used)
         {
             file.keep();
         }
         Ok(())
+    }
+
+    /// The format of an executable in the source's `directory` for the machine that the embedded runtime is for, if
+    /// there is one.
+    fn native_program(&self, directory: &Path) -> Option<Format> {
+        let original = self.original(directory);
+        let entries = fs::read_dir(original.as_deref().unwrap_or(directory)).ok()?;
+        entries.flatten().find_map(|entry| {
+            let metadata = entry.metadata().ok()?;
+            let may_run = metadata.is_file() && metadata.mode() & 0o111 != 0;
+            let input = input::open(&entry.path()).ok().filter(|_| may_run)?;
+            let format = input.source.format();
+            let is_native = runtime::is_embedded(format) && Image::parse(&input.source).is_ok();
+            is_native.then_some(format)
+        })
     }
 
     /// Whether executables in `directory` start the own runtime.
@@ -106,11 +127,21 @@ impl Surroundings for Runtimes {
         match installed.get(directory) {
             Some((there, _)) if *there == format => return Ok(None),
             Some((there, _)) => {
-                let what = format!("programs for {} in this directory start it", there.name());
-                let path = directory.join(SONAME);
-                return Err(Error::new(&path, ErrorKind::RuntimeUnfit { what }));
+                return Err(runtime::for_another_machine(
+                    &directory.join(SONAME),
+                    *there,
+                ));
             }
             None => {}
+        }
+        // Whichever comes first: those that this machine runs have it.
+        if !runtime::is_embedded(format)
+            && let Some(native) = self.native_program(directory)
+        {
+            return Err(runtime::for_another_machine(
+                &directory.join(SONAME),
+                native,
+            ));
         }
         // What the source has there will be copied, or not.
         if let Some(original) = self.original(directory)

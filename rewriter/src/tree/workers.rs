@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::thread::{self, ScopedJoinHandle};
+use std::thread::{self, ScopedJoinHandle, Thread};
 use std::time::Duration;
 
 use super::Tree;
@@ -29,6 +29,19 @@ struct State {
     strict: bool,
 }
 
+/// A thread that works; when it ends, in whatever way, the one that waits hears of it.
+struct Working<'s> {
+    state: &'s State,
+    main: &'s Thread,
+}
+
+impl Drop for Working<'_> {
+    fn drop(&mut self) {
+        self.state.working.fetch_sub(1, Ordering::Release);
+        self.main.unpark();
+    }
+}
+
 /// Does what `act` does with each item. The answers are in no order.
 pub(crate) fn run(
     tree: &Tree<'_>,
@@ -49,16 +62,12 @@ pub(crate) fn run(
         let (main, state, act) = (&main, &state, &act);
         let work = || {
             scope.spawn(move || {
-                let done = state.work(items, act);
-                state.working.fetch_sub(1, Ordering::Release);
-                main.unpark();
-                done
+                let _ended = Working { state, main };
+                state.work(items, act)
             })
         };
         let workers: Vec<_> = (0..threads).map(|_| work()).collect();
-        // One that panics does not count itself.
-        let all_ended = || workers.iter().all(ScopedJoinHandle::is_finished);
-        while state.working.load(Ordering::Acquire) > 0 && !all_ended() {
+        while state.working.load(Ordering::Acquire) > 0 {
             thread::park_timeout(PATIENCE);
             stopped |= progress(state.done.load(Ordering::Relaxed), total).is_break();
             if stopped {
