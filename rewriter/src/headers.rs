@@ -63,8 +63,8 @@ pub(crate) struct Headers {
     pub(crate) moves: Vec<Move>,
     /// Notes that only make way, to just behind the longer program header table.
     pub(crate) slides: Vec<Move>,
-    /// True if .dynamic stands in the way, too (behind the table is where patchelf puts it).
-    pub(crate) dynamic_makes_way: bool,
+    /// Whether .dynamic grows with these tables, or stands in the way (behind the table is where patchelf puts it).
+    pub(crate) dynamic: DynamicMove,
     /// True if the section headers do (Go's linker and wild put them there).
     pub(crate) sections_make_way: bool,
     /// True if there is an executable segment, too.
@@ -77,14 +77,19 @@ pub(crate) struct Headers {
     pub(crate) table_moves: bool,
 }
 
-impl Headers {
-    /// True if `table` is among what moves into the new segment.
-    pub(crate) fn moves_table(&self, table: Table) -> bool {
-        self.moves
-            .iter()
-            .any(|moved| moved.from.vaddr == table.vaddr)
-    }
+/// How .dynamic leaves its place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum DynamicMove {
+    /// Not at all.
+    #[default]
+    Stays,
+    /// To where it can be written: see `room`.
+    Room,
+    /// Along with the tables that only the loader reads: it is one of them, where nobody writes to it.
+    ReadOnly,
+}
 
+impl Headers {
     /// True if there is a new read-only segment.
     pub(crate) fn read_only(&self) -> bool {
         self.table_moves || !self.moves.is_empty()
@@ -107,12 +112,17 @@ pub(crate) fn plan(
     left: Option<Table>,
 ) -> Result<Headers> {
     let moves = grown_tables(image, growing);
+    let dynamic = match growing.dynamic {
+        0 => DynamicMove::Stays,
+        _ => DynamicMove::ReadOnly,
+    };
     if moves.is_empty() && growing.segments() == 0 {
         return Ok(Headers::default());
     }
-    let way = make_way(source, image, growing, left, moves.clone())?;
+    let way = make_way(source, image, growing, left, moves.clone(), dynamic)?;
     Ok(way.unwrap_or(Headers {
         moves,
+        dynamic,
         code: growing.code,
         diverted: growing.diverted,
         apart: growing.apart,
@@ -128,15 +138,13 @@ fn make_way(
     growing: Growing,
     left: Option<Table>,
     mut moves: Vec<Move>,
+    mut dynamic: DynamicMove,
 ) -> Result<Option<Headers>> {
     let mut slides = Vec::new();
-    let mut dynamic_makes_way = false;
     let mut sections_make_way = false;
     let mut free_end = image.segments_end();
     // What makes way for the others' headers needs a read-only segment to go to.
-    let added = (1 + growing.segments()).saturating_sub(image.spare_headers());
-    let mut needed = Segment::size(image.format) * added;
-    let writable = !image.dynamic_is_read_only();
+    let mut needed = Segment::size(image.format) * image.longer_by(1 + growing.segments());
     let mut blocks = movable_blocks(source, image)?;
     blocks.extend(left.map(|from| Move {
         name: LEFT,
@@ -165,22 +173,21 @@ fn make_way(
         if [BUILD_ID, PACKAGE].contains(&block.name) && block.from.at.0 < PAGE {
             needed += block.from.size.saturating_add(2 * block.align);
             slides.push(block.clone());
-        } else if block.name == DYNAMIC && writable {
-            dynamic_makes_way = true; // to where it can be written: see `room`
+        } else if block.name == DYNAMIC && !image.dynamic_is_read_only() {
+            dynamic = DynamicMove::Room;
         } else if block.name == SECTIONS {
             sections_make_way = true; // they need not be mapped
-        } else if block.name != LEFT
-            && !moves
-                .iter()
-                .any(|moved| moved.from.vaddr == block.from.vaddr)
-        {
+        } else if block.name != LEFT && !moves.iter().any(|moved| moved.from == block.from) {
+            if block.name == DYNAMIC {
+                dynamic = DynamicMove::ReadOnly;
+            }
             moves.push(block.clone());
         }
     }
     Ok(Some(Headers {
         moves,
         slides,
-        dynamic_makes_way,
+        dynamic,
         sections_make_way,
         code: growing.code,
         diverted: growing.diverted,

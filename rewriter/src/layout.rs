@@ -16,9 +16,9 @@ use crate::elf::{
     Addends, Dyn, Entry, FileOffset, Header, PAGE, Section, Segment, Vaddr, align_up,
 };
 use crate::error::Result;
-use crate::headers::Move;
+use crate::headers::{DynamicMove, Move};
 use crate::parse::{Image, locate};
-use crate::plan::{DynamicMove, Plan, Preinit};
+use crate::plan::{Plan, Preinit};
 use crate::recycle::Findings;
 use crate::room::{self, Room};
 use crate::runtime::Request;

@@ -223,10 +223,11 @@ impl Image {
         load.is_some_and(|(_, load)| load.flags.0 & PF_W.0 == 0)
     }
 
-    /// Number of program headers that say nothing: GNU ld leaves one on MIPS.
-    pub(crate) fn spare_headers(&self) -> u64 {
+    /// By how many program headers so many new segments make the table longer: those that say nothing (GNU ld
+    /// leaves one on MIPS) are taken first.
+    pub(crate) fn longer_by(&self, segments: u64) -> u64 {
         let spare = |segment: &&Segment| segment.kind == PT_NULL;
-        self.segments.iter().filter(spare).count() as u64
+        segments.saturating_sub(self.segments.iter().filter(spare).count() as u64)
     }
 
     /// First file offset behind the program header table.
@@ -240,10 +241,11 @@ impl Image {
         self.sections.len() as u64 * Section::size(self.format)
     }
 
-    /// The section that holds the section names.
-    pub(crate) fn section_names(&self) -> Option<&Section> {
+    /// The section that holds the section names, and its index; `None` for SHN_UNDEF.
+    pub(crate) fn section_names(&self) -> Option<(usize, &Section)> {
         let index = self.header.section_name_index(self.sections.first());
-        self.sections.get(usize::try_from(index).ok()?)
+        let index = usize::try_from(index).ok().filter(|&index| index > 0)?;
+        Some((index, self.sections.get(index)?))
     }
 
     /// The string at `offset` of the dynamic string table, without its NUL.
@@ -324,7 +326,8 @@ pub(crate) fn read_segments(
     }
     if u64::from(entry_size) != Segment::size(source.format()) {
         return Err(source.malformed(format!(
-            "its program headers are {entry_size} bytes each, not 56"
+            "its program headers are {entry_size} bytes each, not {}",
+            Segment::size(source.format())
         )));
     }
     if count == u16::MAX {
@@ -381,7 +384,8 @@ pub(crate) fn read_sections(
     }
     if u64::from(entry_size) != Section::size(source.format()) {
         return Err(source.malformed(format!(
-            "its section headers are {entry_size} bytes each, not 64"
+            "its section headers are {entry_size} bytes each, not {}",
+            Section::size(source.format())
         )));
     }
     // gABI, "ELF Header": with 0xff00 sections and more, the count is in the first one's sh_size.

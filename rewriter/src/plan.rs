@@ -11,7 +11,7 @@ use object::elf::{
 
 use crate::elf::{Addends, Dyn, Entry, Rela, Segment, Symbol};
 use crate::error::Result;
-use crate::headers::{self, Growing, Headers};
+use crate::headers::{self, DynamicMove, Growing, Headers};
 use crate::names::{self, Names, Needed, Strings};
 use crate::parse::Image;
 use crate::phase::Phase;
@@ -74,17 +74,6 @@ impl Preinit {
             _ => 0,
         }
     }
-}
-
-/// How .dynamic leaves its place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum DynamicMove {
-    /// Not at all.
-    Stays,
-    /// To the room.
-    Room,
-    /// Along with the tables that only the loader reads: it is one of them, where nobody writes to it.
-    ReadOnly,
 }
 
 /// .dynamic of the result, DT_PREINIT_ARRAY and all addresses of moved tables still as before.
@@ -206,12 +195,9 @@ impl Fixed {
         let left = image.preinit.filter(|_| preinit.moves());
         let headers = headers::plan(source, image, growing, left)?;
         let dynamic = DynamicPlan {
-            moves: if headers.moves_table(image.dynamic.table) {
-                DynamicMove::ReadOnly
-            } else if headers.dynamic_makes_way || short > 0 {
-                DynamicMove::Room
-            } else {
-                DynamicMove::Stays
+            moves: match headers.dynamic {
+                DynamicMove::Stays if short > 0 => DynamicMove::Room,
+                moves => moves,
             },
             entries,
             nulls,

@@ -187,6 +187,7 @@ fn strings_read_by_sections(image: &Image) -> bool {
         .filter_map(|section| image.sections.get(usize::try_from(section.link).ok()?));
     image
         .section_names()
+        .map(|(_, names)| names)
         .into_iter()
         .chain(of_symbols)
         .any(strtab)

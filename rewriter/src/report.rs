@@ -6,12 +6,13 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::headers::DYNAMIC;
+use crate::headers::DynamicMove;
 use crate::input::Input;
 use crate::layout::Layout;
 use crate::output::Written;
 use crate::parse::Image;
 use crate::phase::Phase;
-use crate::plan::{DynamicMove, InitSymbol, Plan, Preinit};
+use crate::plan::{InitSymbol, Plan, Preinit};
 use crate::room::{Place, Room};
 use crate::runtime::Request;
 

@@ -264,13 +264,22 @@ impl Check<'_> {
             segment.map_or((0, 0), |segment| (segment.p_vaddr, segment.p_memsz))
         };
         let (old, new) = (dynamic(&self.before), dynamic(&self.after));
-        if inside(relro(&self.before), old.0, old.1) {
-            let range = relro(&self.after);
-            let array = self.array(&self.after)?;
+        let array = self.array(&self.after)?;
+        self.require(
+            loaded(&self.after, array.vaddr, true),
+            "the preinit array is not where the loader can write it",
+        )?;
+        let protected = inside(relro(&self.before), old.0, old.1);
+        // The loader writes nothing to a .dynamic there, and protects what else it writes.
+        let read_only = loaded(&self.before, old.0, false);
+        let range = relro(&self.after);
+        if protected {
             self.require(
                 inside(range, new.0, new.1),
                 ".dynamic is no longer under RELRO",
             )?;
+        }
+        if protected || read_only && range.is_some() {
             let covered = inside(range, array.vaddr, array.size);
             // A segment that was not there before has none of the program's own pointers.
             let apart = |address: u64| {
@@ -430,4 +439,12 @@ impl Check<'_> {
 /// First address behind a segment.
 fn end(segment: &pt::ProgramHeader) -> u64 {
     segment.p_vaddr.saturating_add(segment.p_memsz)
+}
+
+/// Whether `address` is in a segment that is loaded, `writable` or not.
+fn loaded(view: &View<'_>, address: u64, writable: bool) -> bool {
+    view.loads().any(|load| {
+        let inside = (load.p_vaddr..end(load)).contains(&address);
+        inside && (load.p_flags & pt::PF_W != 0) == writable
+    })
 }

@@ -45,9 +45,10 @@ static int count(struct dl_phdr_info *info, size_t size, void *data) {
     for (int i = 0; i < info->dlpi_phnum; i++)
         if (info->dlpi_name[0] == '\0' && info->dlpi_phdr[i].p_type == PT_DYNAMIC) {
             const ElfW(Dyn) *dynamic = (const void *)(info->dlpi_addr + info->dlpi_phdr[i].p_vaddr);
-            *found += 10;
+            int leads = 0; // MIPS may have two entries that do
             for (const ElfW(Dyn) *entry = dynamic; entry->d_tag != DT_NULL; entry++)
-                *found += listed(entry, dynamic);
+                leads |= listed(entry, dynamic);
+            *found += 10 + leads;
         }
     return 0;
 }

@@ -1,7 +1,7 @@
 //! JSON: what commands print, manifests and the runtime's reports fit the schemas that packages install, have
-//! no member more, and docs/json.md has a table of each schema.
+//! no member more, and docs/json.md has a table of each schema of what commands print.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -226,6 +226,14 @@ fn another_does_not_fit() {
 /// tables have no other rows.
 fn tables() {
     let json = fs::read_to_string(Path::new(ROOT).join("docs/json.md")).expect("docs/json.md");
+    let installed = fs::read_dir(share().join("allocs-rewrite/schema")).expect("schemas");
+    let installed: BTreeSet<String> = installed
+        .map(|file| file.expect("a file").file_name().display().to_string())
+        .collect();
+    let chapters = CHAPTERS
+        .iter()
+        .map(|(_, name)| format!("{name}.schema.json"));
+    assert_eq!(installed, chapters.collect(), "a chapter for each schema");
     for (heading, name) in CHAPTERS {
         let section = json
             .split("\n## ")

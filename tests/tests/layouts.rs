@@ -35,6 +35,18 @@ const LAYOUTS: &[Layout] = &[
         &["-fuse-ld=lld", "-Wl,-z,max-page-size=65536"],
         nothing,
     ),
+    (
+        "lld-rodynamic",
+        "clang",
+        &["-fuse-ld=lld", "-Wl,-z,rodynamic"],
+        nothing,
+    ),
+    (
+        "lld-rodynamic-norelro",
+        "clang",
+        &["-fuse-ld=lld", "-Wl,-z,rodynamic,-z,norelro"],
+        nothing,
+    ),
     ("64k-pages", "gcc", &["-Wl,-z,max-page-size=65536"], nothing),
     (
         "no-separate-code",
@@ -118,6 +130,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("layouts::many-preinit-entries", many_preinit_entries),
         trial("layouts::a-page-for-dynamic", a_page_for_dynamic),
         trial("layouts::program-headers-move", program_headers_move),
+        trial("layouts::spare-program-headers", spare_program_headers),
         trial("layouts::go-pie", go_pie),
         trial("layouts::rustc", rustc),
     ];
@@ -404,6 +417,41 @@ fn program_headers_move() {
         // A hole where memory has more than the file takes no room on the disk.
         let metadata = fs::metadata(&result.path).expect("metadata");
         assert!(metadata.blocks() * 512 < 1 << 20, "{metadata:?}");
+    }
+}
+
+/// Program headers that say nothing are taken for new segments, as many as there are; the others still come behind them.
+fn spare_program_headers() {
+    let dir = Dir::new("spare-program-headers");
+    let program = build(&dir, "gcc", true, &[], PROGRAM);
+    let good = fs::read(&program).expect("a program");
+    let notes = |bytes: &[u8]| {
+        let headers = (64..64 + 56 * usize::from(bytes[56])).step_by(56);
+        let is_note = |&at: &usize| bytes[at..at + 4] == [4, 0, 0, 0];
+        headers.filter(is_note).collect::<Vec<_>>()
+    };
+    assert!(notes(&good).len() >= 2, "two notes");
+    for spare in 1..=notes(&good).len() {
+        let mut bytes = good.clone();
+        for header in notes(&good).into_iter().take(spare) {
+            bytes[header] = 0; // PT_NULL
+        }
+        fs::write(&program, &bytes).expect("the program, mode kept");
+        let original = Command::new(&program).run();
+        let runtime = both_ways::long_name(&dir);
+        let result = Rewrite::new(&program, dir.join("rewritten"))
+            .arg("--runtime")
+            .arg(&runtime)
+            .succeed();
+        result.command().run().assert_same_as(&original);
+        structure::check(&result, &runtime.display().to_string());
+        assert!(result.undo() == bytes, "{spare}: undo");
+        let after = fs::read(&result.path).expect("the result");
+        assert_eq!(
+            (after[32], after[56]),
+            (64, good[56]),
+            "{spare}: e_phoff, e_phnum"
+        );
     }
 }
 

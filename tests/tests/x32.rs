@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use allocs_tests::{Command, Dir, Rewrite, needs, tree, trials};
+use allocs_tests::{Command, Dir, Rewrite, complaints, needs, tree, trials};
 use libtest_mimic::Trial;
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -75,9 +75,15 @@ fn runs_as_before() {
         .arg(root.join("init"))
         .arg(init)
         .succeed();
-    Rewrite::new(root.join("original"), root.join("rewritten"))
+    let original = root.join("original");
+    let rewritten = Rewrite::new(&original, root.join("rewritten"))
         .args_line("--runtime $ORIGIN/liballocs_other.so --init allocs_preinit")
         .succeed();
+    complaints::assert_none_new(&original, &rewritten.path);
+    assert!(
+        rewritten.undo() == fs::read(&original).expect("the original"),
+        "undo"
+    );
 
     let said = boot(&dir, &root);
     let part = |from: &str, to: &str| -> String {

@@ -6,13 +6,14 @@ use object::elf::{
 };
 
 use super::Builder;
+use super::sections::is_called;
 use crate::divert::Diversion;
 use crate::elf::{Addends, Dyn, Entry, FileOffset, Format, Rela, Section, Segment, Symbol, Vaddr};
 use crate::error::{ErrorKind, Result};
+use crate::headers::DynamicMove;
 use crate::parse::locate;
-use crate::plan::{DynamicMove, InitSymbol, Preinit, init_symbol_entry, set};
+use crate::plan::{InitSymbol, Preinit, init_symbol_entry, set};
 use crate::runtime::Request;
-use crate::source::Source;
 use crate::sysv_hash::SysvHash;
 use crate::trampoline::Trampoline;
 
@@ -363,7 +364,10 @@ impl Builder<'_> {
             let source = self.source;
             let visit = |index, symbol: Symbol| {
                 let shift = match symbol.section {
-                    SHN_ABS if symbol.value == dynamic.0 && is_dynamic(source, names, &symbol)? => {
+                    SHN_ABS
+                        if symbol.value == dynamic.0
+                            && is_called(source, names, symbol.name, b"_DYNAMIC\0")? =>
+                    {
                         dynamic_shift
                     }
                     section => shifts.get(usize::from(section.0)).copied().unwrap_or(0),
@@ -402,21 +406,6 @@ impl Builder<'_> {
             }
         }
     }
-}
-
-/// Whether a symbol, whose name is in `names`, is `_DYNAMIC`.
-fn is_dynamic(source: &Source, names: Option<&Section>, symbol: &Symbol) -> Result<bool> {
-    const NAME: &[u8] = b"_DYNAMIC\0";
-    let (name, size) = (u64::from(symbol.name), NAME.len() as u64);
-    let inside = |names: &&Section| {
-        name.checked_add(size)
-            .is_some_and(|end| end <= names.file_size())
-    };
-    let Some(names) = names.filter(inside) else {
-        return Ok(false);
-    };
-    let at = FileOffset(names.offset.0 + name);
-    Ok(source.bytes(at, size, "a symbol's name")? == NAME)
 }
 
 /// A table entry's size, as memory counts.

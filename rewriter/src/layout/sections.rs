@@ -1,74 +1,67 @@
 //! Section headers that the result has more, and where the table of them is.
 
-use object::elf::{SHF_ALLOC, SHT_DYNSYM, SHT_REL, SHT_RELA, SectionFlags};
+use object::elf::{SHF_ALLOC, SHT_DYNSYM, SHT_REL, SHT_RELA, SHT_STRTAB, SectionFlags};
 
 use super::Builder;
 use crate::elf::{Addends, Entry, FileOffset, Rela, Section, align_up};
 use crate::error::Result;
+use crate::source::Source;
 use crate::spans::Content;
 
 impl Builder<'_> {
     /// Gives a section to relocations that are the first which the program has outside its PLT: strip keeps of the file
-    /// what is in a section.
+    /// what is in a section. There is none where section names cannot grow, or without symbols to link it with.
     pub(super) fn describe_new_relocations(&mut self) -> Result<()> {
-        let tags = self.image.format.relocations.addends.tags();
+        let image = self.image;
+        let tags = image.format.relocations.addends.tags();
         let mut moved = self.moved.iter();
         let new = moved.find(|(table, _)| table.name == tags.section && table.from.size == 0);
-        let Some((table, vaddr)) = new.cloned() else {
+        let names = image.section_names().filter(|(_, names)| {
+            let size = 1..=u64::from(u32::MAX);
+            names.kind == SHT_STRTAB && !names.is_loaded() && size.contains(&names.size)
+        });
+        let sections = image.sections.iter().zip(0..);
+        let symbols = sections.filter(|(section, _)| section.kind == SHT_DYNSYM);
+        let (Some((table, vaddr)), Some(names), Some((_, link))) =
+            (new.cloned(), names, symbols.last())
+        else {
             return Ok(());
         };
-        let symbols = self.image.sections.iter().zip(0..);
-        let symbols = symbols.filter(|(section, _)| section.kind == SHT_DYNSYM);
-        let Some((_, link)) = symbols.last() else {
+        if !self.header.add_section() {
             return Ok(());
-        };
-        let offset = self.file_offset(vaddr, table.extra)?;
-        let Some(name) = self.section_name(tags.section)? else {
-            return Ok(());
-        };
-        if self.header.add_section() {
-            self.sections.push(Section {
-                name,
-                kind: match self.image.format.relocations.addends {
-                    Addends::Explicit => SHT_RELA,
-                    Addends::Implicit => SHT_REL,
-                },
-                flags: SectionFlags(SHF_ALLOC.0),
-                vaddr,
-                offset,
-                size: table.extra,
-                link,
-                info: 0,
-                align: self.image.format.word(),
-                entsize: Rela::size(self.image.format),
-            });
         }
+        let section = Section {
+            name: self.add_section_name(names, tags.section)?,
+            kind: match image.format.relocations.addends {
+                Addends::Explicit => SHT_RELA,
+                Addends::Implicit => SHT_REL,
+            },
+            flags: SectionFlags(SHF_ALLOC.0),
+            vaddr,
+            offset: self.file_offset(vaddr, table.extra)?,
+            size: table.extra,
+            link,
+            info: 0,
+            align: image.format.word(),
+            entsize: Rela::size(image.format),
+        };
+        self.sections.push(section);
         Ok(())
     }
 
-    /// Offset of `name` among the section names, which move to the insertion to have it at their end.
-    fn section_name(&mut self, name: &str) -> Result<Option<u32>> {
-        let index = self
-            .image
-            .header
-            .section_name_index(self.image.sections.first());
-        let index = usize::try_from(index).ok();
-        let names = index.and_then(|index| self.image.sections.get(index));
-        let Some((names, offset)) = names.and_then(|s| Some((s, u32::try_from(s.size).ok()?)))
-        else {
-            return Ok(None);
-        };
-        let mut added = name.as_bytes().to_vec();
-        added.push(0);
-        let at = FileOffset(self.end);
+    /// Offset of `name` among the section `names`, which move to the insertion to have it at their end.
+    fn add_section_name(&mut self, (index, names): (usize, &Section), name: &str) -> Result<u32> {
+        let offset = u32::try_from(names.size).map_err(|_| self.overflow())?;
+        let added = [name.as_bytes(), b"\0"].concat();
         let size = added.len() as u64;
-        self.insert(at, names.size, Content::Input(names.offset))?;
-        self.insert(FileOffset(at.0 + names.size), size, Content::Bytes(added))?;
-        if let Some(names) = index.and_then(|index| self.sections.get_mut(index)) {
-            names.offset = at;
+        let at = self.end;
+        self.insert(FileOffset(at), names.size, Content::Input(names.offset))?;
+        self.insert(FileOffset(at + names.size), size, Content::Bytes(added))?;
+        if let Some(names) = self.sections.get_mut(index) {
+            names.offset = FileOffset(at);
             names.size += size;
         }
-        Ok(Some(offset))
+        Ok(offset)
     }
 
     /// Moves the section header table to the insertion, if it grows or is in the way.
@@ -82,4 +75,19 @@ impl Builder<'_> {
         self.sections_at = FileOffset(at);
         self.insert(FileOffset(at), size, Content::Zero)
     }
+}
+
+/// Whether the name at `offset` of `names` is `name`, which ends with NUL.
+pub(super) fn is_called(
+    source: &Source,
+    names: Option<&Section>,
+    offset: u32,
+    name: &[u8],
+) -> Result<bool> {
+    let (offset, size) = (u64::from(offset), name.len() as u64);
+    let names = names.filter(|names| offset + size <= names.file_size());
+    let Some(at) = names.and_then(|names| names.offset.checked_add(offset)) else {
+        return Ok(false);
+    };
+    Ok(source.bytes(at, size, "a name")? == name)
 }

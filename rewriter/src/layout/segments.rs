@@ -4,6 +4,7 @@ use object::elf::{
     PF_R, PF_X, PT_LOAD, PT_NULL, PT_PHDR, ProgramFlags, SHF_ALLOC, SHF_EXECINSTR, SectionFlags,
 };
 
+use super::sections::is_called;
 use super::{Builder, MAX_HOLE};
 use crate::elf::{Class, Entry, FileOffset, PAGE, Section, Segment, Vaddr, align_up};
 use crate::error::{ErrorKind, Result};
@@ -62,8 +63,7 @@ impl Builder<'_> {
                 advice: "link it again with GNU ld or lld, or pass a --runtime name of at most 25 bytes",
             }));
         }
-        let added = self.plan.headers.added();
-        let added = added.saturating_sub(self.image.spare_headers());
+        let added = self.image.longer_by(self.plan.headers.added());
         let size = (self.segments.len() as u64 + added) * Segment::size(self.image.format);
         self.insert(FileOffset(start), size, Content::Zero)?;
         self.segments_at = FileOffset(start);
@@ -167,7 +167,8 @@ impl Builder<'_> {
         if let Some(text) = of_entry
             && self.header.add_section()
         {
-            let dot = u32::from(self.is_text(text)?);
+            let names = self.image.section_names().map(|(_, names)| names);
+            let dot = u32::from(is_called(self.source, names, text.name, b".text\0")?);
             self.sections.push(Section {
                 name: text.name + dot,
                 offset: at,
@@ -182,18 +183,6 @@ impl Builder<'_> {
             });
         }
         Ok(())
-    }
-
-    /// True if the section is called .text.
-    fn is_text(&self, section: &Section) -> Result<bool> {
-        const NAME: &[u8] = b".text\0";
-        let (name, size) = (u64::from(section.name), NAME.len() as u64);
-        let names = self.image.section_names();
-        let names = names.filter(|names| name + size <= names.file_size());
-        let Some(at) = names.and_then(|names| names.offset.checked_add(name)) else {
-            return Ok(false);
-        };
-        Ok(self.source.bytes(at, size, "a section's name")? == NAME)
     }
 
     /// Records a table's new place and takes along the segments and sections that lie in it.

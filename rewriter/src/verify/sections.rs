@@ -1,7 +1,10 @@
 //! The checks of section headers, which the loader does not read, and strip does.
 
 use goblin::elf::SectionHeader;
-use goblin::elf::section_header::{SHF_ALLOC, SHF_EXECINSTR, SHT_DYNSYM, SHT_NOBITS, SHT_PROGBITS};
+use goblin::elf::section_header::{
+    SHF_ALLOC, SHF_EXECINSTR, SHN_XINDEX, SHT_DYNSYM, SHT_NOBITS, SHT_PROGBITS, SHT_REL, SHT_RELA,
+    SHT_STRTAB,
+};
 
 use super::Check;
 use super::view::{Range, View};
@@ -20,9 +23,12 @@ impl Check<'_> {
             false => self.added_code() + usize::from(relocations.is_some()),
         };
         self.require(added == Some(expected), "sections were lost or added")?;
+        let covered = relocations.map(|table| (table.vaddr, table.at, table.size));
+        let mut tables = 0;
         for new in after.iter().skip(before.len()) {
-            let covered = relocations.map(|table| (table.vaddr, table.at, table.size));
             if Some((new.sh_addr, new.sh_offset, new.sh_size)) == covered {
+                self.relocation_section(new)?;
+                tables += 1;
                 continue;
             }
             let flags = u64::from(SHF_ALLOC | SHF_EXECINSTR);
@@ -34,6 +40,9 @@ impl Check<'_> {
             let loaded = new.sh_type == SHT_PROGBITS && new.sh_flags == flags;
             self.require(covers && loaded, "the new section is not of the new code")?;
         }
+        let described = tables == usize::from(covered.is_some());
+        self.require(described, "the new relocations have no section")?;
+        let names = names_of(&self.before).map(|(index, _)| index);
         for (index, (old, new)) in before.iter().zip(after).enumerate() {
             let mut expected = old.clone();
             expected.sh_addr = new.sh_addr;
@@ -41,8 +50,7 @@ impl Check<'_> {
             expected.sh_size = new.sh_size;
             self.require(expected == *new, "a section header changed")?;
             let loaded = new.sh_flags & u64::from(SHF_ALLOC) != 0;
-            let has_names = index == usize::from(self.after.header.e_shstrndx);
-            if !loaded && has_names && relocations.is_some() {
+            if !loaded && names == Some(index) && relocations.is_some() {
                 self.kept_at_front(old, new)?;
             } else if !loaded {
                 let at = self.gap.moved(FileOffset(old.sh_offset));
@@ -56,16 +64,49 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// The relocations of the result, if the input has none but the PLT's and a section for them is to be expected.
+    /// The relocations of the result, if the input has none but the PLT's and a section for them is to be expected:
+    /// where there are section names that can grow, symbols to link it with, and room in the count of sections.
     pub(super) fn new_relocations(&self) -> Result<Option<Range>> {
         let (before, after) = (
             Self::relocation_table(&self.before)?,
             Self::relocation_table(&self.after)?,
         );
-        let sections = &self.before.sections;
-        let symbols = sections.iter().any(|s| s.sh_type == SHT_DYNSYM);
+        let symbols = self.before.sections.iter();
+        let symbols = symbols.filter(|s| s.sh_type == SHT_DYNSYM).count();
+        let names = names_of(&self.before).is_some_and(|(_, names)| {
+            let loaded = names.sh_flags & u64::from(SHF_ALLOC) != 0;
+            let size = 1..=u64::from(u32::MAX);
+            names.sh_type == SHT_STRTAB && !loaded && size.contains(&names.sh_size)
+        });
+        let room = (1..0xfeff).contains(&self.before.header.e_shnum);
         let none = before.is_none_or(|table| table.size == 0);
-        Ok(after.filter(|table| none && symbols && table.size > 0))
+        let expected = none && symbols > 0 && names && room;
+        Ok(after.filter(|table| expected && table.size > 0))
+    }
+
+    /// The section says all that strip goes by.
+    fn relocation_section(&self, section: &SectionHeader) -> Result<()> {
+        let (kind, name) = match self.after.has_addends() {
+            true => (SHT_RELA, &b".rela.dyn\0"[..]),
+            false => (SHT_REL, &b".rel.dyn\0"[..]),
+        };
+        let link = usize::try_from(section.sh_link).ok();
+        let link = link.and_then(|link| self.after.sections.get(link));
+        let called = match names_of(&self.after) {
+            Some((_, names)) => {
+                let at = names.sh_offset.saturating_add(section.sh_name as u64);
+                let size = name.len() as u64;
+                let source = self.after.source;
+                source.bytes(FileOffset(at), size, "a section's name")? == name
+            }
+            None => false,
+        };
+        let holds = section.sh_type == kind
+            && section.sh_flags == u64::from(SHF_ALLOC)
+            && section.sh_entsize == self.after.relocation_size()
+            && link.is_some_and(|symbols| symbols.sh_type == SHT_DYNSYM)
+            && called;
+        self.require(holds, "the section of the new relocations is none")
     }
 
     /// The new section begins with all that the old one has.
@@ -91,4 +132,14 @@ impl Check<'_> {
             false => Err(self.broken(what)),
         }
     }
+}
+
+/// The section that has the section names, and its index (gABI, "Special Sections").
+fn names_of<'v>(view: &'v View<'_>) -> Option<(usize, &'v SectionHeader)> {
+    let index = match u32::from(view.header.e_shstrndx) {
+        SHN_XINDEX => view.sections.first()?.sh_link,
+        index => index,
+    };
+    let index = usize::try_from(index).ok().filter(|&index| index > 0)?;
+    Some((index, view.sections.get(index)?))
 }

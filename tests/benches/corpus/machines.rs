@@ -1,6 +1,7 @@
 //! Executables of other machines, which are not started: what the checkers say of the result, and whether `undo`
 //! gives the original.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -54,13 +55,10 @@ fn look_at(subject: &Subject<'_>) -> Value {
 
 /// The table of docs/corpus.md, and below it everything that is not as promised.
 fn print(lines: &[Value]) {
-    let mut places: Vec<&str> = lines
-        .iter()
-        .filter_map(|line| line["place"].as_str())
-        .collect();
-    places.dedup(); // one run after the other
+    let places = lines.iter().filter_map(|line| line["place"].as_str());
+    let places: BTreeSet<&str> = places.collect();
     println!(
-        "| machine | executables | refused | grow by a soname | by a path | new complaints | not given back |"
+        "| machine | executables | refused | grow for the soname | for the path | get a new complaint | not given back |"
     );
     println!("| --- | --- | --- | --- | --- | --- | --- |");
     for place in places {
