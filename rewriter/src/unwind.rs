@@ -38,6 +38,13 @@ struct New {
     steps: Vec<Step>,
 }
 
+/// A function whose rules cannot be moved.
+#[derive(Debug)]
+pub(crate) struct Odd {
+    pub(crate) number: usize,
+    pub(crate) reason: String,
+}
+
 /// Where a piece of new code is.
 pub(crate) struct Place {
     pub(crate) start: Vaddr,
@@ -61,17 +68,18 @@ pub(crate) struct Grown {
 const AT_ENTRY: &[u8] = b"\x01zR\0\x01\x78\x10\x01\x1b\x0c\x07\x08\x90\x01";
 
 impl Unwinding {
-    /// What to add to the program in `source` for entries and for continuations with these instructions; or why
-    /// that cannot be.
+    /// What to add to the program in `source` for entries and for continuations with these instructions, and those
+    /// that have to do without; or why nothing can be added.
     pub(crate) fn make<'a>(
         source: &Source,
         image: &Image,
         prologues: impl Iterator<Item = &'a Prologue>,
-    ) -> Result<std::result::Result<Self, String>> {
+    ) -> Result<std::result::Result<(Self, Vec<Odd>), String>> {
         let frames = match Frames::read(source, image)? {
             Ok(frames) => frames,
             Err(reason) => return Ok(Err(reason)),
         };
+        let mut odd = Vec::new();
         let mut unwinding = Self {
             cies: vec![AT_ENTRY.to_vec()],
             fdes: vec![New {
@@ -85,7 +93,10 @@ impl Unwinding {
             let (steps, cie) = match unwinding.frames.rules_of(prologue) {
                 Ok(Some((steps, cie))) => (steps, cie.encode()),
                 Ok(None) => continue,
-                Err(reason) => return Ok(Err(reason)),
+                Err(reason) => {
+                    odd.push(Odd { number, reason });
+                    continue;
+                }
             };
             let same = unwinding.cies.iter().position(|other| *other == cie);
             let number_of_cie = same.unwrap_or(unwinding.cies.len());
@@ -98,7 +109,12 @@ impl Unwinding {
                 steps,
             });
         }
-        Ok(Ok(unwinding))
+        Ok(Ok((unwinding, odd)))
+    }
+
+    /// The numbers of the functions whose continuations have a record, in order.
+    pub(crate) fn functions(&self) -> impl Iterator<Item = usize> {
+        self.fdes.iter().filter_map(|fde| fde.function)
     }
 
     /// .eh_frame and its search table.

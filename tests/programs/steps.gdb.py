@@ -1,5 +1,5 @@
 # For gdb -x: goes through a program's malloc and operator new instruction by instruction, and asks on each that is
-# in the last .text of the program (or `text`, as a rewrite calls it) for the way back to main.
+# in the section `text`, as a rewrite calls that of its code, for the way back to main.
 import re
 
 import gdb
@@ -7,8 +7,9 @@ import gdb
 for line in ("set debuginfod enabled off", "set pagination off", "set confirm off", "break main", "run", "delete"):
     gdb.execute(line, to_string=True)
 sections = gdb.execute("info files", to_string=True)
-code = re.findall(r"(0x[0-9a-f]+) - (0x[0-9a-f]+) is \.?text$", sections, re.MULTILINE)
-begin, end = (int(number, 16) for number in code[-1])
+code = re.findall(r"(0x[0-9a-f]+) - (0x[0-9a-f]+) is text$", sections, re.MULTILINE)
+assert len(code) == 1, sections
+begin, end = (int(number, 16) for number in code[0])
 inside = whole = 0
 for function in ("malloc", "_Znwm"):
     for line in ("break *&" + function, "continue", "delete"):

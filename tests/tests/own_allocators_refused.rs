@@ -91,6 +91,13 @@ fn instructions_that_cannot_move() {
         FREE,
         &["malloc (", "is a call, and the function handles exceptions"],
     );
+    let odd = format!(".cfi_startproc\n.cfi_escape 0x41, 0x2e, 0\n{CALL}\n.cfi_endproc");
+    let words = [
+        "malloc (",
+        "is a call, and its rules at",
+        "of no usual kind",
+    ];
+    refused("odd", &odd, FREE, &words);
     let itself = "call 1f\n1: pop %rax\njmp get@PLT";
     refused(
         "itself",

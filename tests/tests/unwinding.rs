@@ -8,6 +8,7 @@ use allocs_tests::{Command, Dir, Rewrite, needs, trials};
 use libtest_mimic::Trial;
 
 use crate::index::compile;
+use crate::own_allocators_refused::{FREE, function};
 
 pub(crate) fn trials() -> Vec<Trial> {
     trials!["unwinding":
@@ -18,6 +19,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         stripped_afterwards,
         debugger,
         exceptions,
+        exceptions_beside_odd_rules,
         valgrind,
         without_a_table,
     ]
@@ -157,7 +159,45 @@ fn exceptions() {
     result.command().run().assert_same_as(&original);
 }
 
-/// It reads the symbols of a program with two segments of code, and unwinds.
+/// A malloc whose rules cannot be moved, for one begins inside an instruction: it alone goes without.
+fn exceptions_beside_odd_rules() {
+    let dir = Dir::new("unwinding-odd");
+    let odd =
+        ".cfi_startproc\n.cfi_escape 0x41, 0x2e, 0\ntest %rdi, %rdi\njmp get@PLT\n.cfi_endproc";
+    let assembly = dir.write("odd.s", function("malloc", odd) + &function("free", FREE));
+    let get = dir.write(
+        "get.cpp",
+        "#include <cstddef>
+         static char heap[1 << 20] __attribute__((aligned(16)));
+         static std::size_t used;
+         extern \"C\" void *get(std::size_t size) {
+             if (size > sizeof heap - used - 16) return nullptr;
+             char *chunk = heap + used;
+             used += (size + 15) & ~(std::size_t)15;
+             return chunk;
+         }\n",
+    );
+    let others = [&assembly, &get].map(|path| path.to_str().expect("UTF-8"));
+    let operators = operators(&dir);
+    let flags = [&["-std=c++17", &operators][..], &others].concat();
+    let program = compile(&dir, gcc(), "thrown.cpp", &flags);
+    let original = Command::new(&program).succeed();
+    assert_eq!(original.stdout().matches("std::bad_alloc").count(), 3);
+    let result = Rewrite::new(&program, dir.make("rewritten").join("thrown")).succeed();
+    let names = result.json["diverted"].to_string();
+    assert!(
+        names.contains("\"malloc\"") && names.contains("\"_Znwm\""),
+        "{names}"
+    );
+    let notes = result.json["notes"].to_string();
+    let words = ["backtrace", ": malloc (its rules at ", "of no usual kind"];
+    assert!(words.iter().all(|word| notes.contains(word)), "{notes}");
+    assert!(!notes.contains("_Z"), "{notes}");
+    result.command().run().assert_same_as(&original);
+}
+
+/// It reads the symbols of a program with two segments of code. (It has its own malloc and operators in the place of
+/// the program's, so that none of the new code runs.)
 fn valgrind() {
     let dir = Dir::new("unwinding-valgrind");
     let program = program(&dir, "thrown.cpp", gcc(), &[&operators(&dir)]);

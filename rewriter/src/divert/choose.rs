@@ -10,7 +10,7 @@ use crate::elf::Format;
 use crate::error::{ErrorKind, Result};
 use crate::parse::Image;
 use crate::source::Source;
-use crate::unwind::Unwinding;
+use crate::unwind::{Odd, Unwinding};
 
 /// What `options` ask for, as far as the runtime has functions for it, and what to say about it. `runtime` is
 /// the file of one that `options` name, if it was found.
@@ -78,12 +78,29 @@ pub(crate) fn choose(
         .iter()
         .map(|function| &function.prologue);
     match Unwinding::make(source, image, prologues)? {
-        Ok(unwinding) => diversion.unwinding = Some(unwinding),
+        Ok((unwinding, odd)) => {
+            notes.extend(without(&diversion, &odd));
+            diversion.unwinding = Some(unwinding);
+        }
         Err(reason) => notes.push(format!(
             "a backtrace from a signal in the first instructions of its allocator's functions ends there: {reason}"
         )),
     }
     Ok((diversion, notes))
+}
+
+/// What the `odd` ones of its functions are not there for.
+fn without(diversion: &Diversion, odd: &[Odd]) -> Option<String> {
+    let functions = odd.iter().filter_map(|odd| {
+        let function = diversion.functions.get(odd.number)?;
+        Some(format!("{} ({})", function.name, odd.reason))
+    });
+    let functions = functions.collect::<Vec<_>>().join(", ");
+    (!odd.is_empty()).then(|| {
+        format!(
+            "a backtrace from a signal in the first instructions of these ends there: {functions}"
+        )
+    })
 }
 
 /// On other machines no function is diverted: what is to be said of a program that has a malloc of its own.

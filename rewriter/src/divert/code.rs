@@ -105,10 +105,7 @@ impl Prologue {
     /// Address of a call among the instructions: its return address will be in the continuation.
     pub(crate) fn call(&self) -> Option<Vaddr> {
         let mut instructions = self.instructions.iter();
-        let call = instructions.find(|instruction| {
-            let flow = instruction.flow_control();
-            matches!(flow, FlowControl::Call | FlowControl::IndirectCall)
-        });
+        let call = instructions.find(|instruction| is_call(instruction));
         call.map(|instruction| Vaddr(instruction.ip()))
     }
 
@@ -180,6 +177,15 @@ impl Prologue {
     pub(crate) fn interior(&self) -> (u64, u64) {
         (self.at.0.saturating_add(1), self.end().0)
     }
+}
+
+/// True if the instruction leaves a return address on the stack; not so a system call, which has iced's
+/// `FlowControl::Call`, too.
+pub(crate) fn is_call(instruction: &Instruction) -> bool {
+    instruction.is_call_near()
+        || instruction.is_call_near_indirect()
+        || instruction.is_call_far()
+        || instruction.is_call_far_indirect()
 }
 
 /// Where the function at `start`, of which `code` are the first bytes, goes at once.

@@ -11,6 +11,7 @@ use iced_x86::Instruction;
 use super::view::View;
 use super::{Check, broken, end};
 use crate::divert::Diverted;
+use crate::divert::code::is_call;
 use crate::elf::FileOffset;
 use crate::error::{Error, Result};
 
@@ -178,15 +179,14 @@ type Rules = (
 impl Check<'_> {
     /// Compares both tables. `continuations` are those that were found, each with the function whose it is.
     pub(super) fn unwinding(&self) -> Result<()> {
-        if self.request.diversion.unwinding.is_none() {
-            return Ok(());
-        }
+        let Some(unwinding) = &self.request.diversion.unwinding else {
+            return self.no_call_moved();
+        };
         let (before, after) = (Bytes::read(&self.before)?, Bytes::read(&self.after)?);
         let (before, after) = (before.parse()?, after.parse()?);
         let (old, new) = (before.all()?, after.all()?);
         let added = new.get(old.len()..).unwrap_or(&[]);
-        let expected = 1..=1 + self.request.diversion.functions.len();
-        let enough = expected.contains(&added.len());
+        let enough = added.len() == 1 + unwinding.functions().count();
         self.require(enough, ".eh_frame_hdr lost entries, or has too many")?;
         for ((place, old), (moved, new)) in old.iter().zip(&new) {
             let same = place == moved && before.says(old)? == after.says(new)?;
@@ -210,12 +210,20 @@ impl Check<'_> {
             self.require(cfa == at_entry, "an entry unwinds wrongly")?;
         }
         for (function, at) in &self.diverted.continuations {
-            self.unwinds_alike(
-                &self.request.diversion.functions[*function],
-                *at,
-                &before,
-                &after,
-            )?;
+            let has_rules = unwinding.functions().any(|other| other == *function);
+            let function = &self.request.diversion.functions[*function];
+            self.unwinds_alike((function, has_rules), *at, &before, &after)?;
+        }
+        Ok(())
+    }
+
+    /// Where nothing is added to .eh_frame, each call is where it was.
+    fn no_call_moved(&self) -> Result<()> {
+        for (function, at) in &self.diverted.continuations {
+            let function = &self.request.diversion.functions[*function];
+            let (was, _) = self.moved(function, *at)?;
+            let stays = !was.iter().any(is_call);
+            self.require(stays, "nothing unwinds out of a call that was moved")?;
         }
         Ok(())
     }
@@ -223,7 +231,7 @@ impl Check<'_> {
     /// Each instruction of the continuation at `at` has the rules that it had in its function.
     fn unwinds_alike<'a>(
         &self,
-        function: &Diverted,
+        (function, has_rules): (&Diverted, bool),
         at: u64,
         before: &Frames<'a>,
         after: &Frames<'a>,
@@ -232,9 +240,11 @@ impl Check<'_> {
         let Some(old) = before.of(prologue.at.0) else {
             return Ok(());
         };
-        let new = after.of(at);
-        let new = new.ok_or_else(|| self.broken("nothing unwinds out of a continuation"))?;
         let (was, is) = self.moved(function, at)?;
+        let Some(new) = after.of(at) else {
+            let has = has_rules || was.iter().any(is_call);
+            return self.require(!has, "nothing unwinds out of a continuation");
+        };
         let places = was.iter().map(Instruction::ip).chain([prologue.end().0]);
         let moved = is.iter().map(Instruction::ip);
         let pairs = places.zip(moved).chain([(prologue.at.0, at)]);
