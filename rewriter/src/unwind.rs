@@ -4,26 +4,24 @@
 //! their function, and the entries one with those of a function's first instruction. .eh_frame and the table by
 //! which it is searched move, for they grow; what was there before is the same, at the distances that hold now.
 //!
-//! `read` reads both, with a `cursor`, and `rules` knows the rules.
+//! `read` reads both, with each `pointer`, and `rules` knows the rules.
 
-mod cursor;
+mod pointer;
 mod read;
 mod rules;
 
-use self::cursor::{PC_RELATIVE, SDATA4};
-pub(crate) use self::read::Frames;
-use self::read::{Cie, ENTRY, SEARCHED};
+use self::pointer::{PC_RELATIVE, SDATA4};
+use self::read::{Cie, ENTRY, SEARCHED, Tables};
+pub(crate) use self::read::{Frames, Read};
 use self::rules::Step;
 use crate::divert::code::Prologue;
 use crate::elf::Vaddr;
-use crate::error::Result;
-use crate::parse::{Image, Table};
-use crate::source::Source;
+use crate::parse::Table;
 
 /// What a program has for unwinding, with what is added to it.
 #[derive(Clone, Debug)]
 pub(crate) struct Unwinding {
-    frames: Frames,
+    tables: Tables,
     /// Of new records, what functions have in common.
     cies: Vec<Vec<u8>>,
     fdes: Vec<New>,
@@ -68,29 +66,21 @@ pub(crate) struct Grown {
 const AT_ENTRY: &[u8] = b"\x01zR\0\x01\x78\x10\x01\x1b\x0c\x07\x08\x90\x01";
 
 impl Unwinding {
-    /// What to add to the program in `source` for entries and for continuations with these instructions, and those
-    /// that have to do without; or why nothing can be added.
+    /// What to add to `frames` for entries and for continuations with these instructions, and those that have to do
+    /// without.
     pub(crate) fn make<'a>(
-        source: &Source,
-        image: &Image,
+        frames: Frames,
         prologues: impl Iterator<Item = &'a Prologue>,
-    ) -> Result<std::result::Result<(Self, Vec<Odd>), String>> {
-        let frames = match Frames::read(source, image)? {
-            Ok(frames) => frames,
-            Err(reason) => return Ok(Err(reason)),
-        };
+    ) -> (Self, Vec<Odd>) {
         let mut odd = Vec::new();
-        let mut unwinding = Self {
-            cies: vec![AT_ENTRY.to_vec()],
-            fdes: vec![New {
-                cie: 0,
-                function: None,
-                steps: Vec::new(),
-            }],
-            frames,
-        };
+        let mut cies = vec![AT_ENTRY.to_vec()];
+        let mut fdes = vec![New {
+            cie: 0,
+            function: None,
+            steps: Vec::new(),
+        }];
         for (number, prologue) in prologues.enumerate() {
-            let (steps, cie) = match unwinding.frames.rules_of(prologue) {
+            let (steps, cie) = match frames.rules_of(prologue) {
                 Ok(Some((steps, cie))) => (steps, cie.encode()),
                 Ok(None) => continue,
                 Err(reason) => {
@@ -98,18 +88,23 @@ impl Unwinding {
                     continue;
                 }
             };
-            let same = unwinding.cies.iter().position(|other| *other == cie);
-            let number_of_cie = same.unwrap_or(unwinding.cies.len());
+            let same = cies.iter().position(|other| *other == cie);
+            let number_of_cie = same.unwrap_or(cies.len());
             if same.is_none() {
-                unwinding.cies.push(cie);
+                cies.push(cie);
             }
-            unwinding.fdes.push(New {
+            fdes.push(New {
                 cie: number_of_cie,
                 function: Some(number),
                 steps,
             });
         }
-        Ok(Ok((unwinding, odd)))
+        let unwinding = Self {
+            tables: frames.tables,
+            cies,
+            fdes,
+        };
+        (unwinding, odd)
     }
 
     /// The numbers of the functions whose continuations have a record, in order.
@@ -124,12 +119,12 @@ impl Unwinding {
         [
             Grown {
                 name: ".eh_frame",
-                table: self.frames.records,
+                table: self.tables.records,
                 extra: cies.chain(fdes).sum::<usize>() as u64,
             },
             Grown {
                 name: ".eh_frame_hdr",
-                table: self.frames.search,
+                table: self.tables.search,
                 extra: ENTRY * self.fdes.len() as u64,
             },
         ]
@@ -143,17 +138,17 @@ impl Unwinding {
         search: Vaddr,
         place: impl Fn(Option<usize>) -> Option<Place>,
     ) -> Option<[Vec<u8>; 2]> {
-        let frames = &self.frames;
-        let shift = distance(frames.records.vaddr, records)?;
-        let mut bytes = frames.moved(shift)?;
+        let tables = &self.tables;
+        let shift = distance(tables.records.vaddr, records)?;
+        let mut bytes = tables.moved(shift)?;
         let mut new = Vec::new();
         let mut cies = Vec::new();
         for cie in &self.cies {
             cies.push(new.len());
             record(&mut new, &[&[0; 4], cie.as_slice()].concat())?;
         }
-        let first = Vaddr(records.0.checked_add(frames.end as u64)?);
-        let mut entries = frames.entries_at(shift, search)?;
+        let first = Vaddr(records.0.checked_add(tables.end as u64)?);
+        let mut entries = tables.entries_at(shift, search)?;
         for fde in &self.fdes {
             let place = place(fde.function)?;
             let at = Vaddr(first.0.checked_add(new.len() as u64)?);
@@ -170,7 +165,7 @@ impl Unwinding {
                 entries.push(i32::try_from(distance(search, target)?).ok()?);
             }
         }
-        bytes.splice(frames.end..frames.end, new);
+        bytes.splice(tables.end..tables.end, new);
         let count = u32::try_from(entries.len() / 2).ok()?;
         let pointer = i32::try_from(distance(Vaddr(search.0.checked_add(4)?), records)?).ok()?;
         let mut table = SEARCHED.to_vec();
@@ -202,22 +197,21 @@ impl Frames {
 
     /// The rules of the function whose `prologue` this is, if there are any; an error says why they cannot be
     /// moved.
-    fn rules_of(
-        &self,
-        prologue: &Prologue,
-    ) -> std::result::Result<Option<(Vec<Step>, &Cie)>, String> {
+    fn rules_of(&self, prologue: &Prologue) -> Result<Option<(Vec<Step>, &Cie)>, String> {
         let Some((fde, cie)) = self.of(prologue.at) else {
             return Ok(None);
         };
-        let rules = self.bytes.get(fde.rules.clone()).unwrap_or(&[]);
+        let rules = self.tables.bytes.get(fde.rules.clone()).unwrap_or(&[]);
         let steps = rules::steps(rules, fde.start, cie.code_factor, &prologue.places());
-        let known = cie.code_factor == 1 && rules::are_known(&cie.rules);
+        let known = cie.code_factor == 1 && rules::hold_at_once(&cie.rules);
         match steps.filter(|_| known) {
             Some(steps) => Ok(Some((steps, cie))),
             None => Err(format!("its rules at {} are of no usual kind", prologue.at)),
         }
     }
+}
 
+impl Tables {
     /// .eh_frame `shift` bytes further on.
     fn moved(&self, shift: i64) -> Option<Vec<u8>> {
         let mut bytes = self.bytes.clone();
@@ -239,13 +233,10 @@ impl Frames {
         let back = distance(search, self.search.vaddr)?;
         let mut entries = Vec::new();
         for &[function, fde] in &self.entries {
-            let address = self.search.vaddr.0.wrapping_add_signed(i64::from(fde));
-            let moves = Vaddr(address).since(self.records.vaddr);
-            let moves = moves.is_some_and(|skip| skip < self.records.size);
-            let shift = if moves { shift } else { 0 };
-            entries.push(i32::try_from(i64::from(function).checked_add(back)?).ok()?);
-            let fde = i64::from(fde).checked_add(back)?.checked_add(shift)?;
-            entries.push(i32::try_from(fde).ok()?);
+            let fde = i64::from(fde).checked_add(shift)?;
+            for distance in [i64::from(function), fde] {
+                entries.push(i32::try_from(distance.checked_add(back)?).ok()?);
+            }
         }
         Some(entries)
     }
@@ -279,7 +270,7 @@ impl Cie {
     /// As a record for new code has it: addresses count from their own place, and nothing handles exceptions.
     fn encode(&self) -> Vec<u8> {
         let mut body = vec![self.version];
-        body.extend(b"zR\0");
+        body.extend(if self.signal { &b"zRS\0"[..] } else { b"zR\0" });
         body.extend(&self.factors);
         body.extend([1, PC_RELATIVE | SDATA4]);
         body.extend(&self.rules);

@@ -7,7 +7,7 @@
 use std::fs;
 use std::ops::{ControlFlow, Range};
 use std::panic::catch_unwind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -39,22 +39,22 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 /// Fixed, so that a failure can be repeated; printed with each failure.
-const SEED: u64 = 0x616c_6c6f_6373;
+pub(crate) const SEED: u64 = 0x616c_6c6f_6373;
 /// One rewrite of a small file takes about a millisecond.
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Inputs are written to one file, again and again.
-struct Target {
+pub(crate) struct Target {
     dir: Dir,
     input: PathBuf,
     runtime: PathBuf,
     output: PathBuf,
     /// The one of them that is spoilt, and its bytes before that.
     spoilt: PathBuf,
-    good: Vec<u8>,
+    pub(crate) good: Vec<u8>,
     /// What a download that broke off leaves behind, or one wrong field, is an everyday thing: to be told in its
     /// own words, and not as a failed verification.
-    everyday: bool,
+    pub(crate) everyday: bool,
     accepted: usize,
     refused: usize,
 }
@@ -67,6 +67,11 @@ impl Target {
     fn of(name: &str, sample: &str, variant: Variant, flags: &[&str]) -> Self {
         let dir = Dir::new(name);
         let program = Sample::named(sample).build(&dir.path(), variant, flags);
+        Self::with(dir, &program)
+    }
+
+    /// Spoils `program`, which is all that is in `dir`.
+    pub(crate) fn with(dir: Dir, program: &Path) -> Self {
         Self {
             input: dir.join("input"),
             runtime: tool::runtime().to_owned(),
@@ -94,7 +99,7 @@ impl Target {
     }
 
     /// Rewrites `bytes`; `what` tells how to make them.
-    fn rewrite(&mut self, bytes: &[u8], what: &dyn Fn() -> String) {
+    pub(crate) fn rewrite(&mut self, bytes: &[u8], what: &dyn Fn() -> String) {
         fs::write(&self.spoilt, bytes).expect("the input");
         let options = Options {
             runtime: Some(self.runtime.display().to_string()),
@@ -155,7 +160,7 @@ impl Target {
     }
 
     /// Nothing but the input is left, and the test was one: both outcomes were seen.
-    fn finish(&self) {
+    pub(crate) fn finish(&self) {
         let left: Vec<_> = allocs_tests::dir::listing(&self.dir.path())
             .into_keys()
             .collect();
@@ -244,7 +249,7 @@ fn layouts() {
 }
 
 /// Words that are too large, negative when added to something, or nearly right.
-const HARD: [u64; 14] = [
+pub(crate) const HARD: [u64; 14] = [
     0,
     1,
     7,

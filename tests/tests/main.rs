@@ -30,6 +30,7 @@ mod facades;
 mod faults;
 mod hooks;
 mod hostile;
+mod hostile_unwinding;
 mod in_place;
 mod index;
 mod json;
@@ -97,6 +98,7 @@ fn main() -> ExitCode {
         work::trials(),
         x32::trials(),
         hostile::trials(),
+        hostile_unwinding::trials(),
         machines_runtime::trials(),
         machines::trials(),
         machines_explained::trials(),

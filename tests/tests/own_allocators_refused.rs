@@ -12,6 +12,7 @@ use crate::own_allocators::{diverted, rewrite};
 pub(crate) fn trials() -> Vec<Trial> {
     trials!["own_allocators":
         instructions_that_cannot_move,
+        calls_that_cannot_move,
         what_leads_into_a_function,
         partly,
         names_of_ones_own,
@@ -81,23 +82,6 @@ fn refused(name: &str, malloc: &str, free: &str, words: &[&str]) {
 }
 
 fn instructions_that_cannot_move() {
-    let call = format!(
-        ".cfi_startproc\n.cfi_personality 0x1b, get\n.cfi_lsda 0x1b, handlers\n{CALL}\n.cfi_endproc\n\
-         .section .rodata\nhandlers: .byte 0xff, 0xff, 1, 0\n.text"
-    );
-    refused(
-        "call",
-        &call,
-        FREE,
-        &["malloc (", "is a call, and the function handles exceptions"],
-    );
-    let odd = format!(".cfi_startproc\n.cfi_escape 0x41, 0x2e, 0\n{CALL}\n.cfi_endproc");
-    let words = [
-        "malloc (",
-        "is a call, and its rules at",
-        "of no usual kind",
-    ];
-    refused("odd", &odd, FREE, &words);
     let itself = "call 1f\n1: pop %rax\njmp get@PLT";
     refused(
         "itself",
@@ -122,6 +106,41 @@ fn instructions_that_cannot_move() {
         &undefined,
         FREE,
         &["malloc (", "cannot be decoded"],
+    );
+}
+
+/// An exception has to come out of them wherever they are.
+fn calls_that_cannot_move() {
+    let refused = |name, before: &str, after: &str, reason| {
+        let call = format!(".cfi_startproc\n{before}\n{CALL}\n{after}\n.cfi_endproc");
+        refused(name, &call, FREE, &["malloc (", "is a call, and ", reason]);
+    };
+    refused(
+        "handler",
+        ".cfi_personality 0x1b, get\n.cfi_lsda 0x1b, handlers",
+        ".section .rodata\nhandlers: .byte 0xff, 0xff, 1, 0\n.text",
+        "the function handles exceptions",
+    );
+    let odd = [
+        ("inside", "0x41, 0x2e, 0"),         // from inside an instruction on
+        ("place", "0x0f, 0x02, 0x80, 0x00"), // the CFA is rip
+    ];
+    for (name, rules) in odd {
+        let rules = format!(".cfi_escape {rules}");
+        refused(name, &rules, "", "its rules at ");
+    }
+    refused(
+        "relocated",
+        "",
+        ".quad get",
+        "its .eh_frame may be relocated",
+    );
+    let elsewhere = ".cfi_endproc\n.cfi_startproc\n.cfi_escape 0x01, 0, 0, 0, 0\nnop";
+    refused(
+        "set_loc",
+        "",
+        elsewhere,
+        "its .eh_frame is of no usual kind",
     );
 }
 

@@ -8,7 +8,7 @@ use allocs_tests::{Command, Dir, Rewrite, needs, trials};
 use libtest_mimic::Trial;
 
 use crate::index::compile;
-use crate::own_allocators_refused::{FREE, function};
+use crate::own_allocators_refused::{FREE, MALLOC, assembled, function};
 
 pub(crate) fn trials() -> Vec<Trial> {
     trials!["unwinding":
@@ -20,6 +20,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         debugger,
         exceptions,
         exceptions_beside_odd_rules,
+        signal_frame,
         valgrind,
         without_a_table,
     ]
@@ -194,6 +195,22 @@ fn exceptions_beside_odd_rules() {
     assert!(words.iter().all(|word| notes.contains(word)), "{notes}");
     assert!(!notes.contains("_Z"), "{notes}");
     result.command().run().assert_same_as(&original);
+}
+
+/// What a signal's handler returns to is not behind a call: unwinders do not look at the instruction before it.
+fn signal_frame() {
+    let dir = Dir::new("unwinding-signal-frame");
+    let malloc = format!(".cfi_startproc\n.cfi_signal_frame\n{MALLOC}\n.cfi_endproc");
+    let assembly = function("malloc", &malloc) + &function("free", FREE);
+    let program = assembled(&dir, "frame", &assembly);
+    let result = Rewrite::new(&program, dir.make("rewritten").join("frame")).succeed();
+    let kinds = |file: &Path| {
+        let frames = Command::new(needs("readelf")).arg("--debug-dump=frames");
+        let frames = frames.arg(file).succeed();
+        frames.stdout().matches("\"zRS\"").count()
+    };
+    assert_eq!((kinds(&program), kinds(&result.path)), (1, 2));
+    result.command().succeed();
 }
 
 /// It reads the symbols of a program with two segments of code. (It has its own malloc and operators in the place of

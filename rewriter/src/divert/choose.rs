@@ -10,7 +10,7 @@ use crate::elf::Format;
 use crate::error::{ErrorKind, Result};
 use crate::parse::Image;
 use crate::source::Source;
-use crate::unwind::{Odd, Unwinding};
+use crate::unwind::{Frames, Odd, Unwinding};
 
 /// What `options` ask for, as far as the runtime has functions for it, and what to say about it. `runtime` is
 /// the file of one that `options` name, if it was found.
@@ -37,7 +37,7 @@ pub(crate) fn choose(
     }
     let mut schemes = vec![Scheme::Plain];
     schemes.extend(given);
-    let allocators = survey(source, image, &schemes)?;
+    let (allocators, frames) = survey(source, image, &schemes)?;
     let found = |text: &&String| {
         let name = text.split('=').next().unwrap_or_default();
         let mut functions = allocators.iter().flat_map(|allocator| &allocator.functions);
@@ -77,8 +77,13 @@ pub(crate) fn choose(
         .functions
         .iter()
         .map(|function| &function.prologue);
-    match Unwinding::make(source, image, prologues)? {
-        Ok((unwinding, odd)) => {
+    let frames = match frames {
+        Some(frames) => frames,
+        None => Frames::read(source, image)?,
+    };
+    match frames {
+        Ok(frames) => {
+            let (unwinding, odd) = Unwinding::make(frames, prologues);
             notes.extend(without(&diversion, &odd));
             diversion.unwinding = Some(unwinding);
         }

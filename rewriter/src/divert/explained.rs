@@ -55,7 +55,7 @@ pub(crate) fn explained(source: &Source) -> Result<Vec<OwnAllocator>> {
     let image = Image::parse(source)?;
     let prefixes = PREFIXES.map(|prefix| Scheme::Prefix(prefix.to_owned()));
     let schemes = [vec![Scheme::Plain], prefixes.to_vec()].concat();
-    let allocators = survey(source, &image, &schemes)?;
+    let (allocators, _) = survey(source, &image, &schemes)?;
     Ok(allocators.iter().map(of_allocator).collect())
 }
 

@@ -12,7 +12,7 @@ use crate::elf::Vaddr;
 use crate::error::{ErrorKind, Result};
 use crate::parse::{Image, Table};
 use crate::source::Source;
-use crate::unwind::Frames;
+use crate::unwind::{Frames, Read};
 
 /// How much of a function is looked at to move its beginning, in bytes: endbr64, and the longest
 /// instructions that a jump can overlap.
@@ -76,8 +76,13 @@ impl Found {
 }
 
 /// The allocators that have a name of one of `schemes`. Of those with plain names, only one that has
-/// malloc and free: a program that defines operators alone makes them of libc's; and none of a sanitizer.
-pub(crate) fn survey(source: &Source, image: &Image, schemes: &[Scheme]) -> Result<Vec<Allocator>> {
+/// malloc and free: a program that defines operators alone makes them of libc's; and none of a sanitizer. And
+/// what there is for unwinding, if that had to be read.
+pub(crate) fn survey(
+    source: &Source,
+    image: &Image,
+    schemes: &[Scheme],
+) -> Result<(Vec<Allocator>, Option<Read>)> {
     let symbols = Symbols::read(source, image, schemes)?;
     let targets = Targets {
         source,
@@ -138,8 +143,8 @@ pub(crate) fn survey(source: &Source, image: &Image, schemes: &[Scheme]) -> Resu
         allocators.extend(Some(allocator).filter(|allocator| !allocator.functions.is_empty()));
     }
     refuse_what_leads_in(&targets, &mut allocators)?;
-    refuse_calls(source, image, &mut allocators)?;
-    Ok(allocators)
+    let frames = refuse_calls(source, image, &mut allocators)?;
+    Ok((allocators, frames))
 }
 
 /// True if the program brings a malloc of its own, and free.
@@ -231,8 +236,12 @@ fn movable(
 }
 
 /// Leaves functions alone of whose first instructions one is a call, where nothing could unwind to it in its new
-/// place.
-fn refuse_calls(source: &Source, image: &Image, allocators: &mut [Allocator]) -> Result<()> {
+/// place. That is read if there is such a function.
+fn refuse_calls(
+    source: &Source,
+    image: &Image,
+    allocators: &mut [Allocator],
+) -> Result<Option<Read>> {
     let mut frames = None;
     let functions = allocators.iter_mut().flat_map(|one| &mut one.functions);
     for function in functions {
@@ -254,7 +263,7 @@ fn refuse_calls(source: &Source, image: &Image, allocators: &mut [Allocator]) ->
             function.prologue = Err(format!("its instruction at {call} is a call, and {reason}"));
         }
     }
-    Ok(())
+    Ok(frames)
 }
 
 /// Looks through the program for what leads into the functions' first instructions.

@@ -1,12 +1,16 @@
 //! .eh_frame and the table by which it is searched (LSB 5.0 core, chapter 10): where they are, their records,
 //! and the pointers in them that count from their own place.
+//!
+//! What is read here can be moved, and searched as it was: all else is refused.
 
 use std::collections::HashMap;
 use std::ops::Range;
 
-use object::elf::{PF_W, PT_GNU_EH_FRAME, SHT_NOBITS};
+use gimli::{LittleEndian, Reader};
+use object::elf::{DF_TEXTREL, DT_FLAGS, DT_TEXTREL, PF_W, PT_GNU_EH_FRAME, SHT_NOBITS};
 
-use super::cursor::{Cursor, PC_RELATIVE, SDATA4, UDATA4};
+use super::pointer::{self, PC_RELATIVE, Pointer, SDATA4, Slice, UDATA4};
+use super::rules;
 use crate::elf::{Segment, Vaddr};
 use crate::error::Result;
 use crate::parse::{Image, Table};
@@ -21,8 +25,17 @@ const DATA_RELATIVE: u8 = 0x30;
 const LONG: u32 = 0xffff_ffff;
 
 /// What a program has for unwinding.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Frames {
+    pub(super) tables: Tables,
+    cies: HashMap<usize, Cie>,
+    /// The functions of the search table, in its order.
+    fdes: Vec<Fde>,
+}
+
+/// What of it moves.
+#[derive(Clone, Debug)]
+pub(super) struct Tables {
     /// .eh_frame, and its bytes.
     pub(super) records: Table,
     pub(super) bytes: Vec<u8>,
@@ -33,19 +46,10 @@ pub(crate) struct Frames {
     /// .eh_frame_hdr, and its entries: the distances to functions and their FDEs.
     pub(super) search: Table,
     pub(super) entries: Vec<[i32; 2]>,
-    cies: HashMap<usize, Cie>,
-    fdes: Vec<Fde>,
-}
-
-/// The search table, its entries, and .eh_frame.
-struct Tables {
-    search: Table,
-    entries: Vec<[i32; 2]>,
-    records: Table,
 }
 
 /// What functions have in common.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Cie {
     /// Its version.
     pub(super) version: u8,
@@ -55,6 +59,8 @@ pub(super) struct Cie {
     pub(super) code_factor: u64,
     /// The rules at the beginning of a function.
     pub(super) rules: Vec<u8>,
+    /// It is for what a signal's handler returns to.
+    pub(super) signal: bool,
     augmented: bool,
     /// How a function's addresses, and that of its exceptions' table, are encoded.
     addresses: u8,
@@ -64,6 +70,8 @@ pub(super) struct Cie {
 /// A function.
 #[derive(Clone, Debug)]
 pub(super) struct Fde {
+    /// Where it is in .eh_frame.
+    at: usize,
     pub(super) start: u64,
     len: u64,
     /// Where its CIE is.
@@ -84,138 +92,179 @@ impl Frames {
         let Some(search) = segments.rfind(|segment| segment.kind == PT_GNU_EH_FRAME) else {
             return Ok(Err("no program header says where .eh_frame is".to_owned()));
         };
+        let flags = image.dynamic.get(DT_FLAGS).unwrap_or(0);
+        if image.dynamic.get(DT_TEXTREL).is_some() || flags & DF_TEXTREL.0 != 0 {
+            return Ok(Err("its .eh_frame may be relocated".to_owned()));
+        }
         let Some(tables) = find(source, image, search)? else {
             return Ok(Err("its .eh_frame_hdr is of no usual kind".to_owned()));
         };
-        let Tables {
-            search,
-            entries,
-            records,
-        } = tables;
-        let mut frames = Self {
-            bytes: source.bytes(records.at, records.size, ".eh_frame")?,
-            records,
-            end: 0,
-            pointers: Vec::new(),
-            search,
-            entries,
-            cies: HashMap::new(),
-            fdes: Vec::new(),
+        let Some((tables, cies, fdes)) = read_records(tables, image) else {
+            return Ok(Err("its .eh_frame is of no usual kind".to_owned()));
         };
-        match frames.read_records(image) {
-            Some(()) => Ok(Ok(frames)),
-            None => Ok(Err("its .eh_frame is of no usual kind".to_owned())),
+        let highest = image.loads().map(|(_, load)| load.end().0).max();
+        match in_order(&tables, &fdes, highest.unwrap_or(0)) {
+            Some(fdes) => Ok(Ok(Self { tables, cies, fdes })),
+            None => Ok(Err("its .eh_frame_hdr is not in order".to_owned())),
         }
     }
 
-    /// The function that has the code at `at`.
+    /// The function that has the code at `at`, as the search table leads to it.
     pub(super) fn of(&self, at: Vaddr) -> Option<(&Fde, &Cie)> {
-        let mut fdes = self.fdes.iter();
-        let fde = fdes.find(|fde| at.0.wrapping_sub(fde.start) < fde.len)?;
-        Some((fde, self.cies.get(&fde.cie)?))
+        let behind = self.fdes.partition_point(|fde| fde.start <= at.0);
+        let fde = self.fdes.get(behind.checked_sub(1)?)?;
+        let inside = at.0.wrapping_sub(fde.start) < fde.len;
+        Some((fde, self.cies.get(&fde.cie).filter(|_| inside)?))
     }
+}
 
-    fn read_records(&mut self, image: &Image) -> Option<()> {
-        let bytes = std::mem::take(&mut self.bytes);
-        let mut at = 0;
-        while at < bytes.len() {
-            let mut cursor = Cursor::new(&bytes, at, bytes.len());
-            let len = cursor.u32()?;
-            if len == 0 {
-                at = cursor.at; // linkers put one such at the end, and link what has one
-                continue;
-            }
-            if len == LONG {
-                return None;
-            }
-            let end = cursor.at.checked_add(usize::try_from(len).ok()?)?;
-            let end = (end <= bytes.len()).then_some(end)?;
-            let mut record = Cursor::new(&bytes, cursor.at, end);
-            let place = record.at;
-            match record.u32()? {
-                0 => {
-                    let cie = self.read_cie(&mut record)?;
-                    self.cies.insert(at, cie);
-                }
-                back => {
-                    let cie = place.checked_sub(usize::try_from(back).ok()?)?;
-                    self.read_fde(&mut record, cie)?;
-                }
-            }
-            at = end;
-            self.end = end;
+/// The functions that the entries of the search table lead to, if they do: each to another one, by their addresses,
+/// all below `highest`.
+fn in_order(tables: &Tables, fdes: &[Fde], highest: u64) -> Option<Vec<Fde>> {
+    let (search, records) = (tables.search.vaddr.0, tables.records);
+    let mut found: Vec<Fde> = Vec::with_capacity(tables.entries.len());
+    for &[function, record] in &tables.entries {
+        let [function, record] =
+            [function, record].map(|distance| search.wrapping_add_signed(distance.into()));
+        let at = usize::try_from(Vaddr(record).since(records.vaddr)?).ok()?;
+        let fde = fdes.get(fdes.binary_search_by_key(&at, |fde| fde.at).ok()?)?;
+        let follows = found.last().is_none_or(|last| last.start < fde.start);
+        let code = fde.start < highest && fde.start.checked_add(fde.len).is_some();
+        let stays = Vaddr(fde.start).since(records.vaddr);
+        let stays = stays.is_none_or(|skip| skip >= records.size);
+        if fde.start != function || !follows || !code || !stays {
+            return None;
         }
-        // No section says how long it is where there are none; then it ends with a length of 0.
-        let closed = !image.sections.is_empty() || self.end < bytes.len();
-        self.bytes = bytes;
-        closed.then_some(())
+        found.push(fde.clone());
     }
+    Some(found)
+}
 
-    fn read_cie(&mut self, cursor: &mut Cursor<'_>) -> Option<Cie> {
-        let version = cursor.byte()?;
-        let augmentation = cursor.string()?;
-        let factors = cursor.at;
-        let code_factor = cursor.uleb()?;
-        cursor.uleb()?; // signed, and of the same length
+/// .eh_frame being read.
+struct Records<'a> {
+    frame: Slice<'a>,
+    vaddr: Vaddr,
+    pointers: Vec<(usize, usize)>,
+    cies: HashMap<usize, Cie>,
+    fdes: Vec<Fde>,
+}
+
+/// `tables` with what its .eh_frame is said to have, the CIEs and the FDEs in it. `None` if it is unlike what
+/// linkers and compilers make.
+fn read_records(
+    mut tables: Tables,
+    image: &Image,
+) -> Option<(Tables, HashMap<usize, Cie>, Vec<Fde>)> {
+    let frame = Slice::new(&tables.bytes, LittleEndian);
+    let mut records = Records {
+        frame,
+        vaddr: tables.records.vaddr,
+        pointers: Vec::new(),
+        cies: HashMap::new(),
+        fdes: Vec::new(),
+    };
+    let mut rest = frame;
+    let mut end = 0;
+    while !rest.is_empty() {
+        let at = rest.offset_from(frame);
+        let len = match rest.read_u32().ok()? {
+            0 => continue, // linkers put one such at the end, and link what has one
+            LONG => return None,
+            len => usize::try_from(len).ok()?,
+        };
+        let mut record = rest.split(len).ok()?;
+        let place = record.offset_from(frame);
+        match record.read_u32().ok()? {
+            0 => {
+                let cie = records.cie(record)?;
+                records.cies.insert(at, cie);
+            }
+            back => {
+                let cie = place.checked_sub(usize::try_from(back).ok()?)?;
+                let fde = records.fde(record, at, cie)?;
+                records.fdes.push(fde);
+            }
+        }
+        end = rest.offset_from(frame);
+    }
+    // No section says how long it is where there are none; then it ends with a length of 0.
+    let closed = !image.sections.is_empty() || end < frame.len();
+    let Records {
+        pointers,
+        cies,
+        fdes,
+        ..
+    } = records;
+    tables.pointers = pointers;
+    tables.end = end;
+    closed.then_some((tables, cies, fdes))
+}
+
+impl<'a> Records<'a> {
+    fn cie(&mut self, mut record: Slice<'a>) -> Option<Cie> {
+        let version = record.read_u8().ok()?;
+        let augmentation = record.read_null_terminated_slice().ok()?;
+        let factors = record;
+        let code_factor = record.read_uleb128().ok()?;
+        record.read_sleb128().ok()?;
         match version {
-            1 => u64::from(cursor.byte()?),
-            3 => cursor.uleb()?,
+            1 => u16::from(record.read_u8().ok()?),
+            3 => record.read_uleb128_u16().ok()?,
             _ => return None,
         };
-        let factors = cursor.slice(factors..cursor.at)?.to_vec();
+        let factors = factors.range_to(..record.offset_from(factors));
         let mut cie = Cie {
             version,
-            factors,
+            factors: factors.to_vec(),
             code_factor,
             rules: Vec::new(),
+            signal: false,
             augmented: false,
             addresses: 0,
             exceptions: None,
         };
         if let Some((b'z', kinds)) = augmentation.split_first() {
             cie.augmented = true;
-            let len = usize::try_from(cursor.uleb()?).ok()?;
-            let behind = cursor.at.checked_add(len)?;
-            for kind in kinds {
+            let len = record.read_uleb128().ok()?;
+            let mut data = record.split(usize::try_from(len).ok()?).ok()?;
+            for (number, kind) in kinds.iter().enumerate() {
                 match kind {
-                    b'L' => cie.exceptions = Some(cursor.byte()?),
-                    b'R' => cie.addresses = cursor.byte()?,
+                    _ if kinds[..number].contains(kind) => return None,
+                    b'L' => cie.exceptions = Some(data.read_u8().ok()?),
+                    b'R' => cie.addresses = data.read_u8().ok()?,
                     b'P' => {
-                        let encoding = cursor.byte()?;
-                        self.note(cursor.pointer(encoding)?);
+                        let encoding = data.read_u8().ok()?;
+                        self.pointer(&mut data, encoding)?;
                     }
-                    b'S' | b'B' | b'G' => {}
-                    _ => return None,
+                    b'S' => cie.signal = true,
+                    _ => return None, // others are of other machines
                 }
             }
-            cursor.at = behind;
         } else if !augmentation.is_empty() {
             return None;
         }
-        cie.rules = cursor.rest()?.to_vec();
+        cie.rules = record.to_vec();
         Some(cie)
     }
 
-    fn read_fde(&mut self, cursor: &mut Cursor<'_>, cie: usize) -> Option<()> {
+    fn fde(&mut self, mut record: Slice<'a>, at: usize, cie: usize) -> Option<Fde> {
         let known = self.cies.get(&cie)?;
-        let (addresses, exceptions, augmented) =
-            (known.addresses, known.exceptions, known.augmented);
-        let start = cursor.pointer(addresses)?;
-        let len = cursor.number(addresses)?;
+        let (addresses, augmented, exceptions) =
+            (known.addresses, known.augmented, known.exceptions);
+        let start = self.pointer(&mut record, addresses)?;
+        let len = pointer::number(&mut record, addresses)?;
         let mut handles = false;
-        let mut rules = cursor.at;
         if augmented {
-            let size = usize::try_from(cursor.uleb()?).ok()?;
-            rules = cursor.at.checked_add(size)?;
+            let size = record.read_uleb128().ok()?;
+            let mut data = record.split(usize::try_from(size).ok()?).ok()?;
             if let Some(encoding) = exceptions {
-                let table = cursor.pointer(encoding)?;
-                handles = table.value != 0;
-                self.note(table);
+                handles = self.pointer(&mut data, encoding)?.value != 0;
             }
         }
-        cursor.slice(rules..cursor.end)?;
-        let here = self.records.vaddr.0.wrapping_add(start.at as u64);
-        self.fdes.push(Fde {
+        let rules = record.offset_from(self.frame);
+        let here = self.vaddr.0.wrapping_add(start.at as u64);
+        rules::are_known(record.slice()).then(|| Fde {
+            at,
             start: match start.relative {
                 true => here.wrapping_add_signed(start.value),
                 false => start.value.cast_unsigned(),
@@ -223,17 +272,19 @@ impl Frames {
             len: len.cast_unsigned(),
             cie,
             handles,
-            rules: rules..cursor.end,
-        });
-        self.note(start);
-        Some(())
+            rules: rules..rules + record.len(),
+        })
     }
 
-    /// 0 stands for none, wherever it is.
-    fn note(&mut self, pointer: super::cursor::Pointer) {
+    /// A pointer that leads somewhere else or, with the value 0, nowhere.
+    fn pointer(&mut self, input: &mut Slice<'a>, encoding: u8) -> Option<Pointer> {
+        let pointer = Pointer::read(self.frame, input, encoding)?;
         if pointer.relative && pointer.value != 0 {
-            self.pointers.push((pointer.at, pointer.size));
+            let target = i64::try_from(pointer.at).ok()?.wrapping_add(pointer.value);
+            let inside = usize::try_from(target).is_ok_and(|target| target < self.frame.len());
+            (!inside).then(|| self.pointers.push((pointer.at, pointer.size)))?;
         }
+        Some(pointer)
     }
 }
 
@@ -282,11 +333,16 @@ fn find(source: &Source, image: &Image, segment: &Segment) -> Result<Option<Tabl
             None => None,
         },
     };
-    let records = records.filter(|(records, _)| records.size > 0);
-    Ok(records.map(|(records, _)| Tables {
+    let Some((records, _)) = records.filter(|(records, _)| records.size > 0) else {
+        return Ok(None);
+    };
+    Ok(Some(Tables {
+        bytes: source.bytes(records.at, records.size, ".eh_frame")?,
+        records,
+        end: 0,
+        pointers: Vec::new(),
         search,
         entries: entries.collect(),
-        records,
     }))
 }
 
@@ -296,14 +352,12 @@ fn length(source: &Source, most: Option<Table>) -> Result<u64> {
         return Ok(0);
     };
     let bytes = source.bytes(most.at, most.size, ".eh_frame")?;
-    let mut cursor = Cursor::new(&bytes, 0, bytes.len());
-    while let Some(len) = cursor.u32() {
-        let end = usize::try_from(len).ok();
-        let end = end.and_then(|len| cursor.at.checked_add(len));
-        match end.filter(|_| len > 0) {
-            Some(end) => cursor.at = end,
-            None => break,
+    let mut rest = Slice::new(&bytes, LittleEndian);
+    while let Ok(len) = rest.read_u32() {
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        if len == 0 || rest.skip(len).is_err() {
+            break;
         }
     }
-    Ok(cursor.at.min(bytes.len()) as u64)
+    Ok(rest.offset_from(Slice::new(&bytes, LittleEndian)) as u64)
 }

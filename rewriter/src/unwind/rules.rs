@@ -1,7 +1,9 @@
 //! A function's rules for unwinding (DWARF 5, section 6.4.2), as far as its first instructions go, for the place
 //! that those have now.
 
-use super::cursor::Cursor;
+use gimli::{Encoding, Expression, Format, Operation, Reader, X86_64};
+
+use super::pointer::Slice;
 
 /// Rules that hold from one of a function's first instructions on, as they are encoded.
 #[derive(Clone, Debug)]
@@ -11,6 +13,14 @@ pub(super) struct Step {
     pub(super) rules: Vec<u8>,
 }
 
+/// What one rule is.
+enum Rule<'a> {
+    /// What follows holds so many instruction bytes further on, in units of the CIE's factor.
+    Advance(u64),
+    /// An expression, if it has one.
+    Other(Option<Slice<'a>>),
+}
+
 const ADVANCE: u8 = 0x40;
 
 /// The `rules` of a function at `start`, by the instruction that they begin with: one of those at `places`, of which
@@ -18,27 +28,31 @@ const ADVANCE: u8 = 0x40;
 /// than compilers make.
 pub(super) fn steps(rules: &[u8], start: u64, factor: u64, places: &[u64]) -> Option<Vec<Step>> {
     let (&first, &last) = (places.first()?, places.last()?);
-    let mut cursor = Cursor::new(rules, 0, rules.len());
+    let mut rest = slice(rules);
     let mut steps: Vec<Step> = Vec::new();
     let mut place = start;
-    while cursor.at < rules.len() {
-        let begin = cursor.at;
-        let code = cursor.byte()?;
-        if let Some(distance) = advance(code, &mut cursor)? {
-            place = place.checked_add(distance.checked_mul(factor)?)?;
-            if place > last {
-                break;
+    while !rest.is_empty() {
+        let before = rest;
+        let expression = match Rule::read(&mut rest)? {
+            Rule::Advance(distance) => {
+                place = place.checked_add(distance.checked_mul(factor)?)?;
+                if place > last {
+                    break;
+                }
+                continue;
             }
-            continue;
+            Rule::Other(expression) => expression,
+        };
+        if !expression.is_none_or(holds_anywhere) {
+            return None;
         }
-        operands(code, &mut cursor)?;
-        let bytes = cursor.slice(begin..cursor.at)?;
+        let bytes = before.range_to(..rest.offset_from(before));
         let from = match place <= first {
             true => 0,
             false => places.iter().position(|&other| other == place)?,
         };
         match steps.last_mut().filter(|step| step.from == from) {
-            Some(step) => step.rules.extend(bytes),
+            Some(step) => step.rules.extend(bytes.slice()),
             None => steps.push(Step {
                 from,
                 rules: bytes.to_vec(),
@@ -48,50 +62,82 @@ pub(super) fn steps(rules: &[u8], start: u64, factor: u64, places: &[u64]) -> Op
     Some(steps)
 }
 
-/// True if these `rules` hold all at once, and are what compilers make.
+/// True if these `rules` are what compilers make.
 pub(super) fn are_known(rules: &[u8]) -> bool {
-    let mut cursor = Cursor::new(rules, 0, rules.len());
-    while cursor.at < rules.len() {
-        let code = cursor.byte();
-        if code.and_then(|code| operands(code, &mut cursor)).is_none() {
-            return false;
+    let mut rest = slice(rules);
+    let mut known = true;
+    while known && !rest.is_empty() {
+        known = Rule::read(&mut rest).is_some();
+    }
+    known
+}
+
+/// True if they hold all at once, and anywhere.
+pub(super) fn hold_at_once(rules: &[u8]) -> bool {
+    let mut rest = slice(rules);
+    let mut hold = true;
+    while hold && !rest.is_empty() {
+        hold = match Rule::read(&mut rest) {
+            Some(Rule::Other(expression)) => expression.is_none_or(holds_anywhere),
+            Some(Rule::Advance(_)) | None => false,
+        };
+    }
+    hold
+}
+
+impl<'a> Rule<'a> {
+    /// The one that `rules` begin with.
+    fn read(rules: &mut Slice<'a>) -> Option<Self> {
+        let (numbers, expression) = match rules.read_u8().ok()? {
+            code @ 0x40..=0x7f => return Some(Self::Advance(u64::from(code & 0x3f))),
+            0x02 => return Some(Self::Advance(rules.read_u8().ok()?.into())),
+            0x03 => return Some(Self::Advance(rules.read_u16().ok()?.into())),
+            0x04 => return Some(Self::Advance(rules.read_u32().ok()?.into())),
+            0x80..=0xbf => (1, false),
+            0xc0..=0xff | 0x00 | 0x0a | 0x0b => (0, false),
+            0x06 | 0x07 | 0x08 | 0x0d | 0x0e | 0x13 | 0x2e => (1, false),
+            0x05 | 0x09 | 0x0c | 0x11 | 0x12 | 0x14 | 0x15 | 0x2f => (2, false),
+            0x0f => (0, true),        // def_cfa_expression
+            0x10 | 0x16 => (1, true), // expression, val_expression
+            _ => return None,         // set_loc has an address; others are of later days
+        };
+        for _ in 0..numbers {
+            rules.skip_leb128().ok()?;
+        }
+        let expression = match expression {
+            true => {
+                let size = rules.read_uleb128().ok()?;
+                Some(rules.split(usize::try_from(size).ok()?).ok()?)
+            }
+            false => None,
+        };
+        Some(Self::Other(expression))
+    }
+}
+
+/// True if the expression has the same value wherever its function is: not so that of a PLT's entry, which looks at
+/// the low bits of rip.
+fn holds_anywhere(expression: Slice<'_>) -> bool {
+    let encoding = Encoding {
+        address_size: 8,
+        format: Format::Dwarf32,
+        version: 5,
+    };
+    let mut operations = Expression(expression).operations(encoding);
+    loop {
+        use Operation as O;
+        match operations.next() {
+            Ok(None) => return true,
+            Ok(Some(O::RegisterOffset { register, .. })) if register != X86_64::RA => {}
+            Ok(Some(O::Deref { .. } | O::UnsignedConstant { .. } | O::SignedConstant { .. })) => {}
+            Ok(Some(O::PlusConstant { .. } | O::Plus | O::Minus | O::And | O::Mul | O::Shl)) => {}
+            Ok(Some(_)) | Err(_) => return false,
         }
     }
-    true
 }
 
-/// How far the rule `code` goes on, if that is what it does.
-fn advance(code: u8, cursor: &mut Cursor<'_>) -> Option<Option<u64>> {
-    let size = match code {
-        0x40..=0x7f => return Some(Some(u64::from(code & 0x3f))),
-        0x02 => 1,
-        0x03 => 2,
-        0x04 => 4,
-        _ => return Some(None),
-    };
-    let bytes = cursor.take(size)?.iter().rev();
-    Some(Some(bytes.fold(0, |sum, byte| sum << 8 | u64::from(*byte))))
-}
-
-/// Goes behind the operands of the rule `code`.
-fn operands(code: u8, cursor: &mut Cursor<'_>) -> Option<()> {
-    let (numbers, expression) = match code {
-        0x80..=0xbf => (1, false),
-        0xc0..=0xff | 0x00 | 0x0a | 0x0b | 0x2d => (0, false),
-        0x06 | 0x07 | 0x08 | 0x0d | 0x0e | 0x13 | 0x2e => (1, false),
-        0x05 | 0x09 | 0x0c | 0x11 | 0x12 | 0x14 | 0x15 | 0x2f => (2, false),
-        0x0f => (0, true),        // def_cfa_expression
-        0x10 | 0x16 => (1, true), // expression, val_expression
-        _ => return None,         // set_loc has an address; others are of later days
-    };
-    for _ in 0..numbers {
-        cursor.uleb()?;
-    }
-    if expression {
-        let size = cursor.uleb()?;
-        cursor.take(usize::try_from(size).ok()?)?;
-    }
-    Some(())
+fn slice(bytes: &[u8]) -> Slice<'_> {
+    Slice::new(bytes, gimli::LittleEndian)
 }
 
 /// The rule that says that what follows holds `distance` bytes further on; below 64.

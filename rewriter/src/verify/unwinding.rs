@@ -1,21 +1,26 @@
 //! The check of what leads out of functions, as `gimli` reads it: .eh_frame's search table says of every function
 //! what it said, and of each instruction that was moved what it said of it in its function.
 
+use std::collections::HashSet;
+
 use gimli::{
-    BaseAddresses, CfaRule, EhFrame, EhFrameHdr, EndianSlice, FrameDescriptionEntry, LittleEndian,
-    ParsedEhFrameHdr, Register, RegisterRule, UnwindContext, UnwindExpression, UnwindSection,
+    BaseAddresses, CallFrameInstructionIter, CfaRule, CommonInformationEntry, EhFrame, EhFrameHdr,
+    EhHdrTableIter, EndianSlice, FrameDescriptionEntry, LittleEndian, Operation, ParsedEhFrameHdr,
+    Pointer, Register, RegisterRule, UnwindContext, UnwindExpression, UnwindSection, X86_64,
 };
 use goblin::elf::program_header as pt;
+use goblin::elf::section_header::SHT_NOBITS;
 use iced_x86::Instruction;
 
 use super::view::View;
 use super::{Check, broken, end};
-use crate::divert::Diverted;
 use crate::divert::code::is_call;
+use crate::divert::{Diverted, ENTRY};
 use crate::elf::FileOffset;
 use crate::error::{Error, Result};
 
 type Slice<'a> = EndianSlice<'a, LittleEndian>;
+type Cie<'a> = CommonInformationEntry<Slice<'a>>;
 type Fde<'a> = FrameDescriptionEntry<Slice<'a>>;
 
 /// The bytes of .eh_frame_hdr and of .eh_frame, and where they are.
@@ -53,7 +58,10 @@ impl<'a> Bytes<'a> {
                 .saturating_sub(start.wrapping_sub(load.p_vaddr))
         });
         let mut sections = view.sections.iter();
-        let section = sections.find(|section| section.sh_addr == start && section.sh_size > 0);
+        let section = sections.find(|section| {
+            let loaded = section.is_alloc() && section.sh_type != SHT_NOBITS;
+            loaded && section.sh_addr == start
+        });
         let size = section.map_or(left, |section| section.sh_size);
         let at = view.locate(start, size)?;
         Ok(Self {
@@ -82,25 +90,24 @@ impl View<'_> {
 }
 
 impl<'a> Frames<'a> {
-    /// All functions of the search table, in its order: their addresses and FDEs.
-    fn all(&self) -> Result<Vec<(u64, Fde<'a>)>> {
-        let mut all = Vec::new();
-        let read = || -> gimli::Result<_> {
-            let Some(table) = self.search.table() else {
-                return Ok(());
+    /// The next function of the search table: its address, and its FDE.
+    fn next(
+        &self,
+        entries: &mut EhHdrTableIter<'_, '_, Slice<'a>>,
+    ) -> Result<Option<(u64, Fde<'a>)>> {
+        let mut read = || -> gimli::Result<_> {
+            let Some((function, fde)) = entries.next()? else {
+                return Ok(None);
             };
-            let mut entries = table.iter(self.bases);
-            while let Some((function, fde)) = entries.next()? {
-                let fde = table.pointer_to_offset(fde)?;
-                let fde =
-                    (self.frame).fde_from_offset(self.bases, fde, EhFrame::cie_from_offset)?;
-                all.push((function.direct()?, fde));
-            }
-            Ok(())
+            let fde = self
+                .search
+                .table()
+                .map(|table| table.pointer_to_offset(fde));
+            let fde = fde.ok_or(gimli::Error::NoUnwindInfoForAddress)??;
+            let fde = (self.frame).fde_from_offset(self.bases, fde, EhFrame::cie_from_offset)?;
+            Ok(Some((function.direct()?, fde)))
         };
-        let mut read = read;
-        read().map_err(|error| self.view.cannot_unwind(error))?;
-        Ok(all)
+        read().map_err(|error| self.view.cannot_unwind(error))
     }
 
     /// What the search table leads to for the code at `address`, if that is a function.
@@ -111,103 +118,177 @@ impl<'a> Frames<'a> {
         found.ok().filter(|fde| fde.contains(address))
     }
 
-    /// The rules at `address`: of the CFA, and of registers. What an expression is, is in its bytes.
-    fn rules(&self, fde: &Fde<'a>, address: u64) -> Result<Rules> {
-        let read = || -> gimli::Result<_> {
-            let mut context = UnwindContext::new();
-            let row =
-                fde.unwind_info_for_address(&self.frame, self.bases, &mut context, address)?;
-            let expression = |at: &UnwindExpression<usize>| -> gimli::Result<Vec<u8>> {
-                Ok(at.get(&self.frame)?.0.slice().to_vec())
-            };
-            let zero = UnwindExpression {
-                offset: 0,
-                length: 0,
-            };
-            let cfa = match row.cfa() {
-                CfaRule::Expression(at) => (CfaRule::Expression(zero), expression(at)?),
-                other => (other.clone(), Vec::new()),
-            };
-            let mut registers = Vec::new();
-            for (register, rule) in row.registers() {
-                registers.push(match rule {
-                    RegisterRule::Expression(at) => {
-                        (*register, RegisterRule::Expression(zero), expression(at)?)
-                    }
-                    RegisterRule::ValExpression(at) => (
-                        *register,
-                        RegisterRule::ValExpression(zero),
-                        expression(at)?,
-                    ),
-                    other => (*register, other.clone(), Vec::new()),
-                });
-            }
-            registers.sort_by_key(|rule| rule.0.0);
-            Ok((cfa, registers))
-        };
-        read().map_err(|error| self.view.cannot_unwind(error))
+    /// The rules at `address`; `None` if that is none in the function, or the rules contradict each other.
+    fn rules(&self, fde: &Fde<'a>, address: u64) -> Option<Rules> {
+        self.read_rules(fde, address).ok()
     }
 
-    /// What an FDE says, but for where it is.
-    fn says(&self, fde: &Fde<'a>) -> Result<impl PartialEq + use<'a>> {
-        let read = || -> gimli::Result<_> {
-            let mut instructions = Vec::new();
-            let cie = fde.cie();
-            let mut of_cie = cie.instructions(&self.frame, self.bases);
-            while let Some(instruction) = of_cie.next()? {
-                instructions.push(instruction);
-            }
-            let mut of_fde = fde.instructions(&self.frame, self.bases);
-            while let Some(instruction) = of_fde.next()? {
-                instructions.push(instruction);
-            }
-            let factors = (cie.code_alignment_factor(), cie.data_alignment_factor());
-            let register = cie.return_address_register();
-            let handlers = (fde.personality(), fde.lsda(), fde.is_signal_trampoline());
-            let code = (fde.initial_address(), fde.len());
-            Ok((code, handlers, factors, register, instructions))
+    fn read_rules(&self, fde: &Fde<'a>, address: u64) -> gimli::Result<Rules> {
+        let mut context = UnwindContext::new();
+        let row = fde.unwind_info_for_address(&self.frame, self.bases, &mut context, address)?;
+        let mut uses_place = false;
+        let mut expression = |at: &UnwindExpression<usize>| -> gimli::Result<Vec<u8>> {
+            let expression = at.get(&self.frame)?;
+            uses_place |= uses_rip(expression.operations(fde.cie().encoding()))?;
+            Ok(at.get(&self.frame)?.0.slice().to_vec())
         };
-        read().map_err(|error| self.view.cannot_unwind(error))
+        let zero = UnwindExpression {
+            offset: 0,
+            length: 0,
+        };
+        let cfa = match row.cfa() {
+            CfaRule::Expression(at) => (CfaRule::Expression(zero), expression(at)?),
+            other => (other.clone(), Vec::new()),
+        };
+        let mut registers = Vec::new();
+        for (register, rule) in row.registers() {
+            let (rule, bytes) = match rule {
+                RegisterRule::Expression(at) => (RegisterRule::Expression(zero), expression(at)?),
+                RegisterRule::ValExpression(at) => {
+                    (RegisterRule::ValExpression(zero), expression(at)?)
+                }
+                other => (other.clone(), Vec::new()),
+            };
+            registers.push((*register, rule, bytes));
+        }
+        registers.sort_by_key(|rule| rule.0.0);
+        Ok(Rules {
+            cfa,
+            registers,
+            arguments: row.saved_args_size(),
+            uses_place,
+        })
+    }
+
+    /// Where a pointer in the record at `record` leads. `gimli` does not know that 0 stands for nowhere: one that
+    /// counts from its own place leads there then.
+    fn leads(&self, pointer: Option<Pointer>, record: usize, len: usize) -> Option<Pointer> {
+        let start = self.bases.eh_frame.section.unwrap_or(0);
+        let start = start.wrapping_add(record as u64);
+        pointer.filter(|pointer| {
+            let address = pointer.pointer();
+            address != 0 && address.wrapping_sub(start) >= 4 + len as u64
+        })
+    }
+
+    /// The table of the function's exceptions.
+    fn exceptions(&self, fde: &Fde<'a>) -> Option<Pointer> {
+        self.leads(fde.lsda(), fde.offset(), fde.entry_len())
+    }
+
+    /// True if `new`, in `after`, says the same of a function as `old` does, but for what is in their CIEs.
+    fn same_function(&self, old: &Fde<'a>, after: &Self, new: &Fde<'a>) -> bool {
+        let code = |fde: &Fde<'a>| {
+            (
+                fde.initial_address(),
+                fde.len(),
+                fde.offset(),
+                fde.entry_len(),
+            )
+        };
+        code(old) == code(new)
+            && self.exceptions(old) == after.exceptions(new)
+            && same_rules(
+                old.instructions(&self.frame, self.bases),
+                new.instructions(&after.frame, after.bases),
+            )
+    }
+
+    /// The same of what functions have in common.
+    fn same_cie(&self, old: &Cie<'a>, after: &Self, new: &Cie<'a>) -> bool {
+        let numbers = |cie: &Cie<'a>| {
+            let factors = (cie.code_alignment_factor(), cie.data_alignment_factor());
+            let handlers = (cie.lsda_encoding(), cie.is_signal_trampoline());
+            let place = (cie.offset(), cie.entry_len());
+            (
+                cie.version(),
+                place,
+                factors,
+                cie.return_address_register(),
+                handlers,
+            )
+        };
+        let personality = |frames: &Self, cie: &Cie<'a>| {
+            frames.leads(cie.personality(), cie.offset(), cie.entry_len())
+        };
+        numbers(old) == numbers(new)
+            && personality(self, old) == personality(after, new)
+            && same_rules(
+                old.instructions(&self.frame, self.bases),
+                new.instructions(&after.frame, after.bases),
+            )
     }
 }
 
-type Rules = (
-    (CfaRule<usize>, Vec<u8>),
-    Vec<(Register, RegisterRule<usize>, Vec<u8>)>,
-);
+/// What holds at an instruction.
+#[derive(Debug, PartialEq)]
+struct Rules {
+    /// With the bytes of its expression, if it is one.
+    cfa: (CfaRule<usize>, Vec<u8>),
+    registers: Vec<(Register, RegisterRule<usize>, Vec<u8>)>,
+    /// Bytes of arguments on the stack.
+    arguments: u64,
+    /// An expression looks at where the instruction is.
+    uses_place: bool,
+}
+
+/// What holds at a function's first instruction (psABI, "DWARF Definition").
+fn at_entry() -> Rules {
+    let cfa = CfaRule::RegisterAndOffset {
+        register: X86_64::RSP,
+        offset: 8,
+    };
+    Rules {
+        cfa: (cfa, Vec::new()),
+        registers: vec![(X86_64::RA, RegisterRule::Offset(-8), Vec::new())],
+        arguments: 0,
+        uses_place: false,
+    }
+}
+
+/// True if both have the same rules, as far as the first that `gimli` does not know.
+fn same_rules<'a>(
+    mut old: CallFrameInstructionIter<'_, Slice<'a>>,
+    mut new: CallFrameInstructionIter<'_, Slice<'a>>,
+) -> bool {
+    // An error says where in memory it was.
+    let old = std::iter::from_fn(|| old.next().map_err(drop).transpose());
+    old.eq(std::iter::from_fn(|| new.next().map_err(drop).transpose()))
+}
+
+fn uses_rip(mut operations: gimli::OperationIter<Slice<'_>>) -> gimli::Result<bool> {
+    while let Some(operation) = operations.next()? {
+        if matches!(
+            operation,
+            Operation::RegisterOffset {
+                register: X86_64::RA,
+                ..
+            }
+        ) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
 
 impl Check<'_> {
-    /// Compares both tables. `continuations` are those that were found, each with the function whose it is.
+    /// Compares both tables, and looks at what was added to them.
     pub(super) fn unwinding(&self) -> Result<()> {
         let Some(unwinding) = &self.request.diversion.unwinding else {
             return self.no_call_moved();
         };
         let (before, after) = (Bytes::read(&self.before)?, Bytes::read(&self.after)?);
         let (before, after) = (before.parse()?, after.parse()?);
-        let (old, new) = (before.all()?, after.all()?);
-        let added = new.get(old.len()..).unwrap_or(&[]);
-        let enough = added.len() == 1 + unwinding.functions().count();
-        self.require(enough, ".eh_frame_hdr lost entries, or has too many")?;
-        for ((place, old), (moved, new)) in old.iter().zip(&new) {
-            let same = place == moved && before.says(old)? == after.says(new)?;
-            self.require(same, "unwinding out of a function changed")?;
-        }
-        let highest = old.iter().map(|(place, _)| *place).max().unwrap_or(0);
-        let places = [highest].into_iter().chain(added.iter().map(|one| one.0));
-        self.require(places.is_sorted(), ".eh_frame_hdr is not in order")?;
-        for (place, fde) in added {
-            let same = *place == fde.initial_address();
-            self.require(same, ".eh_frame_hdr leads to another function")?;
-        }
+        let added = self.compare(&before, &after)?;
+        let exactly = added == 1 + unwinding.functions().count();
+        self.require(exactly, ".eh_frame_hdr lost entries, or has too many")?;
         for &entry in &self.diverted.entries {
             let fde = after.of(entry);
             let fde = fde.ok_or_else(|| self.broken("nothing unwinds out of an entry"))?;
-            let ((cfa, _), _) = after.rules(&fde, entry)?;
-            let at_entry = CfaRule::RegisterAndOffset {
-                register: gimli::X86_64::RSP,
-                offset: 8,
-            };
-            self.require(cfa == at_entry, "an entry unwinds wrongly")?;
+            for place in [entry, entry.saturating_add(ENTRY - 1)] {
+                let holds = after.rules(&fde, place) == Some(at_entry());
+                self.require(holds, "an entry unwinds wrongly")?;
+            }
         }
         for (function, at) in &self.diverted.continuations {
             let has_rules = unwinding.functions().any(|other| other == *function);
@@ -215,6 +296,44 @@ impl Check<'_> {
             self.unwinds_alike((function, has_rules), *at, &before, &after)?;
         }
         Ok(())
+    }
+
+    /// Each function has what it had. Returns how many there are behind those.
+    fn compare(&self, before: &Frames<'_>, after: &Frames<'_>) -> Result<usize> {
+        let (old, new) = (before.search.table(), after.search.table());
+        let mut old = old.as_ref().map(|table| table.iter(before.bases));
+        let new = new.ok_or_else(|| self.broken(".eh_frame_hdr has no entries"))?;
+        let mut new = new.iter(after.bases);
+        let (mut last, mut added) = (None, 0);
+        let mut compared = HashSet::new();
+        while let Some((place, new)) = after.next(&mut new)? {
+            let ascends = last.is_none_or(|last| last < place);
+            self.require(ascends, ".eh_frame_hdr is not in order")?;
+            last = Some(place);
+            let itself = place == new.initial_address();
+            self.require(itself, ".eh_frame_hdr leads to another function")?;
+            let old = match &mut old {
+                Some(old) => before.next(old)?,
+                None => None,
+            };
+            let Some((was, old)) = old else {
+                added += 1;
+                let handlers = new.lsda().is_some() || new.personality().is_some();
+                self.require(!handlers, "new code handles exceptions")?;
+                continue;
+            };
+            let cies = (old.cie().offset(), new.cie().offset());
+            let same = was == place
+                && before.same_function(&old, after, &new)
+                && (!compared.insert(cies) || before.same_cie(old.cie(), after, new.cie()));
+            self.require(same, "unwinding out of a function changed")?;
+        }
+        let rest = match &mut old {
+            Some(old) => before.next(old)?,
+            None => None,
+        };
+        self.require(rest.is_none(), ".eh_frame_hdr lost entries")?;
+        Ok(added)
     }
 
     /// Where nothing is added to .eh_frame, each call is where it was.
@@ -238,18 +357,35 @@ impl Check<'_> {
     ) -> Result<()> {
         let prologue = &function.prologue;
         let Some(old) = before.of(prologue.at.0) else {
-            return Ok(());
+            return self.require(!has_rules, "a continuation has rules of no function");
         };
         let (was, is) = self.moved(function, at)?;
+        let calls = was.iter().any(is_call);
         let Some(new) = after.of(at) else {
-            let has = has_rules || was.iter().any(is_call);
-            return self.require(!has, "nothing unwinds out of a continuation");
+            return self.require(
+                !has_rules && !calls,
+                "nothing unwinds out of a continuation",
+            );
         };
+        let handles = calls && before.exceptions(&old).is_some();
+        self.require(!handles, "a call was moved, and its exceptions are handled")?;
+        let returns = |fde: &Fde<'a>| {
+            (
+                fde.cie().return_address_register(),
+                fde.is_signal_trampoline(),
+            )
+        };
+        self.require(
+            returns(&old) == returns(&new),
+            "a continuation returns otherwise",
+        )?;
         let places = was.iter().map(Instruction::ip).chain([prologue.end().0]);
         let moved = is.iter().map(Instruction::ip);
         let pairs = places.zip(moved).chain([(prologue.at.0, at)]);
         for (place, moved) in pairs.filter(|(place, _)| old.contains(*place)) {
-            let same = before.rules(&old, place)? == after.rules(&new, moved)?;
+            let rules = after.rules(&new, moved);
+            let uses_place = rules.as_ref().is_some_and(|rules| rules.uses_place);
+            let same = before.rules(&old, place) == rules && !uses_place;
             self.require(same, "a moved instruction unwinds otherwise")?;
         }
         Ok(())
