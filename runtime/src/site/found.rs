@@ -11,7 +11,10 @@
 //! What was found stays so: the sites that are in such a function turn into facades. Then its callers
 //! are sampled, of which some may be found in turn.
 
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{
+    AtomicBool, AtomicUsize,
+    Ordering::{Acquire, Relaxed, Release},
+};
 
 use crate::site::step::Frame;
 use crate::site::table::{Key, Table};
@@ -33,7 +36,7 @@ const CHAIN: usize = 4;
 /// How many functions are told apart.
 const FUNCTIONS: usize = 1 << 11;
 
-/// What samples have shown of one function.
+/// What samples have shown of one function. Where it begins and ends is written before anybody else gets its number.
 struct Function {
     begin: AtomicUsize,
     size: AtomicUsize,
@@ -148,7 +151,7 @@ impl Function {
     fn callers(&self) -> impl Iterator<Item = &'static Self> {
         self.callers
             .iter()
-            .map_while(|caller| Self::of(caller.load(Relaxed)))
+            .map_while(|caller| Self::of(caller.load(Acquire)))
     }
 
     fn note_caller(&self, caller: &Self) {
@@ -157,7 +160,7 @@ impl Function {
             return;
         }
         for place in &self.callers {
-            let before = place.compare_exchange(0, number, Relaxed, Relaxed);
+            let before = place.compare_exchange(0, number, Release, Relaxed);
             if before.is_ok() || before == Err(number) {
                 return;
             }

@@ -9,8 +9,13 @@
 //! in the first free one of its slots, the arrays taken in order; slots never become free, so all
 //! threads agree on it. Looked up is first where the newest array would have it: keys of older ones are
 //! copied there when they are met.
+//!
+//! A value may be the number of something: whoever finds it sees what was written before it was added.
 
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::Release};
+use core::sync::atomic::{
+    AtomicU64, AtomicUsize,
+    Ordering::{Acquire, Relaxed, Release, SeqCst},
+};
 
 use crate::machine::CODE_ALIGNMENT;
 use crate::sys;
@@ -81,25 +86,25 @@ impl Table {
     /// instructions. The key may be there even so.
     #[inline(always)]
     pub(crate) fn at_hand(&self, key: Key) -> u64 {
-        // Size before place: with a larger size goes the reservation.
-        let mask = self.larger.load(Relaxed) | (FIRST - 1);
+        let mask = self.larger.load(Acquire) | (FIRST - 1);
         let slot = self.slot(mask, key.0 as usize);
-        slot.load(Relaxed) ^ (key.0 << (64 - 48))
+        slot.load(Acquire) ^ (key.0 << (64 - 48))
     }
 
     /// Slots of the newest array.
     fn largest(&self) -> usize {
-        self.larger.load(Relaxed).wrapping_add(FIRST)
+        self.larger.load(Acquire).wrapping_add(FIRST)
     }
 
-    /// The slot numbered by the bits of `index` under `mask`, in the array of that size.
+    /// The slot numbered by the bits of `index` under `mask`, in the array of that size. A mask larger than the first
+    /// array's has to come from `larger`, acquired: `grow` has set the distance before it releases that.
     #[inline(always)]
     fn slot(&self, mask: usize, index: usize) -> &AtomicU64 {
         let base = self.first.as_ptr().wrapping_sub(FIRST);
         let base = base.wrapping_byte_add(self.distance.load(Relaxed));
         let slot = base.wrapping_add((index & mask).wrapping_add(mask).wrapping_add(1));
-        // SAFETY: either the distance is 0 and the mask that of the first array; or it leads to the
-        // reservation, which has room for every array at its size.
+        // SAFETY: either the distance is 0 and the mask that of the first array, since with a larger one the distance
+        // is seen that was set before; or it leads to the reservation, which has room for every array at its size.
         unsafe { &*slot }
     }
 
@@ -127,7 +132,7 @@ impl Table {
     /// The value of `key`.
     pub(crate) fn find(&self, key: Key) -> Option<u32> {
         let home = self.all_slots(key).find_map(|slot| {
-            let value = value(slot.load(Relaxed), key)?;
+            let value = value(slot.load(Acquire), key)?;
             Some((slot, value))
         });
         let (slot, value) = home?;
@@ -135,14 +140,16 @@ impl Table {
         Some(value)
     }
 
-    /// Puts `key`, which is in `home`, where it is looked for first.
+    /// Puts `key`, which is in `home`, where it is looked for first. While another thread changes the value, this one
+    /// writes the copy and reads `home`, that one writes `home` and reads the copy: with one order of all four, one of
+    /// them sees what the other has written.
     fn copy(&self, key: Key, home: &AtomicU64) {
         let size = self.largest();
         for slot in self.slots(size, key) {
-            let entry = home.load(Relaxed);
-            let copied = slot.compare_exchange(0, entry, Relaxed, Relaxed);
-            if copied.is_ok() && home.load(Relaxed) != entry {
-                self.change(key, value(home.load(Relaxed), key).unwrap_or_default());
+            let entry = home.load(SeqCst);
+            let copied = slot.compare_exchange(0, entry, SeqCst, SeqCst);
+            if copied.is_ok() && home.load(SeqCst) != entry {
+                self.change(key, value(home.load(SeqCst), key).unwrap_or_default());
             }
             if copied.is_ok() || copied.is_err_and(|found| value(found, key).is_some()) {
                 break;
@@ -162,7 +169,7 @@ impl Table {
         }
         loop {
             for slot in self.all_slots(key) {
-                match slot.compare_exchange(0, entry, Relaxed, Relaxed) {
+                match slot.compare_exchange(0, entry, Release, Acquire) {
                     Ok(_) => {
                         self.entries.fetch_add(1, Relaxed);
                         return Some(value);
@@ -180,13 +187,13 @@ impl Table {
         }
     }
 
-    /// Gives `key`, if it is there, another value.
+    /// Gives `key`, if it is there, another value, in an order with [`Self::copy`].
     pub(crate) fn change(&self, key: Key, value: u32) {
         for slot in self.all_slots(key) {
-            let entry = slot.load(Relaxed);
+            let entry = slot.load(SeqCst);
             if self::value(entry, key).is_some() {
                 // The key stays, so whoever else changes the value does so in full.
-                slot.store(key.0 << (64 - 48) ^ u64::from(value), Relaxed);
+                slot.store(key.0 << (64 - 48) ^ u64::from(value), SeqCst);
             }
         }
     }
