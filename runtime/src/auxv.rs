@@ -20,10 +20,8 @@ const AT_PHDR: usize = 3;
 const AT_PHENT: usize = 4;
 const AT_PHNUM: usize = 5;
 const AT_BASE: usize = 7;
-#[cfg(target_arch = "aarch64")]
 const AT_HWCAP: usize = 16;
 const AT_SECURE: usize = 23;
-#[cfg(target_arch = "aarch64")]
 const AT_HWCAP2: usize = 26;
 const AT_EXECFN: usize = 31;
 
@@ -47,10 +45,13 @@ pub(crate) struct Auxv {
     pub(crate) loader: usize,
     /// The path that the program was executed by, a string; relative to the directory at that time.
     pub(crate) path: usize,
-    /// What the processor has: resolvers of IFUNCs are told on AArch64.
-    #[cfg(target_arch = "aarch64")]
+    /// What the processor has.
+    #[allow(
+        dead_code,
+        reason = "AArch64 tells resolvers of IFUNCs, x86-64 does not"
+    )]
     pub(crate) hwcap: usize,
-    #[cfg(target_arch = "aarch64")]
+    #[allow(dead_code, reason = "as above")]
     pub(crate) hwcap2: usize,
     /// The program has more rights than whoever started it.
     pub(crate) secure: bool,
@@ -78,12 +79,10 @@ impl Auxv {
                     path: value,
                     ..seen
                 },
-                #[cfg(target_arch = "aarch64")]
                 AT_HWCAP => Self {
                     hwcap: value,
                     ..seen
                 },
-                #[cfg(target_arch = "aarch64")]
                 AT_HWCAP2 => Self {
                     hwcap2: value,
                     ..seen
@@ -96,9 +95,16 @@ impl Auxv {
             })
     }
 
+    /// That of the process.
+    pub(crate) fn find() -> Option<Self> {
+        InitialStack::find()
+            .map(|stack| stack.auxv())
+            .or_else(Self::of_kernel)
+    }
+
     /// As the kernel gives it out to whoever asks. For calls that come from another stack than the
     /// main thread's.
-    pub(crate) fn of_kernel() -> Option<Self> {
+    fn of_kernel() -> Option<Self> {
         let mut words = sys::kernel_auxv()?.iter().map(|word| word.load(Relaxed));
         Some(Self::of(iter::from_fn(|| {
             Some((words.next()?, words.next()?))
@@ -108,8 +114,8 @@ impl Auxv {
 
 /// The part of the initial stack that ends with the auxiliary vector.
 pub(crate) struct InitialStack {
-    /// The vector's AT_PHDR entry.
-    phdr: Mapped,
+    /// Where the vector begins, right behind the environment.
+    auxv: Mapped,
 }
 
 impl InitialStack {
@@ -134,17 +140,18 @@ impl InitialStack {
             // SAFETY: the page was just found readable, and a stack below its top stays mapped.
             let here = unsafe { Mapped::new(at) };
             if is_phdr_entry(here) {
-                return Some(Self { phdr: here });
+                return Some(Self {
+                    auxv: beginning(here),
+                });
             }
         }
         None
     }
 
-    /// What the vector says. The kernel writes AT_PHDR ahead of all the others that matter (Linux,
-    /// fs/binfmt_elf.c, `create_elf_tables`).
+    /// What the vector says.
     pub(crate) fn auxv(&self) -> Auxv {
         let entries = (0_u32..).map(|index| {
-            let entry = self.phdr.nth(index, ENTRY);
+            let entry = self.auxv.nth(index, ENTRY);
             (entry.word(), entry.add(WORD).word())
         });
         Auxv::of(entries)
@@ -160,19 +167,8 @@ impl InitialStack {
     /// The environment's strings, last first: the pointers between two null words in front of the
     /// vector.
     fn environment(&self) -> impl Iterator<Item = Mapped> {
-        let mut end = self.phdr;
-        for _ in 0..ENTRIES {
-            let before = end.add(0_usize.wrapping_sub(ENTRY));
-            // Entries that come before AT_PHDR have small types; what comes before the vector is a
-            // pointer or, if the environment is empty, null.
-            if (1..=ENTRIES).contains(&before.word()) {
-                end = before;
-            } else {
-                break;
-            }
-        }
         let back = 0_usize.wrapping_sub(WORD);
-        let mut pointer = end.add(back);
+        let mut pointer = self.auxv.add(back);
         iter::from_fn(move || {
             pointer = pointer.add(back);
             // SAFETY: a pointer of the environment that the kernel wrote leads to a string.
@@ -181,6 +177,20 @@ impl InitialStack {
                 .map(|at| unsafe { Mapped::new(at) })
         })
     }
+}
+
+/// Where the vector with that entry begins. AT_HWCAP and others come ahead of AT_PHDR (Linux, fs/binfmt_elf.c,
+/// `create_elf_tables`).
+fn beginning(mut entry: Mapped) -> Mapped {
+    for _ in 0..ENTRIES {
+        let before = entry.add(0_usize.wrapping_sub(ENTRY));
+        // Their types are small; what comes before the vector is a pointer or, if the environment is empty, null.
+        if !(1..=ENTRIES).contains(&before.word()) {
+            break;
+        }
+        entry = before;
+    }
+    entry
 }
 
 /// Whether the entries AT_PHDR, AT_PHENT and AT_PHNUM begin here, side by side as the kernel writes
@@ -207,6 +217,49 @@ mod tests {
             (auxv.phdr, auxv.phnum, auxv.loader, auxv.secure),
             (64, 9, 77, true)
         );
+    }
+
+    /// An initial stack as Linux 6.12 lays it out on AArch64, and what it says.
+    #[test]
+    #[allow(
+        clippy::expect_used,
+        reason = "a test says that something is wrong by panicking"
+    )]
+    fn a_vector_counts_from_its_beginning() {
+        let strings = [c"first=1", c"second=2"].map(|string| string.as_ptr().expose_provenance());
+        let pointers = [1, strings[0], 0, strings[0], strings[1], 0];
+        let entries = [
+            (33, 0x7fff_f7fc_0000), // AT_SYSINFO_EHDR
+            (51, 4720),             // AT_MINSIGSTKSZ
+            (AT_HWCAP, 0xefff_ffff),
+            (6, 4096), // AT_PAGESZ
+            (17, 100), // AT_CLKTCK
+            (AT_PHDR, 0x5555_5555_0040),
+            (AT_PHENT, PHENT),
+            (AT_PHNUM, 9),
+            (AT_BASE, 0x7fff_f7fd_0000),
+            (AT_SECURE, 0),
+            (AT_HWCAP2, 0x7f),
+            (AT_EXECFN, strings[0]),
+            (AT_NULL, 0),
+        ];
+        let entries = entries.iter().flat_map(|(kind, value)| [*kind, *value]);
+        let mut words: Vec<usize> = pointers.into_iter().chain(entries).collect();
+        for environment in [true, false] {
+            if !environment {
+                words.drain(3..5);
+            }
+            let from = words.as_ptr().expose_provenance();
+            let stack = InitialStack::find_above(from).expect("a vector");
+            let auxv = stack.auxv();
+            assert_eq!(
+                (auxv.hwcap, auxv.hwcap2, auxv.phdr, auxv.phnum, auxv.path),
+                (0xefff_ffff, 0x7f, 0x5555_5555_0040, 9, strings[0])
+            );
+            let second = stack.variable(b"second=");
+            assert_eq!(second.is_some_and(|value| value.is(b"2")), environment);
+            assert_eq!(stack.environment().count(), if environment { 2 } else { 0 });
+        }
     }
 
     #[test]

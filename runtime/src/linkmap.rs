@@ -16,7 +16,7 @@
 use core::mem;
 use core::sync::atomic::{AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
-use crate::auxv::{Auxv, InitialStack};
+use crate::auxv::Auxv;
 use crate::memory::{Access, Mapped};
 use crate::object::{MANY, Object};
 use crate::symbol::Symbols;
@@ -93,9 +93,7 @@ impl LinkMap {
     #[cold]
     #[inline(never)]
     fn look_for() -> Option<Self> {
-        let auxv = InitialStack::find()
-            .map(|stack| stack.auxv())
-            .or_else(Auxv::of_kernel)?;
+        let auxv = Auxv::find()?;
         let executable = (auxv.phdr != 0)
             // SAFETY: the kernel says that the program headers are there.
             .then(|| unsafe { Mapped::new(auxv.phdr) })

@@ -9,7 +9,7 @@ pub(crate) mod step;
 pub(crate) mod stubs;
 pub(crate) mod system;
 
-use crate::auxv::{Auxv, InitialStack};
+use crate::auxv::Auxv;
 
 /// R_AARCH64_RELATIVE.
 #[cfg(not(test))]
@@ -36,10 +36,7 @@ struct Processor {
 pub(crate) fn resolve(address: usize) -> usize {
     /// _IFUNC_ARG_HWCAP: there is a second argument.
     const HAS_MORE: usize = 1 << 62;
-    let auxv = InitialStack::find()
-        .map(|stack| stack.auxv())
-        .or_else(Auxv::of_kernel)
-        .unwrap_or_default();
+    let auxv = Auxv::find().unwrap_or_default();
     let processor = Processor {
         size: size_of::<Processor>(),
         hwcap: auxv.hwcap,
