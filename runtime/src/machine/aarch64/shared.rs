@@ -1,7 +1,11 @@
 //! Memory that others see: loads of what Rust knows nothing about, and changes of words that threads share.
 
 use core::arch::asm;
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{
+    AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+    compiler_fence,
+};
 
 /// One load, as an instruction.
 macro_rules! load {
@@ -48,13 +52,22 @@ load!(
 /// single instruction for it on all processors, but without an order for others it costs little.
 #[inline(always)]
 pub(crate) fn set(word: &AtomicU64, bits: u64) {
-    word.fetch_or(bits, Relaxed);
+    in_its_place(|| word.fetch_or(bits, Relaxed));
 }
 
 /// Clears all but `bits`, as above.
 #[inline(always)]
 pub(crate) fn keep(word: &AtomicU64, bits: u64) {
-    word.fetch_and(bits, Relaxed);
+    in_its_place(|| word.fetch_and(bits, Relaxed));
+}
+
+/// Has the compiler move nothing across `change`: a signal handler finds done what comes before it, and nothing of what
+/// comes behind it.
+#[inline(always)]
+fn in_its_place(change: impl FnOnce() -> u64) {
+    compiler_fence(SeqCst);
+    change();
+    compiler_fence(SeqCst);
 }
 
 /// Makes the two words at `pair` `new` if they are `old`. What others do before or after that they do for all in that
@@ -70,7 +83,8 @@ pub(crate) unsafe fn change_pair(
 ) -> bool {
     let result: u32;
     // SAFETY: as the caller says. What is loaded is both words at one time if the store succeeds; if they are not equal,
-    // somebody has changed them or is changing them.
+    // somebody has changed them or is changing them. The barrier keeps what comes behind it there: the store alone would
+    // let later loads pass it, and where nothing is stored, there is no release at all.
     unsafe {
         asm!(
             "2:",
