@@ -7,10 +7,12 @@ use core::sync::atomic::{AtomicU8, AtomicUsize};
 
 pub(crate) mod path;
 pub(crate) mod signal;
+mod stat;
 pub(crate) mod thread;
 
 use crate::machine::system;
 use crate::memory::Mapped;
+use stat::{REGULAR, Stat};
 
 #[cfg(not(test))]
 pub(crate) use crate::machine::registers::{own_base, own_dynamic};
@@ -250,30 +252,18 @@ impl File {
 
     /// Device and inode of the open file.
     pub(crate) fn identity(&self) -> Option<(usize, usize)> {
-        // `struct stat` begins with st_dev and st_ino on all machines.
-        self.stat(|[device, inode, ..]| (*device, *inode))
+        Some(self.stat()?.identity())
     }
 
     /// Its size, if it is a regular file.
     pub(crate) fn regular_size(&self) -> Option<usize> {
-        const S_IFMT: usize = 0o170_000;
-        const S_IFREG: usize = 0o100_000;
-        // The seventh word is st_size.
-        let (mode, size) = self.stat(|stat| (stat[system::STAT_MODE], stat[6]))?;
-        (mode & S_IFMT == S_IFREG).then_some(size)
+        let stat = self.stat()?;
+        (stat.kind() == REGULAR).then_some(stat.size())
     }
 
-    /// What `read` finds in `struct stat`, which has 144 bytes at most.
-    fn stat<T>(&self, read: impl FnOnce(&[usize; 18]) -> T) -> Option<T> {
-        let mut stat = MaybeUninit::<[usize; 18]>::uninit();
-        let at = stat.as_mut_ptr().expose_provenance();
+    fn stat(&self) -> Option<Stat> {
         // SAFETY: the kernel fills the structure in.
-        let result = unsafe { syscall(system::FSTAT, [self.0, at, 0, 0, 0]) };
-        if result != 0 {
-            return None;
-        }
-        // SAFETY: it has, since it says so.
-        Some(read(unsafe { stat.assume_init_ref() }))
+        Stat::get(|at| unsafe { syscall(system::FSTAT, [self.0, at, 0, 0, 0]) }).ok()
     }
 
     /// Reads `size` bytes from `offset` on, and says whether there were so many.

@@ -1,8 +1,8 @@
 //! Files by their names.
 
-use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
+use super::stat::{LINK, REGULAR, Stat};
 use super::{AT_FDCWD, File, syscall};
 use crate::machine::system::{self, O_NOFOLLOW};
 
@@ -38,22 +38,15 @@ impl<'a> Path<'a> {
     /// What is there.
     pub(crate) fn kind(self) -> Kind {
         const AT_SYMLINK_NOFOLLOW: usize = 0x100;
-        let mut stat = MaybeUninit::<[usize; 18]>::uninit();
-        let at = stat.as_mut_ptr().expose_provenance();
-        let arguments = [AT_FDCWD, self.address(), at, AT_SYMLINK_NOFOLLOW, 0];
-        // SAFETY: the path has an end; the kernel fills the structure in.
-        let result = unsafe { syscall(system::FSTATAT, arguments) };
-        if result == -ENOENT {
-            return Kind::Nothing;
-        }
-        if result != 0 {
-            return Kind::Other;
-        }
-        // SAFETY: it has, since it says so.
-        let stat = unsafe { stat.assume_init_ref() };
-        match stat[system::STAT_MODE] & 0o170_000 {
-            0o100_000 => Kind::Regular,
-            0o120_000 => Kind::Link,
+        let stat = Stat::get(|at| {
+            let arguments = [AT_FDCWD, self.address(), at, AT_SYMLINK_NOFOLLOW, 0];
+            // SAFETY: the path has an end; the kernel fills the structure in.
+            unsafe { syscall(system::FSTATAT, arguments) }
+        });
+        match stat.map(|stat| stat.kind()) {
+            Ok(REGULAR) => Kind::Regular,
+            Ok(LINK) => Kind::Link,
+            Err(error) if error == -ENOENT => Kind::Nothing,
             _ => Kind::Other,
         }
     }
