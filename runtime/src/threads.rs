@@ -4,7 +4,7 @@
 //! glibc (from 2.32 on) says so in `__libc_single_threaded`, as its own malloc goes by. It says "no" before the
 //! second thread starts. Elsewhere all changes are locked.
 //!
-//! Even the unlocked ones are single instructions, since a signal handler may come in between any two.
+//! A signal handler may come in at any time: it finds even an unlocked change done or not begun.
 
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering};

@@ -6,7 +6,7 @@ use core::arch::asm;
 #[inline(always)]
 pub(crate) fn thread_pointer() -> usize {
     let pointer: usize;
-    // SAFETY: reads a register that no program changes.
+    // SAFETY: reads a register. libc sets it once, before any hook of that thread.
     unsafe {
         asm!("mrs {}, tpidr_el0", out(reg) pointer, options(nostack, preserves_flags, nomem, pure));
     }

@@ -125,7 +125,7 @@ macro_rules! entry {
                 $($argument: $type,)*
                 $table: $crate::diverted::Table,
             ) $(-> $result)? {
-                // SAFETY: as above.
+                // SAFETY: the caller keeps to the function's contract.
                 unsafe { $does }
             }
         }
