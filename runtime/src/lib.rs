@@ -67,8 +67,6 @@ mod memory;
 mod nested;
 mod next;
 mod object;
-#[cfg(target_arch = "x86_64")]
-mod operators;
 mod pair;
 mod query;
 mod record;

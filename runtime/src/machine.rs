@@ -10,6 +10,31 @@
 //! | `step` | out of a frame, by .eh_frame |
 //! | `control_block` | what libc keeps of a thread, by its thread pointer |
 //! | `builtins` | the memory functions that the compiler calls |
+//! | `operators` | on x86-64, entries for C++'s operators of allocators in the executable |
+
+/// One load, as an instruction: `shared` has it for each size.
+macro_rules! load {
+    ($(#[$doc:meta])* $name:ident: $value:ty = $instruction:literal as $loaded:ty) => {
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// It must be readable.
+        #[inline(always)]
+        pub(crate) unsafe fn $name(address: usize) -> $value {
+            let value: $loaded;
+            // SAFETY: the caller answers for it.
+            unsafe {
+                core::arch::asm!(
+                    $instruction,
+                    out(reg) value,
+                    in(reg) address,
+                    options(nostack, readonly, preserves_flags),
+                );
+            }
+            value as $value
+        }
+    };
+}
 
 #[cfg(target_arch = "x86_64")]
 mod x86_64;

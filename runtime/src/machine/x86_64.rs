@@ -3,6 +3,7 @@
 #[cfg(not(test))]
 mod builtins;
 pub(crate) mod control_block;
+mod operators;
 pub(crate) mod registers;
 pub(crate) mod shared;
 pub(crate) mod step;

@@ -6,6 +6,7 @@ use core::arch::global_asm;
 global_asm!(
     ".macro allocs_builtin name",
     ".section .text.\\name, \"ax\", %progbits",
+    ".p2align 2",
     ".globl \\name",
     ".hidden \\name",
     ".type \\name, %function",

@@ -7,30 +7,6 @@ use core::sync::atomic::{
     compiler_fence,
 };
 
-/// One load, as an instruction.
-macro_rules! load {
-    ($(#[$doc:meta])* $name:ident: $value:ty = $instruction:literal as $loaded:ty) => {
-        $(#[$doc])*
-        ///
-        /// # Safety
-        /// It must be readable.
-        #[inline(always)]
-        pub(crate) unsafe fn $name(address: usize) -> $value {
-            let value: $loaded;
-            // SAFETY: the caller answers for it.
-            unsafe {
-                asm!(
-                    $instruction,
-                    out(reg) value,
-                    in(reg) address,
-                    options(nostack, readonly, preserves_flags),
-                );
-            }
-            value as $value
-        }
-    };
-}
-
 load!(
     /// The byte at `address`.
     byte: u8 = "ldrb {:w}, [{}]" as u32

@@ -1,5 +1,5 @@
-//! What the compiler may call whatever the source says: the memory functions. Hidden symbols, so that neither the program nor libc ever sees them and no dynamic
-//! relocation is needed to reach them.
+//! What the compiler may call whatever the source says: the memory functions. Hidden symbols, so that neither the program
+//! nor libc ever sees them and no dynamic relocation is needed to reach them.
 
 use core::arch::global_asm;
 
