@@ -13,12 +13,13 @@ use core::iter;
 use core::sync::atomic::Ordering::Relaxed;
 
 use crate::memory::Mapped;
-use crate::sys;
+use crate::{pages, sys};
 
 const AT_NULL: usize = 0;
 const AT_PHDR: usize = 3;
 const AT_PHENT: usize = 4;
 const AT_PHNUM: usize = 5;
+const AT_PAGESZ: usize = 6;
 const AT_BASE: usize = 7;
 const AT_HWCAP: usize = 16;
 const AT_SECURE: usize = 23;
@@ -41,6 +42,8 @@ pub(crate) struct Auxv {
     /// Program headers of the executable and their number.
     pub(crate) phdr: usize,
     pub(crate) phnum: usize,
+    /// Size of a page; 0 if nobody says.
+    pub(crate) page: usize,
     /// Where the loader lies; 0 if it was started itself.
     pub(crate) loader: usize,
     /// The path that the program was executed by, a string; relative to the directory at that time.
@@ -69,6 +72,10 @@ impl Auxv {
                 },
                 AT_PHNUM => Self {
                     phnum: value,
+                    ..seen
+                },
+                AT_PAGESZ => Self {
+                    page: value,
                     ..seen
                 },
                 AT_BASE => Self {
@@ -135,7 +142,7 @@ impl InitialStack {
                 if !sys::is_readable(readable_to) {
                     return None;
                 }
-                readable_to = (readable_to | (sys::PAGE - 1)).wrapping_add(1);
+                readable_to = (readable_to | (pages::LEAST - 1)).wrapping_add(1);
             }
             // SAFETY: the page was just found readable, and a stack below its top stays mapped.
             let here = unsafe { Mapped::new(at) };
@@ -202,7 +209,7 @@ fn is_phdr_entry(here: Mapped) -> bool {
         && word(3) == PHENT
         && word(4) == AT_PHNUM
         && (1..=usize::from(u16::MAX)).contains(&word(5))
-        && word(1) > sys::PAGE
+        && word(1) > pages::LEAST
 }
 
 #[cfg(test)]
@@ -232,7 +239,7 @@ mod tests {
             (33, 0x7fff_f7fc_0000), // AT_SYSINFO_EHDR
             (51, 4720),             // AT_MINSIGSTKSZ
             (AT_HWCAP, 0xefff_ffff),
-            (6, 4096), // AT_PAGESZ
+            (AT_PAGESZ, 65536),
             (17, 100), // AT_CLKTCK
             (AT_PHDR, 0x5555_5555_0040),
             (AT_PHENT, PHENT),
@@ -266,6 +273,6 @@ mod tests {
     fn a_page_that_is_not_mapped_is_not_readable() {
         let word = [0_u32; 1];
         assert!(sys::is_readable((&raw const word).expose_provenance()));
-        assert!(!sys::is_readable(sys::PAGE));
+        assert!(!sys::is_readable(pages::LEAST));
     }
 }

@@ -15,7 +15,8 @@ use crate::file::tables::Tables;
 use crate::linkmap::{Entries, Entry, LinkMap};
 use crate::memory::Mapped;
 use crate::object::Object;
-use crate::sys::{self, File, PAGE};
+use crate::pages;
+use crate::sys::{self, File};
 
 /// One loaded object.
 #[derive(Clone, Copy)]
@@ -224,8 +225,9 @@ fn object_that(address: usize, fits: impl Fn(&LoadedObject) -> bool) -> Option<L
 
 /// Whether `address` lies in the pages of an object, be it between its segments.
 pub(crate) fn is_in_object(address: usize) -> bool {
-    let surrounds =
-        |object: &LoadedObject| (page_of(object.begin)..page_behind(object.end)).contains(&address);
+    let surrounds = |object: &LoadedObject| {
+        (pages::begin(object.begin)..pages::end(object.end)).contains(&address)
+    };
     object_that(address, surrounds).is_some()
 }
 
@@ -243,18 +245,10 @@ pub(crate) fn pages(address: usize) -> Option<Pages> {
     let object = object_of(address)?;
     let segment = object.segment(address)?;
     Some(Pages {
-        base: page_of(segment.begin),
-        limit: page_behind(segment.end()),
+        base: pages::begin(segment.begin),
+        limit: pages::end(segment.end()),
         protection: segment.protection(),
     })
-}
-
-fn page_of(address: usize) -> usize {
-    address & !(PAGE - 1)
-}
-
-fn page_behind(end: usize) -> usize {
-    page_of(end.wrapping_add(PAGE - 1))
 }
 
 #[cfg(test)]

@@ -67,6 +67,7 @@ mod memory;
 mod nested;
 mod next;
 mod object;
+mod pages;
 mod pair;
 mod query;
 mod record;

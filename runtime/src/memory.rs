@@ -8,6 +8,7 @@ use core::slice;
 
 use crate::arena::Plain;
 use crate::machine::shared;
+use crate::pages;
 use crate::sys::{self, Copied, File};
 
 /// An address inside such a table.
@@ -170,8 +171,8 @@ fn is_mapped(address: usize, size: usize) -> bool {
     let Some(last) = address.checked_add(size.saturating_sub(1)) else {
         return false;
     };
-    let first = address & !(sys::PAGE - 1);
-    (first..=last).step_by(sys::PAGE).all(sys::is_readable)
+    let first = address & !(pages::LEAST - 1);
+    (first..=last).step_by(pages::LEAST).all(sys::is_readable)
 }
 
 #[cfg(test)]
@@ -185,10 +186,10 @@ mod tests {
         for access in [Access::Direct, Access::Guarded] {
             assert_eq!(access.words(address), Some(words));
         }
-        assert_eq!(Access::Guarded.words::<1>(sys::PAGE), None);
+        assert_eq!(Access::Guarded.words::<1>(pages::LEAST), None);
         assert_eq!(Access::Guarded.words::<1>(usize::MAX - 3), None);
         assert!(is_mapped(address, 24));
-        assert!(!is_mapped(sys::PAGE, 1));
+        assert!(!is_mapped(pages::LEAST, 1));
         assert!(!is_mapped(usize::MAX, 24));
     }
 }

@@ -26,9 +26,6 @@ const EAGAIN: isize = 11;
 const EFAULT: isize = 14;
 const ETIMEDOUT: isize = 110;
 
-/// Size of the pages that access rights are given by.
-pub(crate) const PAGE: usize = 4096;
-
 /// One system call with up to five arguments: what it returns, negative for an error.
 ///
 /// # Safety

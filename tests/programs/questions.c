@@ -132,11 +132,18 @@ NOINLINE static void mappings(char **argv, char **environ_of_main) {
     ASK(mapped + 40000);
     CHECK(answer == ALLOC_OK && is_allocator("mmap") && info.base == mapped && info.mapping_protection == PROT_READ);
     CHECK(info.mapping_site == info.site && is_made_in("mappings"));
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    CHECK((char *)info.mapping_limit == mapped + (50000 + page - 1) / page * page);
     mapped = mremap(mapped, 50000, 1 << 20, MREMAP_MAYMOVE);
     ASK(mapped + (1 << 19));
     CHECK(answer == ALLOC_OK && info.base == mapped && info.size == 1 << 20);
+    munmap(mapped + (1 << 19), 1); /* all of the page */
+    ASK(mapped + (1 << 19) + page - 1);
+    CHECK(answer == ALLOC_E_UNMAPPED);
+    ASK(mapped + (1 << 19) + page);
+    CHECK(answer == ALLOC_OK && info.base == mapped + (1 << 19) + page);
     munmap(mapped, 1 << 20);
-    ASK(mapped + (1 << 19));
+    ASK(mapped + (1 << 19) - 1);
     CHECK(answer == ALLOC_E_UNMAPPED);
     int local = 0;
     (void)argv, (void)environ_of_main;

@@ -104,9 +104,8 @@ fn objects_are_those_of_proc() {
                 .unwrap()
                 .to_owned()
         };
-        let page = |address: usize| address & !(PAGE - 1);
         let line = |address: usize| {
-            let begins = format!("{:x}-", page(address));
+            let begins = format!("{:x}-", pages::begin(address));
             let line = maps
                 .lines()
                 .find(|line| line.starts_with(&begins))
@@ -118,7 +117,10 @@ fn objects_are_those_of_proc() {
         let (text, _, offset) = object.executable_segment().expect("code");
         let fields: Vec<_> = line(text).split_whitespace().collect();
         assert_eq!(fields[1], "r-xp");
-        assert_eq!(usize::from_str_radix(fields[2], 16), Ok(page(offset)));
+        assert_eq!(
+            usize::from_str_radix(fields[2], 16),
+            Ok(pages::begin(offset))
+        );
         assert!(of(object.end).is_none_or(|next| next.place.load_base != object.object.base));
     }
 }

@@ -17,8 +17,8 @@ use crate::linkmap::LinkMap;
 #[cfg(not(test))]
 use crate::machine::stubs::{self, jump};
 use crate::mapping::noted::{self, Noted};
+use crate::pages;
 use crate::symbol::Symbols;
-use crate::sys::PAGE;
 
 type Address = *mut c_void;
 
@@ -231,7 +231,7 @@ pub unsafe extern "C" fn munmap(address: Address, size: usize) -> c_int {
     };
     let base = address.expose_provenance();
     // Beforehand, as above; what the kernel refuses is not forgotten.
-    if base & (PAGE - 1) == 0 && size != 0 {
+    if base == pages::begin(base) && size != 0 {
         noted::forget(base, size);
     }
     // SAFETY: the caller keeps to munmap's contract.

@@ -9,7 +9,7 @@
 use core::sync::atomic::fence;
 use core::sync::atomic::{AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
-use crate::sys::PAGE;
+use crate::pages;
 
 /// How many mappings are noted at a time.
 const SLOTS: usize = 4096;
@@ -38,7 +38,7 @@ impl Noted {
 }
 
 fn limit(base: usize, size: usize) -> usize {
-    base.saturating_add(size).saturating_add(PAGE - 1) & !(PAGE - 1)
+    pages::end(base.saturating_add(size))
 }
 
 /// Notes a new mapping. Whatever was there before is no more.
@@ -170,6 +170,7 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::pages::LEAST as PAGE;
 
     const AT: usize = 0x7f00_0000_0000;
 

@@ -14,7 +14,7 @@ use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use crate::counters;
 use crate::machine::control_block;
 use crate::mapping::maps::Region;
-use crate::sys::{self, PAGE};
+use crate::{pages, sys};
 
 /// The main thread's control block, which is in no stack; and neither is the main thread's stack here.
 static MAIN: AtomicUsize = AtomicUsize::new(0);
@@ -38,11 +38,11 @@ pub(crate) fn limit(address: usize, region: &Region) -> Option<usize> {
 
 /// A control block is less than a page, at the end of the last one.
 fn page_end(block: usize) -> usize {
-    (block | (PAGE - 1)).wrapping_add(1)
+    pages::end(block.saturating_add(1))
 }
 
 /// A control block of glibc's in the last page.
 fn block_at_end(region: &Region) -> Option<usize> {
-    let page = region.end.checked_sub(PAGE)?;
+    let page = region.end.checked_sub(pages::size())?;
     control_block::within(page, region.end).find(|block| *block != MAIN.load(Relaxed))
 }

@@ -10,7 +10,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use super::*;
-use crate::sys;
+use crate::{pages, sys};
 
 fn address_of<T>(place: *const T) -> usize {
     place.expose_provenance()
@@ -46,7 +46,7 @@ fn regions_are_those_of_proc() {
     }
     assert!(seen >= 10, "{maps}");
     assert_eq!(of(0), None);
-    assert_eq!(of(sys::PAGE), None);
+    assert_eq!(of(pages::LEAST), None);
     assert_eq!(of(usize::MAX), None);
 }
 
@@ -67,7 +67,7 @@ fn stacks_of_threads() {
     to_thread.send(()).unwrap();
     thread.unwrap().join().unwrap();
     assert_eq!(own.kind, Kind::ThreadStack, "{own:x?}");
-    assert!(own.base <= address && pointer < own.limit && own.limit - pointer <= sys::PAGE);
+    assert!(own.base <= address && pointer < own.limit && own.limit - pointer <= pages::LEAST);
     assert!(
         (295_000..310_000).contains(&(own.limit - own.base)),
         "{own:x?}"
