@@ -96,20 +96,29 @@ pub fn installed() -> &'static Path {
         for directory in [&lib, &bin] {
             fs::create_dir_all(directory).expect("a directory beside the binary");
         }
-        let build = concat!(env!("CARGO_MANIFEST_DIR"), "/../rewriter/dist/runtime");
-        let built = std::process::Command::new(build)
-            .env("RUSTC", tree::made("rust").join("rustc"))
-            .output()
-            .expect("a shell");
-        let said = String::from_utf8_lossy(&built.stderr);
-        assert!(built.status.success(), "cannot build the runtime: {said}");
-        let built = String::from_utf8_lossy(&built.stdout);
-        fs::copy(built.trim_end(), lib.join(RUNTIME)).expect("the runtime");
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let built = build_runtime(&mut std::process::Command::new(sources.join(BUILD)));
+        fs::copy(built, lib.join(RUNTIME)).expect("the runtime");
         let installed = bin.join("allocs-rewrite");
         let _ = fs::remove_file(&installed); // that of an older build
         fs::hard_link(tool, &installed).expect("a link");
         prefix
     })
+}
+
+/// What builds the runtime, in the sources.
+pub const BUILD: &str = "rewriter/dist/runtime";
+
+/// Has `build` build it, and says where it is.
+pub fn build_runtime(build: &mut std::process::Command) -> PathBuf {
+    let built = build
+        .env("RUSTC", tree::made("rust").join("rustc"))
+        .output()
+        .expect("a shell");
+    let said = String::from_utf8_lossy(&built.stderr);
+    assert!(built.status.success(), "cannot build the runtime: {said}");
+    let built = String::from_utf8(built.stdout).expect("a path");
+    PathBuf::from(built.trim_end())
 }
 
 /// The runtime there.

@@ -3,6 +3,7 @@
 //! Debian.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,19 +17,20 @@ use object::elf;
 
 use crate::index::{answers, compile};
 use crate::machines::WORK;
-use crate::{questions, runtime_exports};
+use crate::{phases, questions, runtime_exports};
 
 pub(crate) fn trials() -> Vec<Trial> {
     let mut all = trials!["machines_runtime":
         stress,
         exports,
         depends_on_nothing,
+        built_elsewhere,
         questions,
+        pages,
         operators,
-        names,
-        formats,
-        stacks,
         before_relocation,
+        phases,
+        preloaded,
         own_allocator_is_refused,
         other_runtime_in_a_directory,
         two_machines_in_a_tree,
@@ -55,7 +57,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     all
 }
 
-fn gcc() -> Command {
+pub(crate) fn gcc() -> Command {
     AARCH64.compiler()
 }
 
@@ -64,13 +66,13 @@ fn gxx() -> Command {
 }
 
 /// A rewrite by the installed program, of which nobody says where the runtime is.
-fn rewrite(program: &Path, out: impl AsRef<Path>) -> Rewrite {
+pub(crate) fn rewrite(program: &Path, out: impl AsRef<Path>) -> Rewrite {
     let installed = foreign::installed().join("bin/allocs-rewrite");
     Rewrite::by(&installed, program, out)
 }
 
 /// The program rewritten, in a directory with the runtime.
-fn rewritten(dir: &Dir, program: &Path) -> PathBuf {
+pub(crate) fn rewritten(dir: &Dir, program: &Path) -> PathBuf {
     let out = dir.make("rewritten");
     let path = out.join(program.file_name().expect("a name"));
     let result = rewrite(program, &path).succeed();
@@ -81,13 +83,13 @@ fn rewritten(dir: &Dir, program: &Path) -> PathBuf {
 }
 
 /// Runs it, slowly.
-fn run(variables: &[(&str, String)], program: &Path) -> Command {
+pub(crate) fn run(variables: &[(&str, String)], program: &Path) -> Command {
     AARCH64
         .run_with(variables, &AARCH64.libraries(), program)
         .limit(Duration::from_secs(900))
 }
 
-fn path(path: &Path) -> String {
+pub(crate) fn path(path: &Path) -> String {
     path.display().to_string()
 }
 
@@ -114,17 +116,50 @@ fn depends_on_nothing() {
     assert!(runtime.relro().is_some(), "no RELRO");
 }
 
+/// The file says neither where its sources were nor where cargo put it.
+fn built_elsewhere() {
+    let dir = Dir::new("aarch64-elsewhere");
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let copy = dir.make("other sources");
+    Command::new("cp")
+        .args(["-r", "Cargo.toml", "Cargo.lock", "runtime", "rewriter"])
+        .arg(&copy)
+        .dir(&sources)
+        .succeed();
+    symlink(sources.join("tests"), copy.join("tests")).expect("a link");
+    let built = foreign::build_runtime(
+        std::process::Command::new(copy.join(foreign::BUILD))
+            .current_dir(dir.path())
+            .env("CARGO_TARGET_DIR", "cargo's own")
+            .env("RUSTFLAGS", "-Copt-level=0"),
+    );
+    assert!(built.starts_with(dir.join("cargo's own")), "{built:?}");
+    let [here, there] =
+        [&foreign::installed_runtime(), &built].map(|path| fs::read(path).expect("a runtime"));
+    assert!(here == there, "the files differ");
+}
+
 /// Threads that allocate at random: the index says what the program's own list says.
 fn stress() {
     let dir = Dir::new("aarch64-stress");
     let program = rewritten(&dir, &compile(&dir, gcc(), "stress.c", &[]));
-    let file = dir.join("answers");
-    let outcome = run(&[("ANSWERS", path(&file))], &program)
-        .args(["4", "20000", "2"])
-        .run();
+    stresses(&dir, &[], &program, "relocation");
+}
+
+/// The same for a program in which the runtime starts in that phase.
+fn stresses(dir: &Dir, variables: &[(&str, String)], program: &Path, phase: &str) {
+    let [answers_file, report] = ["answers", "report.json"].map(|name| dir.join(name));
+    let told = [
+        ("ANSWERS", path(&answers_file)),
+        ("ALLOCS_REPORT", path(&report)),
+    ];
+    let variables = [variables, &told].concat();
+    let outcome = run(&variables, program).args(["4", "20000", "2"]).run();
     assert_eq!(outcome.code(), Some(0), "{outcome}");
     assert_eq!(outcome.stdout(), "done\n", "{outcome}");
-    assert!(answers(&file) > 5000, "{outcome}");
+    assert!(answers(&answers_file) > 5000, "{outcome}");
+    let report = Report::read(&report).expect("a report");
+    assert_eq!(report.phase(), phase, "{outcome}");
 }
 
 /// A program that asks does what it does without the runtime, and has answers, all of them right.
@@ -148,6 +183,41 @@ fn questions() {
     assert_eq!(outcome.stdout(), questions::WITHOUT);
     let outcome = run(&[], &rewritten(&dir, &program)).run();
     assert_eq!(outcome.stdout(), questions::WITH, "{outcome}");
+}
+
+/// Kernels have pages of 4, 16 or 64 KiB: a mapping goes on to the end of its last one, and so does a hole.
+fn pages() {
+    let dir = Dir::new("aarch64-pages");
+    let source = dir.write(
+        "main.c",
+        "#define _GNU_SOURCE
+         #include <stdio.h>
+         #include <sys/mman.h>
+         #include <unistd.h>
+         #include \"allocs.h\"
+         int main(void) {
+             struct alloc_info info;
+             size_t page = (size_t)sysconf(_SC_PAGESIZE);
+             char *mapped = mmap(NULL, 1, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+             alloc_get_info(mapped, &info);
+             printf(\"pages of %zu: mapped are %zu\", page, (size_t)((char *)info.mapping_limit - mapped));
+             mapped = mmap(NULL, 3 * page, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+             munmap(mapped + page, 1);
+             alloc_get_info(mapped + 2 * page, &info);
+             printf(\", behind a hole are %zu\\n\", info.size);
+             return 0; }
+",
+    );
+    let program = dir.join("program");
+    let include = Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtime/include");
+    let includes = [Path::new("-I"), &include, Path::new("-o")];
+    gcc().args(includes).args([&program, &source]).succeed();
+    let program = rewritten(&dir, &program);
+    for page in ["4096", "16384", "65536"] {
+        let outcome = run(&[], &program).env("QEMU_PAGESIZE", page).succeed();
+        let expected = format!("pages of {page}: mapped are {page}, behind a hole are {page}\n");
+        assert_eq!(outcome.stdout(), expected, "{outcome}");
+    }
 }
 
 /// Frames as GCC makes them: small, with and without frame pointers, and with signed return addresses, which the emulated
@@ -180,95 +250,6 @@ fn facades(source: &str, compiler: Command, flags: &[&str]) {
 /// Operator new and containers of C++.
 fn operators() {
     facades("facades.cpp", gxx(), &["-O2"]);
-}
-
-fn words(dir: &Dir) -> (PathBuf, PathBuf) {
-    let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("../samples/words.c");
-    let program = dir.join("words");
-    gcc()
-        .args(["-g", "-O1", "-o"])
-        .args([&program, &text])
-        .succeed();
-    (rewritten(dir, &program), text)
-}
-
-/// `allocs-rewrite report` names functions and lines.
-fn names() {
-    let dir = Dir::new("aarch64-names");
-    let (program, text) = words(&dir);
-    for name in ["report.json", "report.pb", "report.pb.gz"] {
-        let file = dir.join(name);
-        run(&[("ALLOCS_REPORT", path(&file))], &program)
-            .arg(&text)
-            .succeed();
-        let tool = foreign::installed().join("bin/allocs-rewrite");
-        let outcome = Command::new(tool).arg("report").arg(&file).succeed();
-        let said = outcome.stdout();
-        for words in ["new_word  /", "words.c:31", "main  /", "words.c:55"] {
-            assert!(said.contains(words), "{outcome}{words}");
-        }
-    }
-}
-
-/// What the report says for itself.
-fn formats() {
-    let dir = Dir::new("aarch64-formats");
-    let (program, text) = words(&dir);
-    let report = |name: &str| {
-        let file = dir.join(name);
-        run(&[("ALLOCS_REPORT", path(&file))], &program)
-            .arg(&text)
-            .succeed();
-        file
-    };
-    let json = Report::read(&report("report.json")).expect("a report");
-    assert_eq!(json.phase(), "relocation");
-    assert_eq!(json.before_init(), 0);
-    assert!(json.calls("calloc") > 100 && json.calls("malloc") > 100);
-    assert!(json.number(&["live", "bytes"]) > 10_000);
-    let said = fs::read_to_string(report("report.txt")).expect("a report");
-    for words in ["started: relocation; hook calls before that: 0", "main+0x"] {
-        assert!(said.contains(words), "{said}");
-    }
-}
-
-/// ALLOCS_STACK: the way out of each frame is found, as far as the first: of one whose size is not fixed, of large ones,
-/// through libc.
-fn stacks() {
-    let dir = Dir::new("aarch64-stacks");
-    let source = dir.write(
-        "main.c",
-        "#include <stdlib.h>
-         __attribute__((noinline)) void *innermost(int n) {
-             volatile char room[4096]; room[n] = 1; void *made = malloc(10002); room[n + 1] = 0; return made; }
-         __attribute__((noinline)) void *dynamic(int n) {
-             volatile char *room = __builtin_alloca(n * 100 + 17); room[n] = 1; void *made = innermost(n); room[n] = 0;
-             return made; }
-         int compare(const void *a, const void *b) { free(dynamic(*(const char *)a)); return *(const char *)b; }
-         int main(void) { char two[] = {3, 2}; qsort(two, 2, 1, compare); return 0; }
-",
-    );
-    let program = dir.join("program");
-    gcc()
-        .args(["-g", "-O1", "-rdynamic", "-fno-builtin-malloc", "-o"])
-        .args([&program, &source])
-        .succeed();
-    let program = rewritten(&dir, &program);
-    let file = dir.join("report.json");
-    let variables = [
-        ("ALLOCS_REPORT", path(&file)),
-        ("ALLOCS_STACK", "16".to_owned()),
-    ];
-    run(&variables, &program).succeed();
-    let tool = foreign::installed().join("bin/allocs-rewrite");
-    let said = Command::new(tool)
-        .arg("report")
-        .arg(&file)
-        .succeed()
-        .stdout();
-    let functions = ["innermost", "dynamic", "compare", "main", "_start"];
-    let places: Vec<_> = functions.iter().map(|name| said.find(name)).collect();
-    assert!(places.iter().all(Option::is_some), "{said}{places:?}");
 }
 
 /// A library's own IFUNC allocates before the loader has relocated the runtime.
@@ -307,6 +288,31 @@ fn before_relocation() {
     let report = Report::read(&file).expect("a report");
     assert_eq!(report.before_init(), 1, "{outcome}");
     assert_eq!(report.calls("free"), 1);
+}
+
+/// `--phase preinit` is later than a library that glibc initialises first; `--phase relocation` is not.
+fn phases() {
+    let dir = Dir::new("aarch64-phases");
+    let program = phases::with_rival(&dir, &gcc());
+    for (phase, before_init) in [("preinit", 1), ("relocation", 0)] {
+        let result = rewrite(&program, dir.join(phase))
+            .arg("--phase")
+            .arg(phase)
+            .succeed();
+        let file = dir.join("report.json");
+        let outcome = run(&[("ALLOCS_REPORT", path(&file))], &result.path).succeed();
+        let report = Report::read(&file).expect("a report");
+        assert_eq!(report.phase(), phase, "{outcome}");
+        assert_eq!(report.before_init(), before_init, "{outcome}");
+    }
+}
+
+/// In a program that nobody has rewritten: from the runtime's own constructor on.
+fn preloaded() {
+    let dir = Dir::new("aarch64-preloaded");
+    let program = compile(&dir, gcc(), "stress.c", &[]);
+    let preload = ("LD_PRELOAD", path(&foreign::installed_runtime()));
+    stresses(&dir, &[preload], &program, "constructor");
 }
 
 /// Its calls do not come to the runtime; who takes that has to say so.

@@ -40,6 +40,7 @@ mod loader_model;
 mod machines;
 mod machines_explained;
 mod machines_runtime;
+mod machines_runtime_reports;
 mod manuals;
 mod object_file;
 mod odd_layouts;
@@ -100,6 +101,7 @@ fn main() -> ExitCode {
         hostile::trials(),
         hostile_unwinding::trials(),
         machines_runtime::trials(),
+        machines_runtime_reports::trials(),
         machines::trials(),
         machines_explained::trials(),
         samples::trials(),

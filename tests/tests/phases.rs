@@ -424,7 +424,8 @@ fn musl_nested_hooks() {
     assert_eq!(report.number(&["live", "chunks"]), 0, "{report:?}");
 }
 
-fn with_rival(dir: &Dir) -> PathBuf {
+/// A program with a library that glibc initialises ahead of everything, of which a constructor allocates.
+pub(crate) fn with_rival(dir: &Dir, compiler: &Command) -> PathBuf {
     let rival = dir.write(
         "librival.c",
         "#include <stdlib.h>\nvoid *kept;\n\
@@ -434,7 +435,7 @@ fn with_rival(dir: &Dir) -> PathBuf {
         "main.c",
         "extern void *kept; int main(void) { return !kept; }\n",
     );
-    let gcc = || Command::new(needs("gcc")).dir(dir.path());
+    let gcc = || compiler.clone().dir(dir.path());
     gcc()
         .args(["-shared", "-fPIC", "-Wl,-z,initfirst", "-o", "librival.so"])
         .arg(rival)
@@ -450,7 +451,7 @@ fn with_rival(dir: &Dir) -> PathBuf {
 /// The phases make the difference that they are said to make.
 fn preinit_by_request() {
     let dir = Dir::new("preinit");
-    let program = with_rival(&dir);
+    let program = with_rival(&dir, &Command::new(needs("gcc")));
     for (phase, before_init) in [("preinit", 1), ("relocation", 0), ("auto", 0)] {
         let out = dir.join(phase);
         let result = Rewrite::new(&program, out)
