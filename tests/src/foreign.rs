@@ -76,10 +76,7 @@ pub const ALL: [Machine; 14] = [
         programs: false,
         ..machine("ppc64", "powerpc64-linux-gnu", "ppc64")
     },
-    Machine {
-        programs: false,
-        ..machine("riscv64", "riscv64-linux-gnu", "riscv64")
-    },
+    machine("riscv64", "riscv64-linux-gnu", "riscv64"),
 ];
 
 /// The machine that the project has a runtime for, beside x86-64.
@@ -226,9 +223,11 @@ impl Machine {
 
     /// Python, in the tree.
     pub fn python(&self) -> PathBuf {
-        self.root().join(match self.tools {
-            Tools::Gnu => "usr/bin/python3.11",
-            Tools::Llvm => "usr/bin/python3.14", // of a later release
+        // As `tests/trees` names it: that of the machine's release.
+        self.root().join(match self.name {
+            "riscv64" => "usr/bin/python3.13",
+            "loong64" => "usr/bin/python3.14",
+            _ => "usr/bin/python3.11",
         })
     }
 }

@@ -13,6 +13,7 @@ use libtest_mimic::Trial;
 pub(crate) fn trials() -> Vec<Trial> {
     let mut all = trials!["machines":
         mips_has_no_ifuncs,
+        musl_has_no_trampoline,
         no_own_runtime,
         runtime_for_another_machine,
     ];
@@ -264,6 +265,29 @@ fn mips_has_no_ifuncs() {
             &program,
             &["phase relocation", "no IFUNCs on MIPS", "--phase preinit"],
         );
+}
+
+/// musl calls a runtime at the entry point only, by a trampoline of x86-64.
+fn musl_has_no_trampoline() {
+    for machine in foreign::ALL {
+        let dir = Dir::new(&format!("musl-{}", machine.name));
+        let loader = format!(
+            "-Wl,--dynamic-linker=/lib/ld-musl-{}.so.1",
+            machine.emulator
+        );
+        let program = build(machine, &dir, &["-fPIE", "-pie", &loader]);
+        let rewrite = || {
+            Rewrite::new(&program, dir.join("out"))
+                .args_line("--runtime /usr/lib/libtrace.so.1 --init trace_init")
+        };
+        let reason = ["its loader is musl's", "x86-64", "build it for glibc"];
+        rewrite().refuse(&dir.path(), &program, &reason);
+        for phase in ["relocation", "preinit", "entry"] {
+            let said = [&["phase ", phase], reason.as_slice()].concat();
+            let asked = rewrite().args_line(&format!("--phase {phase}"));
+            asked.refuse(&dir.path(), &program, &said);
+        }
+    }
 }
 
 fn no_own_runtime() {
