@@ -55,8 +55,8 @@ pub(crate) struct Target {
     /// What a download that broke off leaves behind, or one wrong field, is an everyday thing: to be told in its
     /// own words, and not as a failed verification.
     pub(crate) everyday: bool,
-    accepted: usize,
-    refused: usize,
+    pub(crate) accepted: usize,
+    pub(crate) refused: usize,
 }
 
 impl Target {

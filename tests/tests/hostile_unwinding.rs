@@ -15,11 +15,13 @@ pub(crate) fn trials() -> Vec<Trial> {
         bytes_for_unwinding,
         words_for_unwinding,
         many_changes_for_unwinding,
+        much_in_common_for_unwinding,
     ]
 }
 
-/// Functions with each kind of record that compilers make; the first may not move if nothing unwinds there.
-fn target(name: &str) -> Target {
+/// Functions with each kind of record that compilers make; the first may not move if nothing unwinds there. `others`
+/// are behind them.
+fn target(name: &str, others: &str) -> Target {
     let call = "sub $8, %rsp\n.cfi_def_cfa_offset 16\ncall get@PLT\nadd $8, %rsp\n.cfi_def_cfa_offset 8\nret";
     let framed = "push %rbp\n.cfi_def_cfa_offset 16\n.cfi_offset %rbp, -16\nmov %rsp, %rbp\n\
                   .cfi_def_cfa_register %rbp\ntest %rdi, %rdi\npop %rbp\n.cfi_def_cfa %rsp, 8\nret";
@@ -37,7 +39,7 @@ fn target(name: &str) -> Target {
         .map(|(name, body)| function(name, &format!(".cfi_startproc\n{body}\n.cfi_endproc")));
     let data =
         ".section .rodata\nhandlers: .byte 0xff, 0xff, 1, 0\n.data\n.p2align 3\nleads: .quad get\n";
-    let assembly = functions.concat() + data;
+    let assembly = functions.concat() + data + others;
     let (sources, dir) = (Dir::new("hostile-sources"), Dir::new(name));
     let program = dir.join("own");
     fs::copy(assembled(&sources, "own", &assembly), &program).expect("a program");
@@ -61,7 +63,7 @@ fn places(program: &[u8]) -> Vec<usize> {
 }
 
 fn bytes_for_unwinding() {
-    let mut target = target("hostile-unwinding-bytes");
+    let mut target = target("hostile-unwinding-bytes", "");
     let good = target.good.clone();
     for at in places(&good) {
         let old = good[at];
@@ -85,7 +87,7 @@ fn bytes_for_unwinding() {
 }
 
 fn words_for_unwinding() {
-    let mut target = target("hostile-unwinding-words");
+    let mut target = target("hostile-unwinding-words", "");
     let good = target.good.clone();
     for at in places(&good).into_iter().step_by(2) {
         let old = u32::from_le_bytes(good[at..at + 4].try_into().expect("4 bytes"));
@@ -100,7 +102,7 @@ fn words_for_unwinding() {
 }
 
 fn many_changes_for_unwinding() {
-    let mut target = target("hostile-unwinding-changes");
+    let mut target = target("hostile-unwinding-changes", "");
     let mut rng = Rng::with_seed(SEED);
     let places = places(&target.good);
     for round in 0..5_000 {
@@ -120,4 +122,30 @@ fn many_changes_for_unwinding() {
         });
     }
     target.finish();
+}
+
+/// What functions have in common is looked at once, not for each of them.
+fn much_in_common_for_unwinding() {
+    let others = r#"
+.section .eh_frame,"a",@progbits
+1: .long 3f - 2f
+2: .long 0
+.byte 1
+.asciz "zR"
+.byte 1, 0x78, 16, 1, 0x1b, 0x0c, 7, 8, 0x90, 1
+.fill 1 << 19, 2, 0x0308
+.p2align 2
+3:
+.set number, 0
+.rept 20000
+.long 16, . - 1b, many + number - ., 1, 0
+.set number, number + 1
+.endr
+.text
+many: .zero 20000, 0x90
+"#;
+    let mut target = target("hostile-unwinding-common", others);
+    let good = target.good.clone();
+    target.rewrite(&good, &|| "20,000 functions".to_owned());
+    assert_eq!((target.accepted, target.refused), (1, 0));
 }
