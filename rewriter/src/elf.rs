@@ -96,6 +96,14 @@ pub(crate) trait Entry: Sized {
     fn decode(bytes: &[u8], format: Format) -> Option<Self>;
     /// The entry as it stands in a file of that format.
     fn encode(&self, format: Format) -> Vec<u8>;
+    /// A table of them.
+    fn encode_all(entries: &[Self], format: Format) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for entry in entries {
+            bytes.extend_from_slice(&entry.encode(format));
+        }
+        bytes
+    }
 }
 
 fn raw<T: Pod>(bytes: &[u8]) -> Option<&T> {

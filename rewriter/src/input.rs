@@ -71,8 +71,22 @@ pub(crate) fn open_to_change(path: &Path) -> Result<Input> {
     })
 }
 
-/// Opens `path` if it is a regular file.
+/// Opens `path` if it is a regular file, to look into it.
 pub(crate) fn open(path: &Path) -> Result<Input> {
+    let Input {
+        source, metadata, ..
+    } = open_to_copy(path)?;
+    let privileges = privileges(source.file(), &metadata);
+    Ok(Input {
+        privileges: privileges.map_err(|source| Error::io(path, "read the attributes", source))?,
+        source: source.read_ahead()?,
+        metadata,
+        recovered: false,
+    })
+}
+
+/// Opens `path` if it is a regular file, of which nothing has to be known but its bytes.
+pub(crate) fn open_to_copy(path: &Path) -> Result<Input> {
     let failed = |action| move |source| Error::io(path, action, source);
     // Without O_NONBLOCK, opening a FIFO would wait for somebody to write into it.
     let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);
@@ -91,11 +105,10 @@ pub(crate) fn open(path: &Path) -> Result<Input> {
     if !metadata.is_file() {
         return Err(Error::new(path, ErrorKind::NotAFile));
     }
-    let privileges = privileges(&file, &metadata).map_err(failed("read the attributes"))?;
     Ok(Input {
-        source: Source::new(file, path, metadata.len()).read_ahead()?,
+        source: Source::new(file, path, metadata.len()),
         metadata,
-        privileges,
+        privileges: Privileges::default(),
         recovered: false,
     })
 }
@@ -120,6 +133,11 @@ fn privileges(file: &File, metadata: &Metadata) -> io::Result<Privileges> {
 }
 
 impl Input {
+    /// Whether the file has holes: fewer blocks than bytes (stat(2) counts 512 bytes each).
+    pub(crate) fn is_sparse(&self) -> bool {
+        self.metadata.blocks().saturating_mul(512) < self.metadata.len()
+    }
+
     /// Fails if another file has the input's place by now: a result would undo that.
     pub(crate) fn check_in_place(&self, path: &Path) -> Result<()> {
         let now = path.metadata();

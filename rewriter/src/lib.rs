@@ -258,7 +258,7 @@ impl Job<'_> {
         let options = keep(self.options, &found);
         let rewritten = &self.input.source;
         let options = divert::remember(options, rewritten, &Image::parse(rewritten)?)?;
-        let source = rewritten.through(&original)?;
+        let source = rewritten.through(&original);
         let job = Job {
             options: &options,
             ..*self

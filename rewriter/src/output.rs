@@ -186,7 +186,7 @@ impl Pending {
         }
         let output = Output::create(&target.path)?;
         let mut copied = 0;
-        output.fill(&input.source, spans, |bytes| {
+        output.fill(&input.source, input.is_sparse(), spans, |bytes| {
             copied += bytes;
             go_on(&target.path, progress(copied, spans.len()))
         })?;
@@ -197,7 +197,7 @@ impl Pending {
     pub(crate) fn source(&self, input: &Input, spans: &Spans) -> Result<Source> {
         match self {
             Self::Whole(output) => output.source(spans.len()),
-            Self::Direct(_) => input.source.through(spans),
+            Self::Direct(_) => Ok(input.source.through(spans)),
         }
     }
 

@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
@@ -21,12 +22,12 @@ const WINDOW: u64 = 6720 * 5;
 /// An open file of known length.
 #[derive(Debug)]
 pub(crate) struct Source {
-    file: File,
+    file: Arc<File>,
     path: PathBuf,
     len: u64,
     format: Format,
     /// The file's first bytes, read ahead.
-    head: Vec<u8>,
+    head: Arc<Vec<u8>>,
     /// What is made of the file, where that is another than the file itself.
     spans: Option<Spans>,
 }
@@ -46,43 +47,41 @@ impl Allowance {
 }
 
 impl Source {
-    pub(crate) fn new(file: File, path: &Path, len: u64) -> Self {
-        let mut start = [0; Format::IDENTIFIED_BY as usize];
-        let format = file
-            .read_exact_at(&mut start, 0)
-            .ok()
-            .and_then(|()| Format::identify(&start));
+    /// Bytes of which nothing is known.
+    pub(crate) fn new(file: impl Into<Arc<File>>, path: &Path, len: u64) -> Self {
         Self {
-            file,
+            file: file.into(),
             path: path.to_owned(),
             len,
-            format: format.unwrap_or_default(), // another is refused when the header is read
-            head: Vec::new(),
+            format: Format::default(),
+            head: Arc::default(),
             spans: None,
         }
     }
 
     /// What `spans` make of this file, without making it.
-    pub(crate) fn through(&self, spans: &Spans) -> Result<Self> {
-        let file = self.file.try_clone();
+    pub(crate) fn through(&self, spans: &Spans) -> Self {
         let spans = match &self.spans {
             Some(inner) => spans.over(inner),
             None => spans.clone(),
         };
-        Ok(Self {
-            file: file.map_err(|source| Error::io(&self.path, "read", source))?,
+        Self {
+            file: self.file.clone(),
             path: self.path.clone(),
             len: spans.len(),
             format: self.format,
             head: self.head.clone(),
             spans: Some(spans),
-        })
+        }
     }
 
-    /// The same with the first bytes read at once: a file's headers and most of its tables are there.
+    /// The same as an ELF file. Its first bytes are read at once: the headers and most of the tables are there.
     pub(crate) fn read_ahead(mut self) -> Result<Self> {
         const AHEAD: u64 = 32 << 10;
-        self.head = self.bytes(FileOffset(0), self.len.min(AHEAD), "the file's beginning")?;
+        let head = self.bytes(FileOffset(0), self.len.min(AHEAD), "the file's beginning")?;
+        // Another than these is refused when the header is read.
+        self.format = Format::identify(&head).unwrap_or_default();
+        self.head = head.into();
         Ok(self)
     }
 
@@ -241,13 +240,32 @@ impl Source {
         at: FileOffset,
         size: u64,
         what: &'static str,
+        visit: impl FnMut(u64, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        self.for_each_run(at, size, WINDOW, what, visit)
+    }
+
+    /// Calls `visit` with all of the file, in runs of `most` bytes and what is left.
+    pub(crate) fn for_all(&self, most: u64, mut visit: impl FnMut(&[u8])) -> Result<()> {
+        self.for_each_run(FileOffset(0), self.len, most, "the file", |_, run| {
+            visit(run);
+            Ok(())
+        })
+    }
+
+    fn for_each_run(
+        &self,
+        at: FileOffset,
+        size: u64,
+        most: u64,
+        what: &'static str,
         mut visit: impl FnMut(u64, &[u8]) -> Result<()>,
     ) -> Result<()> {
         self.check(at, size, what)?;
-        let mut buffer = vec![0; self.host_size(size.min(WINDOW))?];
+        let mut buffer = vec![0; self.host_size(size.min(most))?];
         let mut position = 0;
         while position < size {
-            let step = (size - position).min(WINDOW);
+            let step = (size - position).min(most);
             let window = &mut buffer[..self.host_size(step)?];
             self.fill(FileOffset(at.0 + position), window)?;
             visit(position, window)?;

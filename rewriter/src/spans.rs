@@ -110,10 +110,13 @@ impl Spans {
         if len == 0 {
             return Some(());
         }
-        let before = self.0.iter().filter_map(|span| span.slice(0, at.0));
-        let after = self.0.iter().filter_map(|span| span.slice(end, u64::MAX));
-        let new = Span { at, len, content };
-        self.0 = before.chain([new]).chain(after).collect();
+        let first = self.0.partition_point(|span| span.end() <= at.0);
+        let behind = self.0.partition_point(|span| span.at.0 < end);
+        let replaced = self.0.get(first..behind)?;
+        let before = replaced.first().and_then(|span| span.slice(0, at.0));
+        let after = replaced.last().and_then(|span| span.slice(end, u64::MAX));
+        let new = [before, Some(Span { at, len, content }), after];
+        self.0.splice(first..behind, new.into_iter().flatten());
         Some(())
     }
 
@@ -173,6 +176,10 @@ impl Spans {
     /// Length of the result, in bytes.
     pub(crate) fn len(&self) -> u64 {
         self.0.last().map_or(0, Span::end)
+    }
+
+    pub(crate) fn ends_in_zeros(&self) -> bool {
+        { self.0.last() }.is_some_and(|last| matches!(last.content, Content::Zero))
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Span> {

@@ -84,7 +84,7 @@ pub(crate) fn record(
     put(source, &mut layout.spans, layout.word_at, bytes)?;
     if let Word::Journal(at) = word {
         let journal = Journal::of(source, &layout.spans)?;
-        let bytes = journal.encode(&source.through(&layout.spans)?, at)?;
+        let bytes = journal.encode(&source.through(&layout.spans), at)?;
         put(source, &mut layout.spans, at, bytes)?;
     }
     Ok(layout)

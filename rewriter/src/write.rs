@@ -8,7 +8,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{SeekFrom, copy_file_range, ioctl_ficlone, seek};
@@ -56,24 +56,26 @@ impl Output {
         &self.path
     }
 
-    /// Fills the file; `copied` hears of every run of bytes copied from the input, and may end it.
+    /// Fills the file; `copied` hears of every run of bytes copied from the input, which may be `sparse`, and may
+    /// end it.
     pub(crate) fn fill(
         &self,
         source: &Source,
+        sparse: bool,
         spans: &Spans,
         mut copied: impl FnMut(u64) -> Result<()>,
     ) -> Result<()> {
         let file = self.file();
         let pages = changed_pages(spans);
         let shared = self.share(source, spans);
-        if !shared || spans.len() != source.len() {
+        let ends_in_hole = sparse || spans.ends_in_zeros();
+        if ends_in_hole || shared && spans.len() != source.len() {
             self.checked("write", file.set_len(spans.len()))?;
         }
         self.write_pages(source, spans, &pages)?;
         if shared {
             return Ok(());
         }
-        let sparse = is_sparse(source);
         let starts = [0].into_iter().chain(pages.iter().map(|page| page.end));
         let ends = pages.iter().map(|page| page.start).chain([spans.len()]);
         for (start, end) in starts.zip(ends) {
@@ -100,7 +102,10 @@ impl Output {
     /// Writes whole pages: of one that is written in part, the kernel would first read the rest from the
     /// disk where blocks are shared, as no page of the new file is in its cache yet.
     fn write_pages(&self, source: &Source, spans: &Spans, pages: &[Range<u64>]) -> Result<()> {
-        let result = source.through(spans)?;
+        if pages.is_empty() {
+            return Ok(()); // a copy
+        }
+        let result = source.through(spans);
         for range in pages {
             let (at, size) = (FileOffset(range.start), range.end - range.start);
             result.for_each_window(at, size, "the pages that change", |skip, window| {
@@ -225,11 +230,6 @@ fn changed_pages(spans: &Spans) -> Vec<Range<u64>> {
         }
     }
     pages
-}
-
-fn is_sparse(source: &Source) -> bool {
-    let metadata = source.file().metadata();
-    metadata.is_ok_and(|metadata| metadata.blocks().saturating_mul(512) < metadata.len())
 }
 
 /// The next run of data in `[at, end)` of a file with holes; empty at `end` if there is none.

@@ -53,8 +53,8 @@ impl Builder<'_> {
             let format = self.image.format;
             let others = self.plan.names.diverting.iter();
             let others = others.map(|&name| Symbol::undefined_global(name));
-            let all = [symbol].into_iter().chain(others);
-            self.put_at(end, all.flat_map(|symbol| symbol.encode(format)).collect())?;
+            let all: Vec<_> = [symbol].into_iter().chain(others).collect();
+            self.put_at(end, Symbol::encode_all(&all, format))?;
         }
         if let Some(end) = self.gained(".gnu.version") {
             // VER_NDX_GLOBAL: unversioned, as the linker marks undefined symbols without one.
@@ -178,12 +178,7 @@ impl Builder<'_> {
 
     pub(super) fn put_dynamic(&mut self) -> Result<()> {
         let entries = self.dynamic_entries();
-        let encode = |entries: &[Dyn]| -> Vec<u8> {
-            entries
-                .iter()
-                .flat_map(|entry| entry.encode(self.image.format))
-                .collect()
-        };
+        let encode = |entries: &[Dyn]| Dyn::encode_all(entries, self.image.format);
         let entry = size_of(Dyn::size(self.image.format));
         let old = self.image.dynamic.table;
         if self.plan.dynamic.moves == DynamicMove::Stays {
@@ -263,15 +258,10 @@ impl Builder<'_> {
 
     /// The program headers, section headers and ELF header, where they changed.
     pub(super) fn put_headers(&mut self) -> Result<()> {
-        let encode_segments = |segments: &[Segment]| -> Vec<u8> {
-            segments
-                .iter()
-                .flat_map(|segment| segment.encode(self.image.format))
-                .collect()
-        };
+        let format = self.image.format;
         let (old, new) = (
-            encode_segments(&self.image.segments),
-            encode_segments(&self.segments),
+            Segment::encode_all(&self.image.segments, format),
+            Segment::encode_all(&self.segments, format),
         );
         let changed = match self.segments_at == self.image.segments_at {
             true => changed_entries(&old, &new, size_of(Segment::size(self.image.format))),
@@ -280,14 +270,10 @@ impl Builder<'_> {
         for (offset, bytes) in changed {
             self.put_bytes(FileOffset(self.segments_at.0 + offset), bytes)?;
         }
-        let encode_sections = |sections: &[Section]| -> Vec<u8> {
-            sections
-                .iter()
-                .flat_map(|section| section.encode(self.image.format))
-                .collect()
-        };
-        let old = encode_sections(&self.image.sections);
-        let new = encode_sections(&self.sections);
+        let (old, new) = (
+            Section::encode_all(&self.image.sections, format),
+            Section::encode_all(&self.sections, format),
+        );
         let changed = match self.sections_at == self.gap.moved(self.image.sections_at) {
             true => changed_entries(&old, &new, size_of(Section::size(self.image.format))),
             false => vec![(0, new)], // the whole table is new at its new place

@@ -7,12 +7,14 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::walk::{Entry, Found};
-use super::{Tree, retain_outside, same};
+use super::{Tree, retain_outside, same, workers};
 use crate::error::{Error, ErrorKind, Result};
 use crate::{attributes, temporary};
 
 /// What its owner needs to make files in a directory.
 const WRITABLE: u32 = 0o700;
+/// What its owner needs to get at what is in one.
+const PASSABLE: u32 = 0o100;
 
 /// Makes the directories that are not there yet, and takes away what killed runs have left in the others.
 /// What cannot be made is lost with all that is below it.
@@ -24,9 +26,16 @@ pub(crate) fn prepare(tree: &Tree<'_>, found: &mut Found) -> Vec<Error> {
         if path.ancestors().any(|place| lost.contains(place)) {
             continue;
         }
-        if let Err(error) = make(&tree.output.join(path)) {
-            failures.push(error);
-            lost.insert(path.clone());
+        let is_new = found.is_made(path.parent());
+        match make(&tree.output.join(path), is_new) {
+            Ok(true) => {
+                found.made.insert(path.clone());
+            }
+            Ok(false) => {}
+            Err(error) => {
+                failures.push(error);
+                lost.insert(path.clone());
+            }
         }
     }
     if !lost.is_empty() {
@@ -35,14 +44,22 @@ pub(crate) fn prepare(tree: &Tree<'_>, found: &mut Found) -> Vec<Error> {
     failures
 }
 
-fn make(path: &Path) -> Result<()> {
+/// True if it was not there; which is known of one in a directory that `is_new`.
+fn make(path: &Path, is_new: bool) -> Result<bool> {
     let failed = |action| move |error| Error::io(path, action, error);
+    let new = || {
+        let mut directory = DirBuilder::new();
+        directory.mode(WRITABLE);
+        directory
+            .create(path)
+            .map(|()| true)
+            .map_err(failed("make"))
+    };
+    if is_new {
+        return new();
+    }
     match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let mut directory = DirBuilder::new();
-            directory.mode(WRITABLE);
-            directory.create(path).map_err(failed("make"))
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => new(),
         Err(error) => Err(failed("make")(error)),
         // A symbolic link would lead out of the tree.
         Ok(there) if !there.is_dir() => Err(Error::new(path, ErrorKind::InTheWay)),
@@ -51,16 +68,21 @@ fn make(path: &Path) -> Result<()> {
                 let mode = Permissions::from_mode(there.mode() & 0o7777 | WRITABLE);
                 fs::set_permissions(path, mode).map_err(failed("write to"))?;
             }
-            temporary::remove_left_over(path).map_err(failed("clean up"))
+            temporary::remove_left_over(path).map_err(failed("clean up"))?;
+            Ok(false)
         }
     }
 }
 
-/// Gives each directory what belongs to it: those below others first.
+/// Gives each directory what belongs to it. Where the owner may not pass, that is after all that is below.
 pub(crate) fn finish(tree: &Tree<'_>, found: &Found) -> Vec<Error> {
     let directories = found.directories.iter().rev();
-    let finished = directories.map(|directory| finish_one(tree, directory));
-    finished.filter_map(Result::err).collect()
+    let (open, closed): (Vec<_>, Vec<_>) =
+        directories.partition(|directory| directory.metadata.mode() & PASSABLE != 0);
+    let finish = |directory: &&Entry| finish_one(tree, directory);
+    let mut finished = workers::on_all(1, &open, finish, || ());
+    finished.extend(closed.iter().map(finish));
+    finished.into_iter().filter_map(Result::err).collect()
 }
 
 /// The same once more for the directory at `path`, which something was written to since.

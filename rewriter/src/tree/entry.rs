@@ -140,17 +140,19 @@ fn copy_all(tree: &Tree<'_>, item: &Item<'_>, progress: &mut Progress<'_>) -> Re
 fn copy(tree: &Tree<'_>, item: &Item<'_>, progress: &mut Progress<'_>) -> Result<bool> {
     let entry = item.entry;
     let (from, to) = (tree.source.join(&entry.path), tree.output.join(&entry.path));
-    let same = same::copied(&from, &entry.metadata, &to);
-    if same.map_err(|source| Error::io(&to, "read", source))?
-        && (!entry.is_program() || file::starts_now(&from) == file::starts_now(&to))
-    {
-        return Ok(false);
+    if !item.is_new {
+        let same = same::copied(&from, &entry.metadata, &to);
+        if same.map_err(|source| Error::io(&to, "read", source))?
+            && (!entry.is_program() || file::starts_now(&from) == file::starts_now(&to))
+        {
+            return Ok(false);
+        }
     }
     if !entry.metadata.is_file() {
         special::copy(tree, entry)?;
         return Ok(true);
     }
-    let input = input::open(&from)?;
+    let input = input::open_to_copy(&from)?;
     check_same(&input, item)?;
     let target = Target::in_copy(to);
     let all = Spans::copy(input.source.len());

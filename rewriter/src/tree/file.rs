@@ -41,7 +41,7 @@ pub(crate) enum Verdict {
 
 /// What an earlier run made of the item for a copy, if that is still so.
 pub(crate) fn made_before(tree: &Tree<'_>, item: &Item<'_>) -> Result<Option<TreeFile>> {
-    if tree.in_place() {
+    if tree.in_place() || item.is_new {
         return Ok(None);
     }
     let path = &item.entry.path;
@@ -217,7 +217,7 @@ fn original_stamp(tree: &Tree<'_>, input: &Input) -> Result<Option<Stamp>> {
         return Ok(None);
     }
     let source = match undo::original(&input.source) {
-        Ok((_, spans)) => &input.source.through(&spans)?,
+        Ok((_, spans)) => &input.source.through(&spans),
         Err(error) if matches!(error.kind(), ErrorKind::NotRewritten) => &input.source,
         Err(_) => return Ok(None),
     };

@@ -23,6 +23,8 @@ pub(crate) struct Item<'e> {
     pub(crate) entry: &'e Entry,
     /// The other names.
     pub(crate) links: Vec<&'e Entry>,
+    /// True if its directory was made by this run: nothing is there.
+    pub(crate) is_new: bool,
 }
 
 impl Item<'_> {
@@ -48,7 +50,12 @@ pub(crate) fn items<'e>(tree: &Tree<'_>, found: &'e Found) -> Vec<Item<'e>> {
             let others = names.iter().skip(1);
             let links = others.filter_map(|&other| found.entries.get(other));
             let links = links.collect();
-            items.push(Item { entry, links });
+            let is_new = found.is_made(entry.path.parent());
+            items.push(Item {
+                entry,
+                links,
+                is_new,
+            });
         }
     }
     items

@@ -1,14 +1,13 @@
 //! What there is in a tree.
 
-use std::collections::BTreeMap;
-use std::fs::{self, Metadata};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::OsStr;
+use std::fs::{self, DirEntry, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use walkdir::WalkDir;
-
-use super::{Tree, links};
+use super::{Tree, links, workers};
 use crate::direct;
 use crate::error::{Error, Result};
 use crate::temporary;
@@ -49,33 +48,52 @@ pub(crate) struct Found {
     pub(crate) directories: Vec<Entry>,
     /// Everything else.
     pub(crate) entries: Vec<Entry>,
+    /// Directories that the copy had not.
+    pub(crate) made: HashSet<PathBuf>,
     /// What could not be looked at.
     pub(crate) failures: Vec<Error>,
 }
+
+impl Found {
+    /// Whether this run made the copy's `directory`.
+    pub(crate) fn is_made(&self, directory: Option<&Path>) -> bool {
+        directory.is_some_and(|directory| self.made.contains(directory))
+    }
+}
+
+/// What is in a directory, in the order of names: entries, and what could not be looked at.
+type Content = Vec<std::result::Result<Entry, (PathBuf, io::Error)>>;
 
 /// Looks at everything below the source. What runs that were killed have left there is no part of the
 /// tree; in place, it is taken away.
 pub(crate) fn walk(tree: &Tree<'_>) -> Result<Found> {
     let mut found = Found::default();
     let mut unfinished = Vec::new();
-    for entry in WalkDir::new(&tree.source).sort_by_file_name() {
-        let metadata = entry.and_then(|entry| Ok((entry.metadata()?, entry)));
-        let (metadata, entry) = match metadata {
-            Ok(both) => both,
-            Err(error) => {
-                found.failures.push(failure(tree, error));
+    let mut contents = contents(tree);
+    let metadata = fs::symlink_metadata(&tree.source);
+    let path = PathBuf::new();
+    let top = metadata
+        .map(|metadata| Entry {
+            path: path.clone(),
+            metadata,
+        })
+        .map_err(|error| (path, error));
+    let mut within = vec![vec![top].into_iter()];
+    while let Some(content) = within.last_mut() {
+        let entry = match content.next() {
+            Some(Ok(entry)) => entry,
+            Some(Err((path, error))) => {
+                found.failures.push(tree.error(&path, "read", error));
+                continue;
+            }
+            None => {
+                within.pop();
                 continue;
             }
         };
-        let path = entry
-            .path()
-            .strip_prefix(&tree.source)
-            .unwrap_or(entry.path());
-        let entry = Entry {
-            path: path.to_owned(),
-            metadata,
-        };
         if entry.metadata.is_dir() {
+            let content = contents.remove(&entry.path).unwrap_or_default();
+            within.push(content.into_iter());
             found.directories.push(entry);
         } else if temporary::is_temporary(&entry.path) {
             if tree.in_place() {
@@ -94,9 +112,44 @@ pub(crate) fn walk(tree: &Tree<'_>) -> Result<Found> {
     Ok(found)
 }
 
-fn failure(tree: &Tree<'_>, error: walkdir::Error) -> Error {
-    let path = error.path().unwrap_or(&tree.source).to_owned();
-    Error::io(&path, "read", error.into())
+/// What is in each directory, by its path from the top.
+fn contents(tree: &Tree<'_>) -> HashMap<PathBuf, Content> {
+    let mut all = HashMap::new();
+    let mut level = vec![PathBuf::new()];
+    while !level.is_empty() {
+        let read = workers::on_all(1, &level, |directory| content(tree, directory), || ());
+        let entries = read.iter().flatten().flatten();
+        let directories = entries.filter(|entry| entry.metadata.is_dir());
+        let next = directories.map(|entry| entry.path.clone()).collect();
+        all.extend(level.into_iter().zip(read));
+        level = next;
+    }
+    all
+}
+
+fn content(tree: &Tree<'_>, directory: &Path) -> Content {
+    let failed = |error| (directory.to_owned(), error);
+    let entries = match fs::read_dir(tree.source.join(directory)) {
+        Ok(entries) => entries,
+        Err(error) => return vec![Err(failed(error))],
+    };
+    let look = |entry: io::Result<DirEntry>| {
+        let entry = entry.map_err(failed)?;
+        let path = directory.join(entry.file_name());
+        match entry.metadata() {
+            Ok(metadata) => Ok(Entry { path, metadata }),
+            Err(error) => Err((path, error)),
+        }
+    };
+    let mut content: Content = entries.map(look).collect();
+    content.sort_unstable_by(|one, other| path_of(one).cmp(path_of(other)));
+    content
+}
+
+fn path_of(found: &std::result::Result<Entry, (PathBuf, io::Error)>) -> &OsStr {
+    match found {
+        Ok(Entry { path, .. }) | Err((path, _)) => path.as_os_str(),
+    }
 }
 
 fn clean(path: &Path, metadata: &Metadata) -> io::Result<()> {

@@ -17,32 +17,63 @@ const PATIENCE: Duration = Duration::from_millis(50);
 /// In place each file is flushed to disk, which is waiting: as many wait for one turn of the disk's.
 const WAITING: usize = 8;
 
-/// How far the workers are.
-#[derive(Default)]
-struct State {
-    next: AtomicUsize,
-    done: AtomicU64,
-    stop: AtomicBool,
-    /// Threads that have not ended.
-    working: AtomicUsize,
-    /// Whether the first failure is the end.
-    strict: bool,
-}
-
 /// A thread that works; when it ends, in whatever way, the one that waits hears of it.
 struct Working<'s> {
-    state: &'s State,
+    working: &'s AtomicUsize,
     main: &'s Thread,
 }
 
 impl Drop for Working<'_> {
     fn drop(&mut self) {
-        self.state.working.fetch_sub(1, Ordering::Release);
+        self.working.fetch_sub(1, Ordering::Release);
         self.main.unpark();
     }
 }
 
-/// Does what `act` does with each item. The answers are in no order.
+/// What `act` gives for each of `items`, in their order, on so many threads for each processor. `meanwhile` is called
+/// now and then, and once when all is done.
+pub(crate) fn on_all<T: Sync, D: Send>(
+    per_processor: usize,
+    items: &[T],
+    act: impl Fn(&T) -> D + Sync,
+    mut meanwhile: impl FnMut(),
+) -> Vec<D> {
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let threads = (processors * per_processor).min(items.len());
+    let (next, working) = (AtomicUsize::new(0), AtomicUsize::new(threads));
+    let main = thread::current();
+    let mut all: Vec<(usize, D)> = thread::scope(|scope| {
+        let (next, working, main, act) = (&next, &working, &main, &act);
+        let work = || {
+            scope.spawn(move || {
+                let _ended = Working { working, main };
+                let taken = || Some(next.fetch_add(1, Ordering::Relaxed));
+                std::iter::from_fn(taken)
+                    .map_while(|index| Some((index, act(items.get(index)?))))
+                    .collect::<Vec<_>>()
+            })
+        };
+        let workers: Vec<_> = (0..threads).map(|_| work()).collect();
+        while working.load(Ordering::Acquire) > 0 {
+            thread::park_timeout(PATIENCE);
+            meanwhile();
+        }
+        let done = workers.into_iter().map(ScopedJoinHandle::join);
+        let done = done.map(|done| done.unwrap_or_else(|panic| resume_unwind(panic)));
+        done.flatten().collect()
+    });
+    all.sort_unstable_by_key(|(index, _)| *index);
+    all.into_iter().map(|(_, done)| done).collect()
+}
+
+/// How far the workers are.
+#[derive(Default)]
+struct State {
+    done: AtomicU64,
+    stop: AtomicBool,
+}
+
+/// Does what `act` does with each item.
 pub(crate) fn run(
     tree: &Tree<'_>,
     items: &[&Item<'_>],
@@ -50,38 +81,35 @@ pub(crate) fn run(
     act: impl Fn(&Item<'_>, &mut Progress<'_>) -> Done + Sync,
 ) -> Result<Vec<Done>> {
     let total = items.iter().map(|item| item.entry.work()).sum();
-    let threads = threads(tree).min(items.len());
-    let state = State {
-        strict: tree.options.strict,
-        working: AtomicUsize::new(threads),
-        ..State::default()
-    };
-    let main = thread::current();
+    let state = State::default();
+    let strict = tree.options.strict;
     let mut stopped = false;
-    let mut all: Vec<Done> = thread::scope(|scope| {
-        let (main, state, act) = (&main, &state, &act);
-        let work = || {
-            scope.spawn(move || {
-                let _ended = Working { state, main };
-                state.work(items, act)
-            })
-        };
-        let workers: Vec<_> = (0..threads).map(|_| work()).collect();
-        while state.working.load(Ordering::Acquire) > 0 {
-            thread::park_timeout(PATIENCE);
+    let per_processor = match tree.in_place() {
+        true => WAITING,
+        false => 1,
+    };
+    let all = on_all(
+        per_processor,
+        items,
+        |item| {
+            let done = state.watch(item, &act)?;
+            if strict && done.error.is_some() {
+                state.stop.store(true, Ordering::Relaxed);
+            }
+            Some(done)
+        },
+        || {
             stopped |= progress(state.done.load(Ordering::Relaxed), total).is_break();
             if stopped {
                 state.stop.store(true, Ordering::Relaxed);
             }
-        }
-        let done = workers.into_iter().map(ScopedJoinHandle::join);
-        let done = done.map(|done| done.unwrap_or_else(|panic| resume_unwind(panic)));
-        done.flatten().collect()
-    });
+        },
+    );
+    let mut all: Vec<Done> = all.into_iter().flatten().collect();
     if stopped {
         return Err(Error::new(&tree.output, ErrorKind::TreeStopped));
     }
-    if state.strict {
+    if strict {
         // Where one fails, the others are stopped.
         let failed = |error: &mut Error| !matches!(error.kind(), ErrorKind::Stopped);
         let failure = all.iter_mut().find_map(|done| done.error.take_if(failed));
@@ -92,43 +120,16 @@ pub(crate) fn run(
     Ok(all)
 }
 
-fn threads(tree: &Tree<'_>) -> usize {
-    let processors = thread::available_parallelism().map_or(1, usize::from);
-    match tree.in_place() {
-        true => processors * WAITING,
-        false => processors,
-    }
-}
-
 impl State {
-    /// What one thread does.
-    fn work(
+    /// Acts, and counts the bytes meanwhile; `None` if it is to stop.
+    fn watch(
         &self,
-        items: &[&Item<'_>],
+        item: &Item<'_>,
         act: impl Fn(&Item<'_>, &mut Progress<'_>) -> Done,
-    ) -> Vec<Done> {
-        let mut all = Vec::new();
-        while let Some(item) = self.next(items) {
-            let done = self.watch(item, &act);
-            if self.strict && done.error.is_some() {
-                self.stop.store(true, Ordering::Relaxed);
-            }
-            all.push(done);
-        }
-        all
-    }
-
-    fn next<'i>(&self, items: &[&'i Item<'i>]) -> Option<&'i Item<'i>> {
+    ) -> Option<Done> {
         if self.stop.load(Ordering::Relaxed) {
             return None;
         }
-        items
-            .get(self.next.fetch_add(1, Ordering::Relaxed))
-            .copied()
-    }
-
-    /// Acts, and counts the bytes meanwhile.
-    fn watch(&self, item: &Item<'_>, act: impl Fn(&Item<'_>, &mut Progress<'_>) -> Done) -> Done {
         let work = item.entry.work();
         let mut counted = 0;
         let done = act(item, &mut |copied, _| {
@@ -142,6 +143,6 @@ impl State {
             }
         });
         self.done.fetch_add(work - counted, Ordering::Relaxed);
-        done
+        Some(done)
     }
 }

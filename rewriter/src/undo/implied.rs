@@ -117,7 +117,7 @@ pub(super) fn find(
     let Some((implied, hints)) = describe(source, image, plan, layout)? else {
         return Ok(None);
     };
-    let result = source.through(&layout.spans)?;
+    let result = source.through(&layout.spans);
     let Some(edits) = implied.edits(&result, &Image::parse(&result)?, &hints)? else {
         return Ok(None);
     };
@@ -414,11 +414,7 @@ impl Implied {
             value,
         };
         entries.extend(spare.into_iter().map(null));
-        let bytes = entries
-            .iter()
-            .flat_map(|entry| entry.encode(image.format))
-            .collect();
-        Some((dynamic.table.at, bytes))
+        Some((dynamic.table.at, Dyn::encode_all(&entries, image.format)))
     }
 }
 
