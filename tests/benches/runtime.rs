@@ -4,7 +4,7 @@
 //!
 //! Instructions are counted by callgrind (user space, every run alike): of one malloc and free
 //! pair, by the difference between two loops, and of a whole short program. Times are medians of
-//! runs in turn. Needs the Debian packages gcc and valgrind.
+//! runs in turn. Needs the Debian packages gcc, valgrind and libjemalloc-dev.
 #![allow(
     clippy::expect_used,
     clippy::panic,
@@ -30,6 +30,25 @@ int main(int argc, char **argv) {
 }
 ";
 const SIZES: [&str; 3] = ["16", "1000", "100000"];
+/// The same with as many chunks at a time as one of which is a sample; no longer when there are enough.
+const RING: &str = r"
+#include <stdlib.h>
+static void *volatile ring[64];
+int main(int argc, char **argv) {
+    size_t size = strtoul(argv[argc - 2], NULL, 10);
+    for (long left = strtol(argv[argc - 1], NULL, 10); left > 0; left--) {
+        free(ring[left % 64]);
+        ring[left % 64] = malloc(size);
+    }
+    return 0;
+}
+";
+const AFTER_SAMPLES: u64 = 600_000;
+/// jemalloc as a library, and in the executable.
+const JEMALLOC: [(&str, &str); 2] = [
+    ("library", "/usr/lib/x86_64-linux-gnu/libjemalloc.so.2"),
+    ("executable", "/usr/lib/x86_64-linux-gnu/libjemalloc.a"),
+];
 const COUNTED: u64 = 100_000;
 const TIMED: u64 = 5_000_000;
 const RUNS: usize = 11;
@@ -49,16 +68,13 @@ fn main() {
         "", "original", "rewritten", "ratio"
     );
     for size in SIZES {
-        let [old, new] = [&pair[0], &pair[1]].map(|program| {
-            let count = |pairs| instructions(&dir, program, &[size, pairs]);
-            let many = (COUNTED + 1000).to_string();
-            (count(&many) - count("1000")) as f64 / COUNTED as f64
-        });
+        let [old, new] = [&pair[0], &pair[1]].map(|program| pair_of(&dir, program, size, 1000));
         print(&format!("{size} bytes: instructions"), old, new);
         let [old, new] = medians(&pair, RUNS, &[size, &TIMED.to_string()]);
         let per_pair = |time: Duration| time.as_secs_f64() * 1e9 / TIMED as f64;
         print(&format!("{size} bytes: ns"), per_pair(old), per_pair(new));
     }
+    own_allocator(&dir);
     let start = Rewrite::new("/bin/true", dir.join("true")).succeed();
     let start = [PathBuf::from("/bin/true"), start.path];
     let [old, new] = [&start[0], &start[1]].map(|program| instructions(&dir, program, &[]) as f64);
@@ -66,6 +82,35 @@ fn main() {
     let [old, new] = medians(&start, STARTS, &[]);
     let micros = |time: Duration| time.as_secs_f64() * 1e6;
     print("true: µs", micros(old), micros(new));
+}
+
+/// What a pair costs more that was led to the runtime in the executable, beside one that the runtime hooks: the same
+/// allocator as an archive and as a library.
+fn own_allocator(dir: &Dir) {
+    let source = dir.write("ring.c", RING);
+    let added = JEMALLOC.map(|(what, file)| {
+        let original = dir.join(what);
+        run(Command::new("gcc")
+            .args(["-O1", "-fno-builtin", "-Wl,--no-as-needed", "-o"])
+            .args([&original, &source, Path::new(file)])
+            .args(["-lstdc++", "-lm"]));
+        let rewritten = Rewrite::new(&original, dir.make("own").join(what)).succeed();
+        let [old, new] =
+            [&original, &rewritten.path].map(|program| pair_of(dir, program, "16", AFTER_SAMPLES));
+        print(&format!("jemalloc, {what}: instructions"), old, new);
+        new - old
+    });
+    let [hooked, diverted] = added;
+    println!(
+        "added to a pair: {hooked:.1} by hooks, {diverted:.1} where it was led to the runtime, {:.2}x",
+        diverted / hooked
+    );
+}
+
+/// Instructions of a pair, when `from` pairs were made.
+fn pair_of(dir: &Dir, program: &Path, size: &str, from: u64) -> f64 {
+    let count = |pairs: u64| instructions(dir, program, &[size, &pairs.to_string()]);
+    (count(from + COUNTED) - count(from)) as f64 / COUNTED as f64
 }
 
 fn print(what: &str, old: f64, new: f64) {

@@ -16,6 +16,8 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials!["own_allocators":
         rust_jemalloc,
         rust_mimalloc,
+        mimalloc_exported,
+        mimalloc_by_its_own_names,
         the_compiler,
         the_linker,
         tcmalloc,
@@ -28,32 +30,27 @@ pub(crate) fn rust(name: &str) -> PathBuf {
     let target = tool::binary()
         .with_file_name("allocs-tests")
         .join("allocators");
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let built = std::process::Command::new(cargo)
-        .args([
-            "build",
-            "--quiet",
-            "--release",
-            "--locked",
-            "--manifest-path",
-        ])
-        .arg(concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/allocators/Cargo.toml"
-        ))
-        .arg("--target-dir")
-        .arg(&target)
-        .output()
-        .expect("cargo starts");
-    let said = String::from_utf8_lossy(&built.stderr);
-    assert!(
-        built.status.success(),
-        "cannot build tests/allocators: {said}"
-    );
+    let directory = target.to_str().expect("a path in UTF-8");
+    cargo(&["build", "--quiet", "--release", "--target-dir", directory]);
     target.join("release").join(name)
 }
 
-/// With `option`, all that the program allocates is seen, and given back by whom it came from.
+/// What cargo prints when it does something with `tests/allocators`.
+fn cargo(arguments: &[&str]) -> Vec<u8> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/allocators/Cargo.toml");
+    let output = std::process::Command::new(cargo)
+        .args(arguments)
+        .args(["--locked", "--manifest-path", manifest])
+        .output()
+        .expect("cargo starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "tests/allocators: {said}");
+    output.stdout
+}
+
+/// With `option`, all that the program allocates is seen, and given back by whom it came from; and the index agrees with
+/// the program's own list of its chunks.
 fn rust_program(name: &str, option: &str) {
     let dir = Dir::new(name);
     let program = rust(name);
@@ -67,6 +64,7 @@ fn rust_program(name: &str, option: &str) {
     let live = report.number(&["live", "chunks"]);
     assert!(freed > 20_000, "{outcome}{}", report.json());
     assert!(live < 200, "{outcome}{live} chunks are left at the end");
+    is_known(&dir, &result, &[]);
     leads_back(&result);
 }
 
@@ -76,6 +74,61 @@ fn rust_jemalloc() {
 
 fn rust_mimalloc() {
     rust_program("with_mimalloc", "mi_free=free");
+}
+
+/// mimalloc 2 or 3 as an object file, of the C source that the crate for Rust brings along. (Debian has no archive of it.)
+fn mimalloc(dir: &Dir, version: &str, flags: &[&str]) -> PathBuf {
+    let metadata = cargo(&["metadata", "--format-version", "1"]);
+    let metadata: serde_json::Value = serde_json::from_slice(&metadata).expect("metadata");
+    let packages = metadata["packages"].as_array().expect("packages");
+    let package = (packages.iter()).find(|package| package["name"] == "libmimalloc-sys");
+    let manifest = package.and_then(|package| package["manifest_path"].as_str());
+    let source = Path::new(manifest.expect("libmimalloc-sys among them"))
+        .with_file_name("c_src/mimalloc")
+        .join(version);
+    let object = dir.join("mimalloc.o");
+    gcc()
+        .args(["-O2", "-DNDEBUG", "-DMI_BUILD_RELEASE", "-c", "-I"])
+        .args([source.join("include"), source.join("src/static.c")])
+        .args(flags)
+        .arg("-o")
+        .arg(&object)
+        .succeed();
+    object
+}
+
+/// A C program linked with mimalloc, as its manual says, so that malloc is mimalloc's.
+fn mimalloc_exported() {
+    for version in ["v2", "v3"] {
+        let dir = Dir::new("own-mimalloc");
+        let flags = ["-DMI_MALLOC_OVERRIDE", "-fno-builtin-malloc"];
+        let object = mimalloc(&dir, version, &flags);
+        let program = compile(&dir, gcc(), "stress.c", &[object.to_str().expect("UTF-8")]);
+        let result = rewrite(&dir, &program, &[]).succeed();
+        for name in "malloc calloc realloc free posix_memalign malloc_usable_size".split(' ') {
+            assert!(diverted(&result).contains(&name), "{}", result.json);
+        }
+        is_known(&dir, &result, &["foreign"]);
+        leads_back(&result);
+    }
+}
+
+/// A C program that calls mi_malloc and so on; malloc is libc's.
+fn mimalloc_by_its_own_names() {
+    let functions = "malloc calloc realloc reallocarray free memalign posix_memalign aligned_alloc \
+                     valloc pvalloc malloc_usable_size";
+    let names = functions.split_whitespace();
+    let names: Vec<_> = names.map(|name| format!("-D{name}=mi_{name}")).collect();
+    for version in ["v2", "v3"] {
+        let dir = Dir::new("own-mi-mimalloc");
+        let object = mimalloc(&dir, version, &[]);
+        let mut flags: Vec<_> = names.iter().map(String::as_str).collect();
+        flags.extend(["-DALLOCATOR=\"mimalloc\"", object.to_str().expect("UTF-8")]);
+        let program = compile(&dir, gcc(), "stress.c", &flags);
+        let result = rewrite(&dir, &program, &["--malloc", "mi_malloc=malloc"]).succeed();
+        is_known(&dir, &result, &["foreign"]);
+        leads_back(&result);
+    }
 }
 
 /// rustc has jemalloc in its executable, and exports it: it makes the same program, and all is seen.

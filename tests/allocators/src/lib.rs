@@ -1,9 +1,25 @@
-//! What the programs do: they keep some of what they allocate, and print a sum.
+//! What the programs do: they keep some of what they allocate, and print a sum; with arguments they hold the index
+//! against a list of their own.
+
+mod shadow;
 
 use std::collections::BTreeMap;
 
+/// What the arguments say: nothing, or how many threads, how many operations, and the seed of random numbers.
+pub fn run(allocator: &str) {
+    let numbers: Vec<usize> = std::env::args()
+        .skip(1)
+        .map(|argument| argument.parse().expect("a number"))
+        .collect();
+    match numbers[..] {
+        [] => work(),
+        [threads, operations, seed] => shadow::run(allocator, threads, operations, seed as u64),
+        _ => std::process::exit(2),
+    }
+}
+
 /// Allocates, in several threads, in all the ways that Rust has.
-pub fn work() {
+fn work() {
     let threads = (0..4).map(|thread| std::thread::spawn(move || chunks(thread)));
     let threads: Vec<_> = threads.collect();
     let sums = threads.into_iter().map(|thread| thread.join().unwrap_or(0));

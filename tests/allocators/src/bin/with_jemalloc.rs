@@ -4,5 +4,5 @@
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() {
-    allocators::work();
+    allocators::run("jemalloc");
 }
