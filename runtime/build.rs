@@ -1,8 +1,10 @@
 //! Says how `liballocs_rt.so` is linked. Every argument stands for a promise of the runtime: nothing
 //! is needed by it, nothing is left undefined, and it starts before everything else.
 
+use std::env;
+
 /// Linker arguments, in order, each with its reason.
-const LINK_ARGUMENTS: [&str; 12] = [
+const LINK_ARGUMENTS: [&str; 10] = [
     // No start files and no libraries: no DT_NEEDED, no constructor of somebody else.
     "-nostartfiles",
     "-nostdlib",
@@ -12,9 +14,6 @@ const LINK_ARGUMENTS: [&str; 12] = [
     "-Wl,-soname,liballocs_rt.so.1",
     // DF_1_INITFIRST: its constructor comes before all others (glibc, elf/dl-init.c, _dl_init).
     "-Wl,-z,initfirst",
-    // DT_INIT and DT_FINI hold offsets; DT_INIT_ARRAY would hold addresses, that is, relocations.
-    "-Wl,-init=allocs_constructor",
-    "-Wl,-fini=allocs_destructor",
     // Its hooks are bound into other objects for good: dlclose must not unmap it.
     "-Wl,-z,nodelete",
     "-Wl,-z,now",
@@ -23,9 +22,17 @@ const LINK_ARGUMENTS: [&str; 12] = [
     "-Wl,--hash-style=gnu",
 ];
 
+/// What is called at the start and at the end (src/machine/x86_64/stubs.rs, `called_by_loader`).
+const X86_64: [&str; 2] = [
+    "-Wl,-init=allocs_constructor",
+    "-Wl,-fini=allocs_destructor",
+];
+
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    for argument in LINK_ARGUMENTS {
+    let is_x86_64 = env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|machine| machine == "x86_64");
+    let of_machine = X86_64.iter().filter(|_| is_x86_64);
+    for argument in LINK_ARGUMENTS.iter().chain(of_machine) {
         println!("cargo:rustc-cdylib-link-arg={argument}");
     }
 }

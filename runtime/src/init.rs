@@ -6,6 +6,8 @@
 //!            resolver
 //! ```
 //!
+//! On AArch64 DT_INIT_ARRAY and DT_FINI_ARRAY stand for DT_INIT and DT_FINI.
+//!
 //! A rewritten executable holds one relocation against [`allocs_preinit`]. Since that symbol is an
 //! IFUNC, glibc calls its resolver while it relocates the executable: after the runtime's own
 //! relocation, before any constructor and before its own malloc becomes the program's (elf/rtld.c,
@@ -15,13 +17,13 @@
 //! LD_PRELOAD alone there is only the constructor; the runtime has that flag.
 
 #[cfg(not(test))]
-use core::arch::{global_asm, naked_asm};
+use core::arch::naked_asm;
 
 use crate::auxv::InitialStack;
 use crate::counters;
 use crate::linkmap::LinkMap;
 #[cfg(not(test))]
-use crate::machine::stubs::jump;
+use crate::machine::stubs::{called_by_loader, jump};
 use crate::mapping;
 use crate::next;
 use crate::report;
@@ -100,23 +102,8 @@ pub extern "C" fn allocs_entry() {
     enter(State::Running);
 }
 
-// DT_INIT and DT_FINI name symbols to the linker, and a symbol that Rust gives a name to is exported.
 #[cfg(not(test))]
-global_asm!(
-    ".text",
-    ".hidden allocs_constructor",
-    ".globl allocs_constructor",
-    ".type allocs_constructor, @function",
-    "allocs_constructor:",
-    jump!("{constructor}"),
-    ".hidden allocs_destructor",
-    ".globl allocs_destructor",
-    ".type allocs_destructor, @function",
-    "allocs_destructor:",
-    jump!("{destructor}"),
-    constructor = sym construct,
-    destructor = sym destroy,
-);
+called_by_loader!(construct, destroy);
 
 /// Called with argc, argv and envp by glibc, with nothing by musl.
 extern "C" fn construct() {

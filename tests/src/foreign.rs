@@ -124,6 +124,26 @@ pub fn installed_runtime() -> PathBuf {
     lib.join(RUNTIME)
 }
 
+/// The loader and the libraries of musl for it.
+pub fn musl() -> PathBuf {
+    tree::made("musl-arm64")
+}
+
+/// A compiler for that, with what it has to be told in `dir`.
+pub fn musl_compiler(dir: &Dir) -> Command {
+    let root = musl();
+    let lib = root.join("lib/aarch64-linux-musl");
+    let specs = root.join("usr/lib/aarch64-linux-musl/musl-gcc.specs");
+    let text = fs::read_to_string(specs).expect("musl's");
+    let text = text.replace("/usr/", &format!("{}/usr/", root.display()));
+    let specs = dir.write("musl.specs", &text);
+    AARCH64
+        .compiler()
+        .arg(format!("-specs={}", specs.display()))
+        .arg(format!("-L{}", lib.display()))
+        .arg("-mno-outline-atomics") // of which libgcc's asks libc
+}
+
 impl Machine {
     /// True for all with MIPS's ABIs.
     pub fn is_mips(&self) -> bool {

@@ -31,6 +31,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         before_relocation,
         phases,
         preloaded,
+        musl,
         own_allocator_is_refused,
         other_runtime_in_a_directory,
         two_machines_in_a_tree,
@@ -143,18 +144,28 @@ fn built_elsewhere() {
 fn stress() {
     let dir = Dir::new("aarch64-stress");
     let program = rewritten(&dir, &compile(&dir, gcc(), "stress.c", &[]));
-    stresses(&dir, &[], &program, "relocation");
+    stresses(
+        &dir,
+        |variables| run(variables, &program),
+        &[],
+        "relocation",
+    );
 }
 
-/// The same for a program in which the runtime starts in that phase.
-fn stresses(dir: &Dir, variables: &[(&str, String)], program: &Path, phase: &str) {
+/// The same for what `start` runs with the variables; the runtime starts in that phase.
+fn stresses(
+    dir: &Dir,
+    start: impl Fn(&[(&str, String)]) -> Command,
+    variables: &[(&str, String)],
+    phase: &str,
+) {
     let [answers_file, report] = ["answers", "report.json"].map(|name| dir.join(name));
     let told = [
         ("ANSWERS", path(&answers_file)),
         ("ALLOCS_REPORT", path(&report)),
     ];
     let variables = [variables, &told].concat();
-    let outcome = run(&variables, program).args(["4", "20000", "2"]).run();
+    let outcome = start(&variables).args(["4", "20000", "2"]).run();
     assert_eq!(outcome.code(), Some(0), "{outcome}");
     assert_eq!(outcome.stdout(), "done\n", "{outcome}");
     assert!(answers(&answers_file) > 5000, "{outcome}");
@@ -312,7 +323,30 @@ fn preloaded() {
     let dir = Dir::new("aarch64-preloaded");
     let program = compile(&dir, gcc(), "stress.c", &[]);
     let preload = ("LD_PRELOAD", path(&foreign::installed_runtime()));
-    stresses(&dir, &[preload], &program, "constructor");
+    stresses(
+        &dir,
+        |variables| run(variables, &program),
+        &[preload],
+        "constructor",
+    );
+}
+
+/// Under musl the runtime comes by LD_PRELOAD. A rewrite is refused: the call would be code of the program's own there.
+fn musl() {
+    let dir = Dir::new("aarch64-musl");
+    let program = compile(&dir, foreign::musl_compiler(&dir), "stress.c", &[]);
+    let run = |variables: &[(&str, String)]| {
+        AARCH64
+            .run_with(variables, &foreign::musl(), &program)
+            .limit(Duration::from_secs(900))
+    };
+    let preload = ("LD_PRELOAD", path(&foreign::installed_runtime()));
+    stresses(&dir, run, &[preload], "constructor");
+    rewrite(&program, dir.join("out")).refuse(
+        &dir.path(),
+        &program,
+        &["its loader is musl's", "build it for glibc"],
+    );
 }
 
 /// Its calls do not come to the runtime; who takes that has to say so.

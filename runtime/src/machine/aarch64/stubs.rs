@@ -100,6 +100,22 @@ macro_rules! entry {
 }
 pub(crate) use entry;
 
+/// Has the loader call one function at the start and one at the end. musl does not call DT_INIT and DT_FINI there
+/// (arch/aarch64/reloc.h, NO_LEGACY_INITFINI).
+#[cfg(not(test))]
+macro_rules! called_by_loader {
+    ($constructor:path, $destructor:path) => {
+        #[used]
+        #[unsafe(link_section = ".init_array")]
+        static CONSTRUCTOR: extern "C" fn() = $constructor;
+        #[used]
+        #[unsafe(link_section = ".fini_array")]
+        static DESTRUCTOR: extern "C" fn() = $destructor;
+    };
+}
+#[cfg(not(test))]
+pub(crate) use called_by_loader;
+
 /// Goes on with another function.
 #[cfg(not(test))]
 macro_rules! jump {

@@ -158,6 +158,32 @@ macro_rules! diverted {
 }
 pub(crate) use diverted;
 
+/// Has the loader call one function at the start and one at the end. DT_INIT and DT_FINI hold offsets; DT_INIT_ARRAY would
+/// hold addresses, that is, relocations. They name symbols to the linker (build.rs), and one that Rust gives a name to is
+/// exported.
+#[cfg(not(test))]
+macro_rules! called_by_loader {
+    ($constructor:path, $destructor:path) => {
+        core::arch::global_asm!(
+            ".text",
+            ".hidden allocs_constructor",
+            ".globl allocs_constructor",
+            ".type allocs_constructor, @function",
+            "allocs_constructor:",
+            "jmp {}",
+            ".hidden allocs_destructor",
+            ".globl allocs_destructor",
+            ".type allocs_destructor, @function",
+            "allocs_destructor:",
+            "jmp {}",
+            sym $constructor,
+            sym $destructor,
+        );
+    };
+}
+#[cfg(not(test))]
+pub(crate) use called_by_loader;
+
 /// Goes on with another function.
 #[cfg(not(test))]
 macro_rules! jump {
