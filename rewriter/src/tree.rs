@@ -217,7 +217,9 @@ impl<'a> Tree<'a> {
 
     /// An error about what the walk found there.
     fn error(&self, path: &Path, action: &'static str, source: std::io::Error) -> Error {
-        Error::io(&self.source.join(path), action, source)
+        // Of the top, without a slash at its end.
+        let path: PathBuf = self.source.join(path).components().collect();
+        Error::io(&path, action, source)
     }
 }
 

@@ -106,7 +106,7 @@ fn finish_one(tree: &Tree<'_>, directory: &Entry) -> Result<()> {
     if same::belongings(&directory.metadata, &there) {
         return Ok(());
     }
-    let original = File::open(&from).map_err(|error| Error::io(&from, "open", error))?;
+    let original = File::open(&from).map_err(|error| tree.error(&directory.path, "open", error))?;
     let copy = File::open(&to).map_err(|error| failed(("open", error)))?;
     attributes::copy_all(&original, &directory.metadata, &copy).map_err(failed)
 }

@@ -31,7 +31,7 @@ impl Drop for Working<'_> {
 }
 
 /// What `act` gives for each of `items`, in their order, on so many threads for each processor. `meanwhile` is called
-/// now and then, and once when all is done.
+/// now and then.
 pub(crate) fn on_all<T: Sync, D: Send>(
     per_processor: usize,
     items: &[T],
