@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use allocs_tests::foreign::{self, AARCH64};
 use allocs_tests::prefix::{Prefix, answers, copy_directory, stamp, starts_first};
 use allocs_tests::tool::RUNTIME;
 use allocs_tests::{Command, Dir, Outcome, needs, tree, trials};
@@ -17,6 +18,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         multi_config,
         installs,
         sysroot,
+        another_machine,
         names_with_dollars_and_spaces,
         what_cannot_be_rewritten,
         mistakes,
@@ -197,6 +199,27 @@ fn sysroot() {
         outcome.stdout().contains(" chunks of entry_new"),
         "{outcome}"
     );
+}
+
+/// The same for another machine, with Debian's cross compiler: the program there starts that machine's runtime.
+fn another_machine() {
+    let project = Project::sample("another-machine");
+    let text = format!(
+        "set(CMAKE_SYSTEM_NAME Linux)
+        set(CMAKE_SYSTEM_PROCESSOR aarch64)
+        set(CMAKE_C_COMPILER {})",
+        needs("aarch64-linux-gnu-gcc").display()
+    );
+    let toolchain = project.dir.write("toolchain.cmake", text);
+    let toolchain = format!("-DCMAKE_TOOLCHAIN_FILE={}", toolchain.display());
+    project.configure(&["-GNinja", &toolchain]).succeed();
+    project.build().succeed();
+    let program = project.install(&[]);
+    let lib = project.dir.join("stage/usr/lib");
+    fs::copy(foreign::installed_runtime(), lib.join(RUNTIME)).expect("the target's runtime");
+    let variables = [("LD_LIBRARY_PATH", lib.display().to_string())];
+    let command = AARCH64.run_with(&variables, &AARCH64.libraries(), &program);
+    answers(&command.stdin(allocs_tests::prefix::TEXT));
 }
 
 /// `$ORIGIN` gets through CMake, each generator and the shell.
