@@ -57,6 +57,8 @@ const DEEPEST: usize = 64;
 
 /// How many facades can stand one behind the other.
 const FACADES: usize = 32;
+/// How many functions can be between an operator new and malloc.
+const PARTS: usize = 4;
 
 const FACADES_VARIABLE: &[u8] = b"ALLOCS_FACADES=";
 const STACK_VARIABLE: &[u8] = b"ALLOCS_STACK=";
@@ -155,7 +157,7 @@ fn behind(mut value: u64, innermost: Frame) -> Site {
                 return Site(stack::number(frame, depth).unwrap_or_default());
             }
             let known = CALLERS.find(Key::of_address(frame.caller));
-            match known.or_else(|| enter(frame.caller)) {
+            match known.or_else(|| enter(frame)) {
                 Some(known) => value = u64::from(known),
                 None => return Site::UNKNOWN,
             }
@@ -181,16 +183,45 @@ fn behind(mut value: u64, innermost: Frame) -> Site {
     Site(known.unwrap_or_default())
 }
 
-/// Enters a return address that is not in the table. `None` if there is no room.
+/// Enters the return address of `frame`, which is not in the table. `None` if there is no room.
 #[cold]
 #[inline(never)]
-fn enter(caller: usize) -> Option<u32> {
+fn enter(frame: Frame) -> Option<u32> {
+    let caller = frame.caller;
     let key = Key::of_address(caller);
     let kind = names::are_sought().then(|| kind(caller)).flatten();
-    match kind.filter(|kind| kind.facade).and_then(|kind| kind.step) {
+    let facade = kind.filter(|kind| kind.facade || is_part_of_operator(kind, frame));
+    match facade.and_then(|kind| kind.step) {
         Some(step) => CALLERS.add(key, FACADE | step.bits()),
         None => add_site(key, caller),
     }
+}
+
+/// Whether the function of `kind`, which made the call with `frame`, is one that an operator new of the program's own
+/// calls to get memory: then it is a facade, too.
+fn is_part_of_operator(kind: &Kind, frame: Frame) -> bool {
+    if !names::have_operators() {
+        return false;
+    }
+    let caller = frame.caller;
+    let (mut frame, mut step) = (frame, kind.step);
+    for _ in 0..PARTS {
+        // SAFETY: the frame is that of the hook's call, or was stepped to.
+        let outer = step.map(|step| unsafe { step.take(frame) });
+        let Some(Outer::Frame(next)) = outer else {
+            return false;
+        };
+        let Some(kind_of_next) = self::kind(next.caller) else {
+            return false;
+        };
+        if names::is_operator(kind_of_next.function.0) {
+            names::add(kind.function.0);
+            stack::skip(caller);
+            return true;
+        }
+        (frame, step) = (next, kind_of_next.step);
+    }
+    false
 }
 
 fn add_site(key: Key, caller: usize) -> Option<u32> {

@@ -16,6 +16,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         c_by_clang,
         cpp,
         cpp_not_optimised,
+        cpp_with_operators,
         rust,
         rust_not_optimised,
         rust_with_new_names,
@@ -134,6 +135,19 @@ fn cpp_not_optimised() {
     let dir = Dir::new("facades-cpp-o0");
     let program = build(&dir, &needs("g++"), "facades.cpp", &["-O0"]);
     assert_sites(preloaded(&program), &[]);
+}
+
+/// Operators new of the program's own, and what they call to get memory: neither is the site.
+fn cpp_with_operators() {
+    let operators = program("calling_operators.cpp").display().to_string();
+    for level in ["-O0", "-O2"] {
+        let dir = Dir::new("facades-operators");
+        let flags = ["-std=c++17", level, operators.as_str()];
+        let program = build(&dir, &needs("g++"), "facades.cpp", &flags);
+        assert_sites(preloaded(&program), &[]);
+        let rewritten = Rewrite::new(&program, dir.make("rewritten").join("facades"));
+        assert_sites(rewritten.succeed().command(), &[]);
+    }
 }
 
 fn rust() {

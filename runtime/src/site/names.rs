@@ -39,6 +39,9 @@ xmalloc xcalloc xzalloc xrealloc xnmalloc xnrealloc x2nrealloc xreallocarray x2r
 xstrdup xstrndup xasprintf xvasprintf ximalloc xicalloc xizalloc xirealloc ximemdup ximemdup0 xcharalloc \
 emalloc ecalloc erealloc estrdup safe_malloc safe_calloc safe_realloc checked_malloc checked_realloc";
 
+/// How the names of operators new begin.
+const OPERATORS_NEW: [&[u8]; 2] = [b"_Znw", b"_Zna"];
+
 /// What ALLOCS_FACADES says instead of any name.
 const NO_NAMES: &[u8] = b"none";
 /// Longest list of names of the user's own.
@@ -53,6 +56,11 @@ static OFF: AtomicBool = AtomicBool::new(false);
 
 /// Facades by their first address.
 static FACADES: Table = Table::new();
+/// What operators new have there, and what others have.
+const OPERATOR: u32 = 2;
+const FUNCTION: u32 = 1;
+/// Whether there are operators new outside of the libraries.
+static OPERATORS: AtomicBool = AtomicBool::new(false);
 
 /// Takes the user's own names over, separated by commas, colons or spaces; only `none` for no facades.
 pub(crate) fn configure(names: Mapped) {
@@ -108,7 +116,17 @@ pub(crate) fn is_facade(function: usize) -> bool {
 
 /// Makes the function that begins at `function` one.
 pub(crate) fn add(function: usize) {
-    FACADES.add(Key::of_address(function), 1);
+    FACADES.add(Key::of_address(function), FUNCTION);
+}
+
+/// Whether the program has operators new of its own.
+pub(crate) fn have_operators() -> bool {
+    OPERATORS.load(Relaxed)
+}
+
+/// Whether the function that begins at `function` is one of them.
+pub(crate) fn is_operator(function: usize) -> bool {
+    FACADES.find(Key::of_address(function)) == Some(OPERATOR)
 }
 
 /// Notes which functions of `object` are facades. Whether all are.
@@ -132,6 +150,13 @@ pub(crate) fn are_all_facades(object: &LoadedObject) -> bool {
     }
     object.for_each_function(|symbol| {
         if is_function(symbol.name) {
+            if OPERATORS_NEW
+                .iter()
+                .any(|name| symbol.name.starts_with(name))
+            {
+                FACADES.add(Key::of_address(symbol.base), OPERATOR);
+                OPERATORS.store(true, Relaxed);
+            }
             add(symbol.base);
             if let Some(target) = only_jump(symbol) {
                 add(target);
