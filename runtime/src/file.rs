@@ -57,8 +57,8 @@ impl LoadedObject {
         (self.build_id_size != 0).then(|| (build_id(), self.build_id_size))
     }
 
-    /// The segment with its code: where it begins and ends, and its offset in the file.
-    pub(crate) fn executable_segment(&self) -> Option<(usize, usize, usize)> {
+    /// The segments with its code: where each begins and ends, and its offset in the file.
+    pub(crate) fn executable_segments(&self) -> impl Iterator<Item = (usize, usize, usize)> {
         self.headers.executable()
     }
 

@@ -180,7 +180,7 @@ impl Report {
             json!({
                 "path": object.path.to_str(), "base": object.base, "begin": object.base,
                 "end": begin + size + 0x2000, "build_id": object.build_id,
-                "text": { "begin": begin, "end": begin + size, "offset": offset },
+                "text": [{ "begin": begin, "end": begin + size, "offset": offset }],
             })
         });
         let sites = self.sites.iter().map(|(frames, counts)| {

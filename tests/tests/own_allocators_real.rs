@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use allocs_tests::report::Report;
 use allocs_tests::sample::rustc;
-use allocs_tests::{Command, Dir, needs, tool, trials};
+use allocs_tests::{Command, Dir, census, needs, tool, trials};
 use libtest_mimic::Trial;
 
 use crate::index::{answers, compile, gcc};
@@ -22,6 +22,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         the_linker,
         tcmalloc,
         operators_alone,
+        node,
     ]
 }
 
@@ -239,4 +240,40 @@ fn operators_alone() {
         assert!(answers(&file) > 15, "{outcome}");
         leads_back(&result);
     }
+}
+
+/// node allocates by operators: what the report names is the code that called them, most of it node's own.
+fn node() {
+    let dir = Dir::new("own-node");
+    let node = needs("node").canonicalize().expect("a real path");
+    let script = dir.write(
+        "script.js",
+        "const kept = [];
+         for (let i = 0; i < 2000; i++) kept.push(new Map([[i, Buffer.alloc(10002, i)]]));
+         const packed = require('zlib').deflateSync(Buffer.from('hello '.repeat(100000)));
+         console.log(kept[7].get(7)[3], packed.length);\n",
+    );
+    let original = Command::new(&node).arg(&script).succeed();
+    let result = rewrite(&dir, &node, &[]).succeed();
+    let file = dir.join("report.json");
+    let (outcome, _) = Report::of(&result.command().arg(&script), &file);
+    outcome.assert_same_as(&original);
+    let (outcome, json) = census::json([&file]);
+    let sites = json["sites"].as_array().expect("sites");
+    let path = result.path.to_str().expect("UTF-8");
+    let (mut all, mut own) = (0, 0);
+    for site in sites {
+        let frame = &site["frames"][0];
+        let calls = site["calls"].as_u64().expect("a number");
+        assert!(
+            frame["object"].is_string(),
+            "{frame} is in no file: {outcome}"
+        );
+        let function = frame["function"].as_str().unwrap_or_default();
+        assert!(!function.starts_with("operator new"), "{site}");
+        all += calls;
+        own += if frame["object"] == path { calls } else { 0 };
+    }
+    assert!(own > 10_000 && own > all / 2, "{own} of {all}: {outcome}");
+    leads_back(&result);
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use allocs_tests::report::Report;
 use allocs_tests::tool::Rewritten;
-use allocs_tests::{Command, Dir, Outcome, Rewrite, needs, trials};
+use allocs_tests::{Command, Dir, Outcome, Rewrite, census, needs, trials};
 use libtest_mimic::Trial;
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -27,6 +27,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         text_has_the_largest_site_first,
         pprof,
         pprof_of_other_layouts,
+        code_in_two_segments,
         asked_for_by_the_program,
     ]
 }
@@ -257,9 +258,11 @@ fn json_says_what_was_allocated() {
         assert_eq!(object["build_id"].as_str(), id.flatten(), "{object}");
         let number = |value: &serde_json::Value| value.as_u64().expect("a number");
         let (begin, end) = (number(&object["begin"]), number(&object["end"]));
-        let text = &object["text"];
         let inside = begin..=end;
-        assert!(inside.contains(&number(&text["begin"])) && inside.contains(&number(&text["end"])));
+        for text in object["text"].as_array().expect("segments") {
+            let [begin, end] = ["begin", "end"].map(|member| number(&text[member]));
+            assert!(inside.contains(&begin) && inside.contains(&end), "{object}");
+        }
     }
 }
 
@@ -341,6 +344,16 @@ fn pprof_of_other_layouts() {
             "{linker}"
         );
     }
+}
+
+/// As in Debian's node: the PLT is in one segment, the functions are in another.
+fn code_in_two_segments() {
+    let dir = Dir::new("two-segments");
+    let program = sites(&dir, "-Wl,--section-start=.text=0x1000000");
+    run(&program, &dir, "", "report.json");
+    let (outcome, json) = census::json([dir.join("cwd/report.json")]);
+    let frame = &json["sites"][0]["frames"][0];
+    assert_eq!(frame["function"], "keep", "{outcome}");
 }
 
 /// What `go tool pprof` says is the most of all in `dir/cwd/file`, and where.

@@ -34,7 +34,8 @@ struct Object {
     path: Option<String>,
     base: u64,
     build_id: Option<String>,
-    text: Option<Text>,
+    /// The segments with its code.
+    text: Vec<Text>,
 }
 
 #[derive(Deserialize)]
@@ -70,7 +71,7 @@ pub(crate) fn read(bytes: &[u8], places: &mut Places) -> Result<Contents, String
         };
         let build_id = object.build_id.map(|id| as_text(id.as_bytes()));
         let number = places.object(as_text(path.as_bytes()), build_id);
-        mappings.extend(object.text.map(|text| Mapping {
+        mappings.extend(object.text.iter().map(|text| Mapping {
             object: number,
             begin: text.begin,
             end: text.end,

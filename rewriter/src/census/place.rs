@@ -34,7 +34,7 @@ pub(crate) struct Places {
     place_numbers: HashMap<(Option<usize>, u64), usize>,
 }
 
-/// The executable segment of an object in one process.
+/// An executable segment of an object in one process.
 #[derive(Debug)]
 pub(crate) struct Mapping {
     /// Index in [`Places::objects`].

@@ -187,13 +187,17 @@ impl Headers {
         })
     }
 
-    /// The segment with the code: where it begins and ends, and its offset in the file.
-    pub(crate) fn executable(self) -> Option<(usize, usize, usize)> {
-        self.with(|headers| {
-            let mut segments = self.parsed(headers).filter(Header::is_segment);
-            let segment = segments.find(|segment| segment.flags & PF_X != 0)?;
-            Some((segment.begin, segment.end(), segment.offset))
-        })
+    /// The segments with code: where each begins and ends, and its offset in the file.
+    pub(crate) fn executable(self) -> impl Iterator<Item = (usize, usize, usize)> {
+        let segment = move |index| {
+            self.with(|headers| {
+                let segments = self.parsed(headers).filter(Header::is_segment);
+                let mut executable = segments.filter(|segment| segment.flags & PF_X != 0);
+                let segment = executable.nth(index)?;
+                Some((segment.begin, segment.end(), segment.offset))
+            })
+        };
+        (0..).map_while(segment)
     }
 
     /// Whether they stay where they are.

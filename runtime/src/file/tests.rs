@@ -114,7 +114,7 @@ fn objects_are_those_of_proc() {
             line
         };
         line(object.begin);
-        let (text, _, offset) = object.executable_segment().expect("code");
+        let (text, _, offset) = object.executable_segments().next().expect("code");
         let fields: Vec<_> = line(text).split_whitespace().collect();
         assert_eq!(fields[1], "r-xp");
         assert_eq!(
@@ -147,7 +147,7 @@ fn symbols_are_those_of_dladdr() {
     let libc = objects()
         .find(|object| path(object).contains("libc.so"))
         .unwrap();
-    let (begin, end, _) = libc.executable_segment().unwrap();
+    let (begin, end, _) = libc.executable_segments().next().unwrap();
     let mut seen = 0;
     for address in (begin..end).step_by(99) {
         let mut info = DlInfo {
@@ -216,7 +216,7 @@ fn symbols_of_the_vdso() {
     let vdso = objects()
         .find(|object| path(object).contains("vdso"))
         .unwrap();
-    let (begin, end, _) = vdso.executable_segment().unwrap();
+    let (begin, end, _) = vdso.executable_segments().next().unwrap();
     let names: Vec<_> = (begin..end)
         .filter_map(symbol)
         .map(|symbol| text(symbol.name))

@@ -97,15 +97,14 @@ fn object(output: &mut Output<'_>, loaded: &LoadedObject) {
     } else {
         output.put(b"null");
     }
-    output.put(b",\"text\":");
-    if let Some((begin, end, offset)) = loaded.executable_segment() {
-        output.put(b"{\"begin\":").number(begin);
+    output.put(b",\"text\":[");
+    let mut separator = Separator::default();
+    for (begin, end, offset) in loaded.executable_segments() {
+        separator.put(output).put(b"{\"begin\":").number(begin);
         output.put(b",\"end\":").number(end);
         output.put(b",\"offset\":").number(offset).put(b"}");
-    } else {
-        output.put(b"null");
     }
-    output.put(b"}");
+    output.put(b"]}");
 }
 
 fn site(output: &mut Output<'_>, frames: impl Iterator<Item = usize>, counts: &SiteCounts) {

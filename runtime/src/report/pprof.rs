@@ -28,7 +28,7 @@ const FRAMES: usize = 256;
 /// The location ids of one sample's frames.
 static IDS: [AtomicUsize; FRAMES] = [const { AtomicUsize::new(0) }; FRAMES];
 
-/// How many objects' code segments are remembered; locations in others have no mapping.
+/// How many segments with code are remembered; locations in others have no mapping.
 const MAPPINGS: usize = 1024;
 /// Begin and end of each; the index is the mapping's id less one.
 static CODE: [[AtomicUsize; 2]; MAPPINGS] =
@@ -96,17 +96,8 @@ impl Profile<'_, '_> {
         self.number(TIME_NANOS, sys::time());
     }
 
-    /// The object's code.
+    /// The object's code: as a rule one segment.
     fn mapping(&mut self, object: &LoadedObject) {
-        let Some((begin, end, offset)) = object.executable_segment() else {
-            return;
-        };
-        let Some(code) = CODE.get(self.mappings) else {
-            return;
-        };
-        for (place, address) in code.iter().zip([begin, end]) {
-            place.store(address, Relaxed);
-        }
         let path = object.path();
         let name = path.map_or(0, |path| {
             let length = path.bytes().take(Output::LONGEST_STRING).count();
@@ -121,11 +112,19 @@ impl Profile<'_, '_> {
             }
             self.end_string()
         });
-        self.mappings = self.mappings.wrapping_add(1);
-        self.message(
-            MAPPING,
-            &[self.mappings, begin, end, offset, name, build_id],
-        );
+        for (begin, end, offset) in object.executable_segments() {
+            let Some(code) = CODE.get(self.mappings) else {
+                return;
+            };
+            for (place, address) in code.iter().zip([begin, end]) {
+                place.store(address, Relaxed);
+            }
+            self.mappings = self.mappings.wrapping_add(1);
+            self.message(
+                MAPPING,
+                &[self.mappings, begin, end, offset, name, build_id],
+            );
+        }
     }
 
     fn sample(&mut self, frames: impl Iterator<Item = usize>, counts: &SiteCounts) {
