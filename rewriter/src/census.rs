@@ -163,7 +163,7 @@ pub fn census(
     reading: &Reading,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Census> {
-    let system = System::new(reading.sysroot.as_deref())?;
+    let system = System::needed(reading.sysroot.as_deref())?;
     let mut places = Places::default();
     let mut all = Vec::new();
     for report in reports {
@@ -198,7 +198,7 @@ pub fn compare(
     reading: &Reading,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Comparison> {
-    let system = System::new(reading.sysroot.as_deref())?;
+    let system = System::needed(reading.sysroot.as_deref())?;
     let mut places = Places::default();
     let before = ReportSites::read(before, &mut places)?;
     let after = ReportSites::read(after, &mut places)?;

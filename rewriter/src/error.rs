@@ -116,6 +116,11 @@ pub enum ErrorKind {
         /// The machine's name.
         machine: String,
     },
+    /// The kernel has no openat2(2).
+    #[error(
+        "cannot be a sysroot here: this kernel cannot look up paths as if a directory were the root (openat2, Linux 5.6); use a newer one, or chroot"
+    )]
+    NoSysroots,
     /// A `.o` file.
     #[error("is a relocatable object file; link it first and rewrite the executable")]
     Relocatable,

@@ -205,7 +205,7 @@ pub(crate) fn explain_at(
     secure: bool,
     conditions: &Conditions,
 ) -> Result<Explanation> {
-    let mut system = System::new(conditions.sysroot.as_deref())?;
+    let mut system = System::needed(conditions.sysroot.as_deref())?;
     let place = system.place(real);
     examine(&system, source, &place, secure, conditions)
 }

@@ -22,6 +22,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         names_with_escapes,
         unknown_loader,
         no_sysroot,
+        kernel_without_sysroots,
         closed_output,
         hostile_files,
         hostile_caches,
@@ -224,6 +225,21 @@ fn unknown_loader() {
         assert_eq!(outcome.code(), Some(1), "{outcome}");
         assert!(outcome.stderr().contains(words), "{outcome}");
     }
+}
+
+/// Linux before 5.6, and qemu as of Debian 12.
+fn kernel_without_sysroots() {
+    let outcome = Command::new(needs("strace"))
+        .args(["-o", "/dev/null", "-e", "inject=openat2:error=ENOSYS"])
+        .arg(allocs_tests::tool::binary())
+        .args(["explain", "--sysroot", "/", "/bin/ls"])
+        .run();
+    assert_eq!(outcome.code(), Some(1), "{outcome}");
+    let said = outcome.stderr();
+    assert!(
+        said.contains("/: cannot be a sysroot here") && said.contains("Linux 5.6"),
+        "{outcome}"
+    );
 }
 
 fn no_sysroot() {

@@ -57,6 +57,18 @@ impl System {
         })
     }
 
+    /// The same for those who cannot do without it: older kernels look up no path as if the tree were all.
+    pub(crate) fn needed(sysroot: Option<&Path>) -> Result<Self> {
+        let system = Self::new(sysroot)?;
+        match system.open_with(Path::new("/"), OFlags::PATH | OFlags::CLOEXEC) {
+            Err(error) if error.raw_os_error() == Some(Errno::NOSYS.raw_os_error()) => {
+                let path = sysroot.unwrap_or(Path::new("/"));
+                Err(Error::new(path, ErrorKind::NoSysroots))
+            }
+            _ => Ok(system),
+        }
+    }
+
     /// The path in the tree of the program whose path without symbolic links is `real`: what
     /// /proc/self/exe will have.
     pub(crate) fn place(&mut self, real: &Path) -> PathBuf {
