@@ -24,6 +24,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         stripped_afterwards,
         a_thousand_functions,
         exceptions,
+        called_with_any_stack,
         backtraces,
         refreshed,
         explained,
@@ -234,6 +235,25 @@ fn refreshed() {
         .arg(&again)
         .succeed();
     assert!(fs::read(&again).expect("again") == fs::read(&result.path).expect("the first"));
+}
+
+/// GCC aligns no stack for functions that it sees and that do not need that; the hooks do.
+fn called_with_any_stack() {
+    let dir = Dir::new("own-misaligned");
+    let flags = ["-Os", "-fno-builtin"];
+    let compiler = Command::new(needs("g++"));
+    let program = compile(&dir, compiler, "misaligned.cpp", &flags);
+    let stacks = Command::new(&program).arg("which").succeed().stdout();
+    assert_eq!(stacks, "0 0\n", "{flags:?} aligns the stack");
+    let result = rewrite(&dir, &program, &[]).succeed();
+    let names = diverted(&result);
+    assert!(
+        names.contains(&"malloc") && names.contains(&"_Znwm"),
+        "{names:?}"
+    );
+    let original = Command::new(&program).succeed();
+    result.command().run().assert_same_as(&original);
+    leads_back(&result);
 }
 
 fn explained() {

@@ -25,7 +25,7 @@ use crate::heap::{self, Heap};
 use crate::holder::Holder;
 use crate::hook::Hook;
 use crate::hooks::{self, Chunk};
-use crate::machine::stubs::diverted;
+use crate::machine::stubs::{diverted, go_on};
 use crate::next::{Next, Origin};
 use crate::record::{RECORD, request};
 use crate::threads;
@@ -66,7 +66,7 @@ macro_rules! sized_first {
                 "mov r9d, {slot}",
                 "add rsp, 24",
                 ".cfi_adjust_cfa_offset -24",
-                "jmp {made}",
+                go_on!("made"),
                 ".cfi_endproc",
                 slot = const $slot,
                 sizes = const Hook::MallocUsableSize as usize,

@@ -138,6 +138,27 @@ macro_rules! entry {
 }
 pub(crate) use entry;
 
+/// Goes on with function `{$to}`, which returns to the caller. A function of the executable may have been called with a
+/// stack that is not aligned (System V ABI, "The Stack Frame"): within a program, GCC leaves out what a callee that it
+/// can see does not need. Then another return address aligns it.
+macro_rules! go_on {
+    ($to:literal) => {
+        concat!(
+            "test spl, 8\n",
+            "jz 2f\n",
+            "jmp {",
+            $to,
+            "}\n",
+            "2:\n",
+            "call {",
+            $to,
+            "}\n",
+            "ret",
+        )
+    };
+}
+pub(crate) use go_on;
+
 /// Exports `$entry` as a stub in front of `$body`, which takes the same arguments, what `$more` adds to them, and in
 /// register `$table` the table that r11 leads to.
 macro_rules! diverted {
@@ -147,11 +168,13 @@ macro_rules! diverted {
         #[cfg_attr(not(test), unsafe(no_mangle))]
         pub unsafe extern "C" fn $entry($(_: $type),*) $(-> $result)? {
             core::arch::naked_asm!(
+                ".cfi_startproc",
                 "endbr64",
                 $($more,)*
                 concat!("mov ", $table, ", r11"),
-                "jmp {}",
-                sym $body,
+                $crate::machine::stubs::go_on!("body"),
+                ".cfi_endproc",
+                body = sym $body,
             )
         }
     };
