@@ -144,7 +144,7 @@ fn ended_by_a_signal() {
             let calls = if name == "INT" {
                 &CALLS[..]
             } else {
-                &CALLS[1..3]
+                &CALLS[1..5]
             };
             let fault = format!("signal={name}");
             let ended = at_every_call(&place, in_place, calls, &fault, |outcome| {
