@@ -48,7 +48,7 @@ use crate::unwind::{Place, Unwinding};
 /// How the runtime's functions begin that entries lead to.
 pub(crate) const PREFIX: &str = "allocs_divert_";
 /// Room for an entry, in bytes.
-pub(crate) const ENTRY: u64 = 16;
+pub(crate) const ENTRY: u64 = 32;
 /// Words of a table in front of the allocator's name.
 const WORDS: u64 = 1 + NAMES.len() as u64;
 
@@ -289,20 +289,35 @@ impl Diversion {
 /// True if `code`, at the address `at`, is an entry.
 fn is_entry(code: &[u8], at: Vaddr) -> bool {
     let mut decoder = Decoder::with_ip(64, code, at.0, DecoderOptions::NONE);
-    let (lea, jump) = (decoder.decode(), decoder.decode());
-    lea.code() == Code::Lea_r64_m
+    let (keep, lea, jump) = (decoder.decode(), decoder.decode(), decoder.decode());
+    keeps_r11(&keep)
+        && lea.code() == Code::Lea_r64_m
         && lea.op0_register() == Register::R11
         && lea.is_ip_rel_memory_operand()
         && jump.code() == Code::Jmp_rm64
         && jump.is_ip_rel_memory_operand()
 }
 
-/// `lea r11, [rip + table]; jmp [rip + slot]`, in [`ENTRY`] bytes.
+/// `mov [rsp - 8], r11`: a caller that knows what the function does to registers may need it (GCC's -fipa-ra).
+pub(crate) fn keeps_r11(instruction: &Instruction) -> bool {
+    instruction.code() == Code::Mov_rm64_r64
+        && instruction.op1_register() == Register::R11
+        && instruction.memory_base() == Register::RSP
+        && instruction.memory_index() == Register::None
+        && instruction.memory_displacement64() == KEPT.cast_unsigned()
+}
+
+/// Where r11 is kept, from the stack pointer.
+const KEPT: i64 = -8;
+
+/// `mov [rsp - 8], r11; lea r11, [rip + table]; jmp [rip + slot]`, in [`ENTRY`] bytes.
 fn entry(at: Vaddr, table: Vaddr, slot: Vaddr) -> Option<Vec<u8>> {
     let encode = || -> std::result::Result<Vec<u8>, IcedError> {
         let operand = |to: Vaddr| MemoryOperand::with_base_displ(Register::RIP, to.0.cast_signed());
         let mut code = CodeAssembler::new(64)?;
         let table = operand(table);
+        let kept = MemoryOperand::with_base_displ(Register::RSP, KEPT);
+        code.add_instruction(Instruction::with2(Code::Mov_rm64_r64, kept, Register::R11)?)?;
         code.add_instruction(Instruction::with2(Code::Lea_r64_m, Register::R11, table)?)?;
         code.add_instruction(Instruction::with1(Code::Jmp_rm64, operand(slot))?)?;
         let options = BlockEncoderOptions::DONT_FIX_BRANCHES;

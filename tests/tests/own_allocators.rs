@@ -25,6 +25,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         a_thousand_functions,
         exceptions,
         called_with_any_stack,
+        registers,
         backtraces,
         refreshed,
         explained,
@@ -235,6 +236,19 @@ fn refreshed() {
         .arg(&again)
         .succeed();
     assert!(fs::read(&again).expect("again") == fs::read(&result.path).expect("the first"));
+}
+
+/// What its functions leave in registers, callers that are compiled together with them may rely on.
+fn registers() {
+    let dir = Dir::new("own-registers");
+    let program = compile(&dir, gcc(), "registers.c", &[]);
+    let original = Command::new(&program).succeed();
+    let changed = "malloc: rax\nfree:\noperator new: rax\noperator delete:\n3 freed\n";
+    assert_eq!(original.stdout(), changed);
+    let result = rewrite(&dir, &program, &[]).succeed();
+    assert_eq!(diverted(&result).len(), 4, "{}", result.json["diverted"]);
+    result.command().run().assert_same_as(&original);
+    leads_back(&result);
 }
 
 /// GCC aligns no stack for functions that it sees and that do not need that; the hooks do.

@@ -11,7 +11,7 @@ use super::view::View;
 use super::{Check, Relro, end};
 use crate::divert::code::{CONTINUATION, ENDBR64, JUMP, TRAP, is_branch};
 use crate::divert::names::{Kind, NAMES};
-use crate::divert::{Diverted, ENTRY};
+use crate::divert::{Diverted, ENTRY, keeps_r11};
 use crate::elf::{FileOffset, overlap};
 use crate::error::Result;
 
@@ -79,10 +79,11 @@ impl Check<'_> {
         found.note(entry, ENTRY);
         found.entries.push(entry);
         let code = self.code(&self.after, entry, ENTRY)?;
-        let [lea, jmp, ..] = decode(&code, entry)[..] else {
+        let [keep, lea, jmp, ..] = decode(&code, entry)[..] else {
             return Err(self.broken("a function's entry is too short"));
         };
-        let leads = lea.code() == Code::Lea_r64_m
+        let leads = keeps_r11(&keep)
+            && lea.code() == Code::Lea_r64_m
             && lea.op0_register() == Register::R11
             && lea.is_ip_rel_memory_operand()
             && jmp.code() == Code::Jmp_rm64

@@ -25,7 +25,7 @@ use crate::heap::{self, Heap};
 use crate::holder::Holder;
 use crate::hook::Hook;
 use crate::hooks::{self, Chunk};
-use crate::machine::stubs::{diverted, go_on};
+use crate::machine::stubs::{add_call, call_and_put_back, diverted, keep};
 use crate::next::{Next, Origin};
 use crate::record::{RECORD, request};
 use crate::threads;
@@ -40,12 +40,10 @@ macro_rules! sized_first {
             naked_asm!(
                 ".cfi_startproc",
                 "endbr64",
+                keep!(),
+                "mov [rsp + 320], r11",
                 "mov rax, [r11 + 8 * {slot} + 8]",
                 "add rax, r11",
-                "sub rsp, 24",
-                ".cfi_adjust_cfa_offset 24",
-                "mov [rsp], r11",
-                "mov [rsp + 8], rdi",
                 // As `request` does.
                 "xor r10d, r10d",
                 "cmp [r11 + 8 * {sizes} + 8], r10",
@@ -59,14 +57,11 @@ macro_rules! sized_first {
                 "cmovb rdi, r10",
                 "call rax",
                 "mov rdi, rax",
-                "mov rsi, [rsp + 8]",
-                "mov rdx, rbp",
-                "lea rcx, [rsp + 32]",
-                "mov r8, [rsp]",
+                "mov rsi, [rsp + 24]",
+                add_call!(352: _ _),
+                "mov r8, [rsp + 320]",
                 "mov r9d, {slot}",
-                "add rsp, 24",
-                ".cfi_adjust_cfa_offset -24",
-                go_on!("made"),
+                call_and_put_back!("made" -> Chunk),
                 ".cfi_endproc",
                 slot = const $slot,
                 sizes = const Hook::MallocUsableSize as usize,
@@ -218,8 +213,7 @@ diverted!(
     /// jemalloc's rallocx, and what else resizes a chunk and takes one more argument.
     allocs_divert_rallocx(Chunk, usize, usize) -> Chunk,
     "r9" => resize,
-    "mov rcx, rbp",
-    "lea r8, [rsp + 8]"
+    add_call!(352: _ _ _)
 );
 
 unsafe extern "C" fn resize(

@@ -56,12 +56,12 @@ macro_rules! register {
 }
 pub(crate) use register;
 
-/// Adds a [`Call`] to so many arguments.
+/// Adds a [`Call`] to so many arguments. The return address is the word below `rsp + $returned`.
 macro_rules! add_call {
-    ($($argument:tt)*) => {
+    ($returned:literal: $($argument:tt)*) => {
         concat!(
             "mov ", $crate::machine::stubs::register!($($argument)*), ", rbp\n",
-            "lea ", $crate::machine::stubs::register!(_ $($argument)*), ", [rsp + 8]",
+            "lea ", $crate::machine::stubs::register!(_ $($argument)*), ", [rsp + ", $returned, "]",
         )
     };
 }
@@ -85,7 +85,7 @@ macro_rules! called {
         #[cfg_attr(not(test), unsafe(no_mangle))]
         pub unsafe extern "C" fn $name($(_: $type),*) $(-> $result)? {
             core::arch::naked_asm!(
-                $crate::machine::stubs::add_call!($($argument)*),
+                $crate::machine::stubs::add_call!(8: $($argument)*),
                 "jmp {}",
                 sym $name::called,
             )
@@ -114,7 +114,7 @@ macro_rules! entry {
             $(#[$doc])*
             $entry($($type),*) $(-> $result)?,
             $crate::machine::stubs::register!(_ _ $($argument)*) => $entry::diverted,
-            $crate::machine::stubs::add_call!($($argument)*)
+            $crate::machine::stubs::add_call!(352: $($argument)*)
         );
     };
     ($(#[$doc:meta])* $entry:ident($($argument:ident: $type:ty),*) $(-> $result:ty)?, $table:ident => $does:expr) => {
@@ -138,26 +138,104 @@ macro_rules! entry {
 }
 pub(crate) use entry;
 
-/// Goes on with function `{$to}`, which returns to the caller. A function of the executable may have been called with a
-/// stack that is not aligned (System V ABI, "The Stack Frame"): within a program, GCC leaves out what a callee that it
-/// can see does not need. Then another return address aligns it.
-macro_rules! go_on {
-    ($to:literal) => {
+/// Keeps the registers that functions may change (System V ABI, "Register Usage") below the return address, in 344 bytes.
+/// Where GCC sees which of them a function leaves alone, it leaves values in these (-fipa-ra), and what is diverted may
+/// have been such a function. r11 is already there: the executable's entry put it at `rsp - 8`. The runtime's code
+/// changes no wider vector registers, no masks, and nothing of the x87.
+macro_rules! keep {
+    () => {
         concat!(
-            "test spl, 8\n",
-            "jz 2f\n",
-            "jmp {",
-            $to,
-            "}\n",
-            "2:\n",
-            "call {",
-            $to,
-            "}\n",
-            "ret",
+            "sub rsp, 344\n",
+            ".cfi_adjust_cfa_offset 344\n",
+            "mov [rsp], rcx\n",
+            "mov [rsp + 8], rdx\n",
+            "mov [rsp + 16], rsi\n",
+            "mov [rsp + 24], rdi\n",
+            "mov [rsp + 32], r8\n",
+            "mov [rsp + 40], r9\n",
+            "mov [rsp + 48], r10\n",
+            "mov [rsp + 56], rax\n",
+            "movups [rsp + 64], xmm0\n",
+            "movups [rsp + 80], xmm1\n",
+            "movups [rsp + 96], xmm2\n",
+            "movups [rsp + 112], xmm3\n",
+            "movups [rsp + 128], xmm4\n",
+            "movups [rsp + 144], xmm5\n",
+            "movups [rsp + 160], xmm6\n",
+            "movups [rsp + 176], xmm7\n",
+            "movups [rsp + 192], xmm8\n",
+            "movups [rsp + 208], xmm9\n",
+            "movups [rsp + 224], xmm10\n",
+            "movups [rsp + 240], xmm11\n",
+            "movups [rsp + 256], xmm12\n",
+            "movups [rsp + 272], xmm13\n",
+            "movups [rsp + 288], xmm14\n",
+            "movups [rsp + 304], xmm15\n",
         )
     };
 }
-pub(crate) use go_on;
+pub(crate) use keep;
+
+/// Calls function `{$function}`, puts back what [`keep`] kept, rax only if the function has no `$result`, and returns. The
+/// stack is aligned for the call: GCC does not do that for a function that it sees and that does not need it.
+macro_rules! call_and_put_back {
+    ($function:literal $(-> $result:ty)?) => {
+        concat!(
+            "test spl, 8\n",
+            "jnz 2f\n",
+            "call {", $function, "}\n",
+            "3:\n",
+            ".cfi_remember_state\n",
+            "mov rcx, [rsp]\n",
+            "mov rdx, [rsp + 8]\n",
+            "mov rsi, [rsp + 16]\n",
+            "mov rdi, [rsp + 24]\n",
+            "mov r8, [rsp + 32]\n",
+            "mov r9, [rsp + 40]\n",
+            "mov r10, [rsp + 48]\n",
+            "mov r11, [rsp + 336]\n",
+            $crate::machine::stubs::put_back_rax!($($result)?),
+            "movups xmm0, [rsp + 64]\n",
+            "movups xmm1, [rsp + 80]\n",
+            "movups xmm2, [rsp + 96]\n",
+            "movups xmm3, [rsp + 112]\n",
+            "movups xmm4, [rsp + 128]\n",
+            "movups xmm5, [rsp + 144]\n",
+            "movups xmm6, [rsp + 160]\n",
+            "movups xmm7, [rsp + 176]\n",
+            "movups xmm8, [rsp + 192]\n",
+            "movups xmm9, [rsp + 208]\n",
+            "movups xmm10, [rsp + 224]\n",
+            "movups xmm11, [rsp + 240]\n",
+            "movups xmm12, [rsp + 256]\n",
+            "movups xmm13, [rsp + 272]\n",
+            "movups xmm14, [rsp + 288]\n",
+            "movups xmm15, [rsp + 304]\n",
+            "add rsp, 344\n",
+            ".cfi_adjust_cfa_offset -344\n",
+            "ret\n",
+            ".cfi_restore_state\n",
+            "2:\n",
+            "sub rsp, 8\n",
+            ".cfi_adjust_cfa_offset 8\n",
+            "call {", $function, "}\n",
+            "add rsp, 8\n",
+            ".cfi_adjust_cfa_offset -8\n",
+            "jmp 3b\n",
+        )
+    };
+}
+pub(crate) use call_and_put_back;
+
+macro_rules! put_back_rax {
+    () => {
+        "mov rax, [rsp + 56]\n"
+    };
+    ($result:ty) => {
+        ""
+    };
+}
+pub(crate) use put_back_rax;
 
 /// Exports `$entry` as a stub in front of `$body`, which takes the same arguments, what `$more` adds to them, and in
 /// register `$table` the table that r11 leads to.
@@ -170,9 +248,10 @@ macro_rules! diverted {
             core::arch::naked_asm!(
                 ".cfi_startproc",
                 "endbr64",
+                $crate::machine::stubs::keep!(),
                 $($more,)*
                 concat!("mov ", $table, ", r11"),
-                $crate::machine::stubs::go_on!("body"),
+                $crate::machine::stubs::call_and_put_back!("body" $(-> $result)?),
                 ".cfi_endproc",
                 body = sym $body,
             )
