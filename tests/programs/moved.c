@@ -137,9 +137,10 @@ static bool find(struct function *function) {
     uint8_t *code = (uint8_t *)(base + function->at);
     if (code[0] != 0xe9) return false;
     uint64_t entry = base + function->at + 5 + distance(base + function->at + 1);
-    uint8_t *lea = (uint8_t *)entry;
-    if (entry < base || entry >= base + size || memcmp(lea, "\x4c\x8d\x1d", 3)) return false;
-    uint64_t table = entry + 7 + distance(entry + 3);
+    // mov %r11, -8(%rsp); lea table(%rip), %r11
+    static const uint8_t begins[8] = {0x4c, 0x89, 0x5c, 0x24, 0xf8, 0x4c, 0x8d, 0x1d};
+    if (entry < base || entry >= base + size || memcmp((uint8_t *)entry, begins, sizeof begins)) return false;
+    uint64_t table = entry + 12 + distance(entry + 8);
     int64_t word;
     memcpy(&word, (void *)(table + 8), 8);
     function->continuation = table + word - base;

@@ -87,6 +87,7 @@ impl Diverted<'_> {
                 {prefix}{function}:
                 .cfi_startproc
                 endbr64
+                mov %r11, -8(%rsp)
                 lea table_{name}(%rip), %r11
                 jmp *slot_{name}_{function}(%rip)
                 .cfi_endproc
