@@ -8,8 +8,8 @@ use std::path::Path;
 use allocs_tests::elf::Elf;
 use allocs_tests::report::Report;
 use allocs_tests::sample::{Sample, Variant};
-use allocs_tests::tool::{self, RUNTIME};
-use allocs_tests::{Command, Dir, Rewrite, both_ways, needs, structure, trial};
+use allocs_tests::tool::{self, RUNTIME, Rewritten};
+use allocs_tests::{Command, Dir, Outcome, Rewrite, both_ways, needs, structure, trial};
 use libtest_mimic::Trial;
 
 /// What is done to a program after it was linked.
@@ -397,13 +397,7 @@ fn program_headers_move() {
         fs::write(&program, &bytes).expect("the program, mode kept");
         let original = Command::new(&program).run();
         assert_eq!(original.code(), Some(5), "{original}");
-        let runtime = both_ways::long_name(&dir);
-        let result = Rewrite::new(&program, dir.join("rewritten"))
-            .arg("--runtime")
-            .arg(&runtime)
-            .succeed();
-        result.command().run().assert_same_as(&original);
-        structure::check(&result, &runtime.display().to_string());
+        let result = starts_a_long_name(&dir, &program, &original);
         structure::check_sections(&result);
 
         let elf = Elf::read(&result.path);
@@ -418,6 +412,18 @@ fn program_headers_move() {
         let metadata = fs::metadata(&result.path).expect("metadata");
         assert!(metadata.blocks() * 512 < 1 << 20, "{metadata:?}");
     }
+}
+
+/// The program rewritten for a runtime with a name that nothing recycled has room for; it does what it did.
+fn starts_a_long_name(dir: &Dir, program: &Path, original: &Outcome) -> Rewritten {
+    let runtime = both_ways::long_name(dir);
+    let result = Rewrite::new(program, dir.join("rewritten"))
+        .arg("--runtime")
+        .arg(&runtime)
+        .succeed();
+    result.command().run().assert_same_as(original);
+    structure::check(&result, &runtime.display().to_string());
+    result
 }
 
 /// Program headers that say nothing are taken for new segments, as many as there are; the others still come behind them.
@@ -438,13 +444,7 @@ fn spare_program_headers() {
         }
         fs::write(&program, &bytes).expect("the program, mode kept");
         let original = Command::new(&program).run();
-        let runtime = both_ways::long_name(&dir);
-        let result = Rewrite::new(&program, dir.join("rewritten"))
-            .arg("--runtime")
-            .arg(&runtime)
-            .succeed();
-        result.command().run().assert_same_as(&original);
-        structure::check(&result, &runtime.display().to_string());
+        let result = starts_a_long_name(&dir, &program, &original);
         assert!(result.undo() == bytes, "{spare}: undo");
         let after = fs::read(&result.path).expect("the result");
         assert_eq!(

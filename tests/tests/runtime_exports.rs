@@ -7,7 +7,7 @@ use std::path::Path;
 
 use allocs_tests::elf::Elf;
 use allocs_tests::tool::{self, INIT, RUNTIME};
-use allocs_tests::trials;
+use allocs_tests::{Command, needs, trials};
 use libtest_mimic::Trial;
 use object::elf;
 use object::read::elf::ElfFile64;
@@ -20,6 +20,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         relocates_itself,
         is_protected,
         is_small,
+        changes_what_entries_keep,
     ]
 }
 
@@ -189,4 +190,21 @@ fn is_small() {
         .map(|segment| segment.file.end - segment.file.start)
         .sum();
     assert!(size < 384 << 10, "{size} bytes");
+}
+
+/// Entries of diverted functions keep the general registers and the first 16 bytes of xmm0 to xmm15, which is all
+/// that the runtime's code changes.
+fn changes_what_entries_keep() {
+    let text = Command::new(needs("objdump"))
+        .args(["-d", "--no-show-raw-insn"])
+        .arg(tool::runtime())
+        .succeed()
+        .stdout();
+    assert!(text.contains("%xmm15"), "no instruction is shown");
+    let others = [
+        "%ymm", "%zmm", "%k", "%st", "%mm", "%xmm16", "emms", "xrstor",
+    ];
+    let changing = |line: &&str| others.iter().any(|register| line.contains(register));
+    let changing: Vec<&str> = text.lines().filter(changing).collect();
+    assert!(changing.is_empty(), "{changing:#?}");
 }
