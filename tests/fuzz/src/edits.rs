@@ -33,6 +33,10 @@ enum Table {
     Behind(u8),
     Interpreter,
     Note,
+    /// .eh_frame_hdr.
+    Search,
+    /// .eh_frame, to which that leads.
+    Frames,
 }
 
 #[derive(Arbitrary, Debug)]
@@ -90,6 +94,8 @@ impl Edit {
             Table::Behind(entry) => behind(bytes, entry).map(|at| (at, 256, 4, WORD)),
             Table::Interpreter => segment(bytes, 3).map(|(at, size)| (at, size, 1, WORD)),
             Table::Note => segment(bytes, 4).map(|(at, size)| (at, size / 4, 4, WORD)),
+            Table::Search => search(bytes).map(|(at, size)| (at, size / 4, 4, WORD)),
+            Table::Frames => frames(bytes).map(|at| (at, 256, 2, WORD)),
         };
         let Some((at, count, size, fields)) = found else {
             return;
@@ -144,6 +150,19 @@ fn segment(bytes: &[u8], kind: u64) -> Option<(u64, u64)> {
             read(bytes, at.wrapping_add(32), 8),
         )
     })
+}
+
+/// File offset and size of PT_GNU_EH_FRAME.
+fn search(bytes: &[u8]) -> Option<(u64, u64)> {
+    segment(bytes, 0x6474_e550)
+}
+
+/// File offset of .eh_frame: its distance is the second word of the search table.
+fn frames(bytes: &[u8]) -> Option<u64> {
+    let (at, _) = search(bytes)?;
+    let at = at.wrapping_add(4);
+    let distance = read(bytes, at, 4) as u32 as i32;
+    at.checked_add_signed(distance.into())
 }
 
 /// File offset of what the value of a dynamic entry leads to, if it is an address.

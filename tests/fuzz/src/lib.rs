@@ -12,10 +12,12 @@ use allocs_rewrite::{By, Destination, ErrorKind, Options, Reading};
 pub use edits::Edits;
 pub use journal::correct_checksum;
 
-/// A runtime whose name fits into names that are left over, and one whose name makes tables grow.
-pub const RUNTIMES: [&str; 2] = [
-    "libfuzz.so",
-    "libfuzz-by-a-name-that-is-too-long-for-the-room.so",
+/// A runtime whose name fits into names that are left over, one whose name makes tables grow, and the own one, to which
+/// a program's allocator is diverted.
+pub const RUNTIMES: [Option<&str>; 3] = [
+    Some("libfuzz.so"),
+    Some("libfuzz-by-a-name-that-is-too-long-for-the-room.so"),
+    None,
 ];
 
 /// Files of one process, in memory where TMPDIR is.
@@ -51,11 +53,11 @@ impl Place {
 
     /// Gives `bytes` a runtime. There is an output that passed verification and leads back to `bytes`,
     /// or an error of one line and no output.
-    pub fn rewrite(&self, bytes: &[u8], runtime: &str) {
+    pub fn rewrite(&self, bytes: &[u8], runtime: Option<&str>) {
         let input = self.write("input", bytes);
         let output = self.join("output");
         let options = Options {
-            runtime: Some(runtime.to_owned()),
+            runtime: runtime.map(str::to_owned),
             ..Options::new(&input, Destination::File(output.clone()))
         };
         match allocs_rewrite::rewrite(&options, &mut |_, _| ControlFlow::Continue(())) {
@@ -129,7 +131,7 @@ fn check_error(error: &allocs_rewrite::Error) {
     assert!(!text.contains('\n'), "more than a line: {text}");
 }
 
-/// The seed programs, with either runtime.
+/// The seed programs, with each runtime.
 pub fn rewritten_seeds(place: &Place) -> Vec<Vec<u8>> {
     let mut all = Vec::new();
     for program in seeds("parse") {
@@ -137,7 +139,7 @@ pub fn rewritten_seeds(place: &Place) -> Vec<Vec<u8>> {
         for runtime in RUNTIMES {
             let output = place.join("output");
             let options = Options {
-                runtime: Some(runtime.to_owned()),
+                runtime: runtime.map(str::to_owned),
                 ..Options::new(&input, Destination::File(output.clone()))
             };
             allocs_rewrite::rewrite(&options, &mut |_, _| ControlFlow::Continue(()))
