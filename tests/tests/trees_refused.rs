@@ -271,6 +271,11 @@ fn without_root() {
         for word in ["etc/secret: cannot open", "etc/closed: cannot read"] {
             assert!(outcome.stderr().contains(word), "{word}: {outcome}");
         }
+        assert_eq!(
+            outcome.stderr().matches("etc/closed").count(),
+            1,
+            "{outcome}"
+        );
         Command::new(output.join("usr/libexec/x/cat")).succeed();
         let mode = |path: &str| {
             fs::metadata(output.join(path))

@@ -74,9 +74,11 @@ fn make(path: &Path, is_new: bool) -> Result<bool> {
     }
 }
 
-/// Gives each directory what belongs to it. Where the owner may not pass, that is after all that is below.
+/// Gives each directory what belongs to it, but for those that could not be read. Where the owner may not pass, that is
+/// after all that is below.
 pub(crate) fn finish(tree: &Tree<'_>, found: &Found) -> Vec<Error> {
     let directories = found.directories.iter().rev();
+    let directories = directories.filter(|directory| !found.unread.contains(&directory.path));
     let (open, closed): (Vec<_>, Vec<_>) =
         directories.partition(|directory| directory.metadata.mode() & PASSABLE != 0);
     let finish = |directory: &&Entry| finish_one(tree, directory);

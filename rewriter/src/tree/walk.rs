@@ -52,6 +52,8 @@ pub(crate) struct Found {
     pub(crate) made: HashSet<PathBuf>,
     /// What could not be looked at.
     pub(crate) failures: Vec<Error>,
+    /// Where that is, if it is a directory.
+    pub(crate) unread: HashSet<PathBuf>,
 }
 
 impl Found {
@@ -84,6 +86,7 @@ pub(crate) fn walk(tree: &Tree<'_>) -> Result<Found> {
             Some(Ok(entry)) => entry,
             Some(Err((path, error))) => {
                 found.failures.push(tree.error(&path, "read", error));
+                found.unread.insert(path);
                 continue;
             }
             None => {
