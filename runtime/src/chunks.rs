@@ -6,11 +6,11 @@ use core::sync::atomic::{
     Ordering::{Relaxed, SeqCst},
 };
 
-use crate::heap::{self, Heap, PROGRAM};
+use crate::heap::{self, Heap};
 use crate::holder::Holder;
 use crate::index::readers::Reader;
 use crate::index::{LARGE, Mark};
-use crate::next::{self, Next};
+use crate::next::{self, Next, Origin};
 use crate::record::{self, RECORD, Record};
 use crate::site::Site;
 
@@ -65,15 +65,27 @@ fn enter_beside(
     true
 }
 
-/// The same for one of glibc's that is small, has its mark at hand, and comes from glibc's heap; says whether there is
-/// no other thread. `None` if it is another one.
+/// The same on the shorter way, for one that has its mark and its capacity at hand; says whether there is no other
+/// thread. `None` if it is another one.
 #[inline(always)]
-pub(crate) fn enter_small(chunk: usize, size: usize, site: Site) -> Option<bool> {
-    let mark = PROGRAM.chunks.mark_at_hand(chunk)?;
-    let capacity = small_capacity(chunk)?;
+pub(crate) fn enter_at_hand<O: Origin>(
+    origin: O,
+    chunk: usize,
+    size: usize,
+    site: Site,
+) -> Option<bool> {
+    let index = origin.index()?;
+    let mark = index.mark_at_hand(chunk)?;
+    let capacity = origin.capacity_at_hand(chunk)?;
     // SAFETY: the chunk is the caller's, of that capacity, and asked for with room.
-    let is_written = unsafe { record::write(chunk, capacity, size, site) };
-    is_written.then(|| mark.set())
+    if !unsafe { record::write(chunk, capacity, size, site) } {
+        return None;
+    }
+    // Where there are headers, it is not large.
+    if !O::HAS_HEADERS {
+        index.note_large(chunk, chunk.wrapping_add(capacity));
+    }
+    Some(mark.set())
 }
 
 /// The mark for the beginning of `chunk`. Not for an address that shares it with a chunk's beginning: the program
@@ -138,24 +150,28 @@ unsafe fn record_of(next: Next, heap: &Heap, chunk: usize) -> (Option<Record>, u
     (unsafe { record::read(chunk, capacity) }, capacity)
 }
 
-/// The mark of `chunk`, if it is one of glibc's that was entered and is small: there is nothing else to take out.
+/// The mark of `chunk` on the shorter way, if it was entered and is small: there is nothing else to take out.
 #[inline(always)]
-pub(crate) fn small(chunk: usize) -> Option<Mark> {
+pub(crate) fn small<O: Origin>(origin: O, chunk: usize) -> Option<Mark> {
+    let mark = small_or_unknown(origin, chunk);
+    // Where there are headers, it was looked at.
+    mark.filter(|mark| O::HAS_HEADERS || mark.is_set())
+}
+
+/// The same; where chunks have no headers, perhaps the mark of one that was not entered, or no longer is: an operator
+/// delete has taken it out, and calls free.
+#[inline(always)]
+pub(crate) fn small_or_unknown<O: Origin>(origin: O, chunk: usize) -> Option<Mark> {
     if !chunk.is_multiple_of(GRAIN) {
         return None;
     }
-    let mark = PROGRAM
-        .chunks
-        .mark_at_hand(chunk)
-        .filter(|mark| mark.is_set())?;
-    small_capacity(chunk)?;
+    let index = origin.index()?;
+    if !O::HAS_HEADERS {
+        return index.small_mark_at_hand(chunk);
+    }
+    let mark = index.mark_at_hand(chunk).filter(|mark| mark.is_set())?;
+    origin.capacity_at_hand(chunk)?;
     Some(mark)
-}
-
-/// How large a chunk of glibc's heap is, if it is small.
-#[inline(always)]
-fn small_capacity(chunk: usize) -> Option<usize> {
-    next::small_header_capacity::<LARGE>(chunk)
 }
 
 /// How much of `chunk` the program may use, for which the allocator says `capacity`.

@@ -11,14 +11,19 @@
 //! the order of [`Hook`], then those of `operators`; the allocator's name. 0 stands for what it does not have.
 
 use core::ffi::c_char;
+use core::mem;
 use core::ptr;
 use core::sync::atomic::{
     AtomicPtr, AtomicUsize,
     Ordering::{AcqRel, Acquire},
 };
 
+use crate::counters;
+#[cfg(target_arch = "x86_64")]
+use crate::heap;
 use crate::heap::Heap;
 use crate::hook::Hook;
+use crate::index::Index;
 use crate::memory::Mapped;
 use crate::next::{self, Next, Origin};
 #[cfg(target_arch = "x86_64")]
@@ -72,6 +77,27 @@ impl Table {
         let sizes = self.continuation(Hook::MallocUsableSize as usize);
         Some(Next::of_heap(heap(self), function, sizes.unwrap_or(0)))
     }
+
+    /// The same, if the shorter way can be gone: if nothing is counted, it is the table that was known first, and the
+    /// allocator says how large its chunks are.
+    #[inline(always)]
+    pub(crate) fn direct_at(self, slot: usize) -> Option<Next> {
+        let known = KNOWN.first()?;
+        if counters::are_running() || known.table.load(Acquire) != self.0 {
+            return None;
+        }
+        let heap = known.heap()?;
+        let sizes = self.continuation(Hook::MallocUsableSize as usize)?;
+        Some(Next::of_heap(Some(heap), self.continuation(slot)?, sizes))
+    }
+
+    /// The same, if there is no other table, and if the program's malloc has not made `chunk`.
+    #[cfg(target_arch = "x86_64")] // where the rewriter diverts functions
+    #[inline(always)]
+    pub(crate) fn only_direct_at(self, slot: usize, chunk: usize) -> Option<Next> {
+        let is_only = KNOWN.get(1)?.table.load(Acquire) == 0;
+        (is_only && !heap::PROGRAM.has(chunk)).then(|| self.direct_at(slot))?
+    }
 }
 
 impl Origin for Table {
@@ -79,6 +105,28 @@ impl Origin for Table {
     #[inline(always)]
     fn next(self, hook: Hook) -> Option<Next> {
         self.next_at(hook as usize)
+    }
+
+    #[inline(always)]
+    fn direct(self, hook: Hook) -> Option<Next> {
+        self.direct_at(hook as usize)
+    }
+
+    #[inline(always)]
+    fn index(self) -> Option<&'static Index> {
+        Some(&KNOWN.first()?.heap()?.chunks)
+    }
+
+    #[inline(always)]
+    fn capacity_at_hand(self, chunk: usize) -> Option<usize> {
+        let sizes = self.continuation(Hook::MallocUsableSize as usize)?;
+        // Two chunks that are closer would share a mark.
+        if !chunk.is_multiple_of(16) {
+            return None;
+        }
+        // SAFETY: that is the type of what the continuation does.
+        let ask: extern "C" fn(usize) -> usize = unsafe { mem::transmute(sizes) };
+        Some(ask(chunk))
     }
 }
 

@@ -21,7 +21,7 @@ use crate::counters;
 use crate::holder::Holder;
 use crate::hook::Hook;
 use crate::index::Mark;
-use crate::next::{self, Next, Origin, Own};
+use crate::next::{Next, Origin, Own};
 use crate::record::{RECORD, Record, padded};
 use crate::site::Site;
 use crate::threads;
@@ -283,44 +283,52 @@ fn allocate<F: Copy, O: Origin>(
     call: Call,
     ask: impl FnOnce(F, usize) -> Chunk,
 ) -> Chunk {
-    if !O::HAS_SHORT_WAY {
-        return allocate_here(origin, hook, size, call, ask);
-    }
     if let Some(next) = origin.direct(hook)
-        && let Some(request) = size.checked_add(RECORD)
+        && let Some(request) = short_request::<O>(size)
     {
         // SAFETY: each hook names the function's type next to its own.
         let function = unsafe { next.function() };
-        return enter(ask(function, request), size, call);
+        return enter(origin, ask(function, request), size, call);
     }
     allocate_and_count(origin, hook, size, call, ask)
 }
 
+/// How much is asked for on the shorter way. Glibc's chunks are large enough in any case.
+#[inline(always)]
+fn short_request<O: Origin>(size: usize) -> Option<usize> {
+    let request = size.checked_add(RECORD)?;
+    Some(if O::HAS_HEADERS {
+        request
+    } else {
+        request.max(padded(0))
+    })
+}
+
 /// Enters a chunk that was just made on the short way, and gives it back.
 #[inline(always)]
-fn enter(chunk: Chunk, size: usize, call: Call) -> Chunk {
+pub(crate) fn enter(origin: impl Origin, chunk: Chunk, size: usize, call: Call) -> Chunk {
     if chunk.is_null() {
         return chunk;
     }
     match call.site_at_hand() {
-        Some(site) => enter_at(site, chunk, size, call),
-        None => enter_in_facade(chunk, size, call),
+        Some(site) => enter_at(origin, site, chunk, size, call),
+        None => enter_in_facade(origin, chunk, size, call),
     }
 }
 
 /// The same where the direct caller is not the site, or not known yet.
 #[inline(never)]
-fn enter_in_facade(chunk: Chunk, size: usize, call: Call) -> Chunk {
-    enter_at(call.site(), chunk, size, call)
+fn enter_in_facade(origin: impl Origin, chunk: Chunk, size: usize, call: Call) -> Chunk {
+    enter_at(origin, call.site(), chunk, size, call)
 }
 
 #[inline(always)]
-fn enter_at(site: Site, chunk: Chunk, size: usize, call: Call) -> Chunk {
+fn enter_at(origin: impl Origin, site: Site, chunk: Chunk, size: usize, call: Call) -> Chunk {
     let address = chunk.expose_provenance();
-    match chunks::enter_small(address, size, site) {
+    match chunks::enter_at_hand(origin, address, size, site) {
         Some(is_single) if is_sample(address, is_single) => sample(chunk, call),
         Some(_) => chunk,
-        None => enter_any(chunk, size, site, call),
+        None => enter_any(origin, chunk, size, site, call),
     }
 }
 
@@ -332,12 +340,12 @@ fn sample(chunk: Chunk, call: Call) -> Chunk {
     chunk
 }
 
-/// The same for one that is not small, or the first in its place.
+/// The same for one that is not as usual, or the first in its place.
 #[cold]
 #[inline(never)]
-fn enter_any(chunk: Chunk, size: usize, site: Site, call: Call) -> Chunk {
+fn enter_any(origin: impl Origin, chunk: Chunk, size: usize, site: Site, call: Call) -> Chunk {
     let address = chunk.expose_provenance();
-    if let Some(next) = next::of(Hook::Malloc) {
+    if let Some(next) = origin.next(Hook::MallocUsableSize) {
         chunks::enter(next, address, size, site);
     }
     if is_sample(address, threads::is_single()) {
@@ -429,9 +437,14 @@ fn make<F: Copy>(
 /// What every hook that frees does: take the chunk out and have it freed by `pass_on`. Taken out first: once it
 /// is free, another thread may get the chunk and enter it.
 #[inline(always)]
-fn release<F: Copy>(origin: impl Origin, hook: Hook, chunk: Chunk, pass_on: impl FnOnce(F)) {
+pub(crate) fn release<F: Copy>(
+    origin: impl Origin,
+    hook: Hook,
+    chunk: Chunk,
+    pass_on: impl FnOnce(F),
+) {
     if let Some(next) = origin.direct(hook)
-        && let Some(mark) = chunks::small(chunk.expose_provenance())
+        && let Some(mark) = chunks::small_or_unknown(origin, chunk.expose_provenance())
     {
         // SAFETY: each hook names the function's type next to its own.
         let function = unsafe { next.function() };
@@ -500,8 +513,8 @@ fn take_out(next: Next, chunk: Chunk) -> Option<Record> {
 /// What realloc does under either of its names: take the old chunk out, `ask` next to resize it, enter the new
 /// one; or the old one again, if that could not be done.
 #[inline(always)]
-pub(crate) fn reallocate<F: Copy>(
-    origin: impl Origin,
+pub(crate) fn reallocate<F: Copy, O: Origin>(
+    origin: O,
     hook: Hook,
     old: Chunk,
     size: usize,
@@ -509,8 +522,8 @@ pub(crate) fn reallocate<F: Copy>(
     ask: impl FnOnce(F, usize) -> Chunk,
 ) -> Chunk {
     if let Some(next) = origin.direct(hook).filter(|_| size != 0)
-        && let Some(mark) = chunks::small(old.expose_provenance())
-        && let Some(request) = size.checked_add(RECORD)
+        && let Some(mark) = chunks::small(origin, old.expose_provenance())
+        && let Some(request) = short_request::<O>(size)
     {
         if !mark.clear() {
             mark.wait();
@@ -521,7 +534,7 @@ pub(crate) fn reallocate<F: Copy>(
             // The old one is as it was.
             mark.set();
         }
-        return enter(new, size, call);
+        return enter(origin, new, size, call);
     }
     reallocate_and_count(origin, hook, old, size, call, ask)
 }

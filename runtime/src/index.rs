@@ -64,8 +64,16 @@ impl Index {
             .mark(address)
     }
 
-    /// The same; makes the region if there is none yet, and with it, if they are wanted, records beside its marks.
-    /// `None` if there is no memory for it, or no place.
+    /// That, if no large chunk begins in the page of `address`.
+    #[inline(always)]
+    pub(crate) fn small_mark_at_hand(&self, address: usize) -> Option<Mark> {
+        loaded(self.home(address)?)
+            .filter(|region| region.contains(address) && !region.has_page(address))?
+            .mark(address)
+    }
+
+    /// The place of the mark; makes the region if there is none yet, and with it, if they are wanted, records beside its
+    /// marks. `None` if there is no memory for it, or no place.
     #[cold]
     #[inline(never)]
     pub(crate) fn make_mark(&self, address: usize, with_records: bool) -> Option<Mark> {

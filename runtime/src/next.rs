@@ -9,6 +9,7 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::counters;
 use crate::heap::{Heap, PROGRAM};
 use crate::hook::{HOOKS, Hook};
+use crate::index::{Index, LARGE};
 use crate::linkmap::LinkMap;
 use crate::memory::Mapped;
 use crate::object::Object;
@@ -48,16 +49,20 @@ pub(crate) struct Next {
 
 /// Whose function it is that the program has called.
 pub(crate) trait Origin: Copy {
-    /// Whether there is a shorter way for some chunks.
-    const HAS_SHORT_WAY: bool = false;
+    /// Whether chunks that go the shorter way have a header that says how large they are. Else their allocator does.
+    const HAS_HEADERS: bool = false;
 
     /// What `hook` passes the call on to. `None` if there is nothing.
     fn next(self, hook: Hook) -> Option<Next>;
 
     /// The same, if the shorter way can be gone.
-    fn direct(self, _: Hook) -> Option<Next> {
-        None
-    }
+    fn direct(self, hook: Hook) -> Option<Next>;
+
+    /// The index of the chunks that go the shorter way.
+    fn index(self) -> Option<&'static Index>;
+
+    /// How large a chunk is that does. `None` if it is large and has a header, or has not its place to itself.
+    fn capacity_at_hand(self, chunk: usize) -> Option<usize>;
 }
 
 /// The runtime's own, which the loader has found for the program.
@@ -65,7 +70,7 @@ pub(crate) trait Origin: Copy {
 pub(crate) struct Own;
 
 impl Origin for Own {
-    const HAS_SHORT_WAY: bool = true;
+    const HAS_HEADERS: bool = true;
 
     #[inline(always)]
     fn next(self, hook: Hook) -> Option<Next> {
@@ -75,6 +80,16 @@ impl Origin for Own {
     #[inline(always)]
     fn direct(self, hook: Hook) -> Option<Next> {
         direct(hook)
+    }
+
+    #[inline(always)]
+    fn index(self) -> Option<&'static Index> {
+        Some(&PROGRAM.chunks)
+    }
+
+    #[inline(always)]
+    fn capacity_at_hand(self, chunk: usize) -> Option<usize> {
+        small_header_capacity::<LARGE>(chunk)
     }
 }
 
@@ -227,7 +242,7 @@ pub(crate) fn header_capacity(chunk: usize) -> Option<usize> {
 
 /// The same if it is less than `LIMIT`, in one comparison: a flag above all sizes says that it is another header.
 #[inline(always)]
-pub(crate) fn small_header_capacity<const LIMIT: usize>(chunk: usize) -> Option<usize> {
+fn small_header_capacity<const LIMIT: usize>(chunk: usize) -> Option<usize> {
     const HEADER: usize = size_of::<usize>();
     // SAFETY: it has a header.
     let header = unsafe { header(chunk) } & !(FLAGS & !MAPPED);

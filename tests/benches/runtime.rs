@@ -44,11 +44,17 @@ int main(int argc, char **argv) {
 }
 ";
 const AFTER_SAMPLES: u64 = 600_000;
-/// jemalloc as a library, and in the executable.
-const JEMALLOC: [(&str, &str); 2] = [
-    ("library", "/usr/lib/x86_64-linux-gnu/libjemalloc.so.2"),
-    ("executable", "/usr/lib/x86_64-linux-gnu/libjemalloc.a"),
+/// jemalloc as a library, and in the executable, with C++'s operators in the place of malloc and free as well.
+const JEMALLOC: [(&str, &str, &[&str]); 3] = [
+    ("library", "libjemalloc.so.2", &[]),
+    ("executable", "libjemalloc.a", &[]),
+    (
+        "operators",
+        "libjemalloc.a",
+        &["-Dmalloc=_Znwm", "-Dfree=_ZdlPv"],
+    ),
 ];
+const LIBRARIES: &str = "/usr/lib/x86_64-linux-gnu";
 const COUNTED: u64 = 100_000;
 const TIMED: u64 = 5_000_000;
 const RUNS: usize = 11;
@@ -88,11 +94,13 @@ fn main() {
 /// allocator as an archive and as a library.
 fn own_allocator(dir: &Dir) {
     let source = dir.write("ring.c", RING);
-    let added = JEMALLOC.map(|(what, file)| {
+    let added = JEMALLOC.map(|(what, file, flags)| {
         let original = dir.join(what);
         run(Command::new("gcc")
-            .args(["-O1", "-fno-builtin", "-Wl,--no-as-needed", "-o"])
-            .args([&original, &source, Path::new(file)])
+            .args(["-O1", "-fno-builtin", "-Wl,--no-as-needed"])
+            .args(flags)
+            .arg("-o")
+            .args([&original, &source, &Path::new(LIBRARIES).join(file)])
             .args(["-lstdc++", "-lm"]));
         let rewritten = Rewrite::new(&original, dir.make("own").join(what)).succeed();
         let [old, new] =
@@ -100,10 +108,12 @@ fn own_allocator(dir: &Dir) {
         print(&format!("jemalloc, {what}: instructions"), old, new);
         new - old
     });
-    let [hooked, diverted] = added;
+    let [hooked, diverted, operators] = added;
     println!(
-        "added to a pair: {hooked:.1} by hooks, {diverted:.1} where it was led to the runtime, {:.2}x",
-        diverted / hooked
+        "added to a pair: {hooked:.1} by hooks, {diverted:.1} where it was led to the runtime ({:+.1} a call), \
+         {operators:.1} to operators ({:+.1})",
+        (diverted - hooked) / 2.0,
+        (operators - hooked) / 2.0,
     );
 }
 

@@ -1,29 +1,80 @@
 // An allocator that changes few registers, and says which ones its functions change: GCC leaves values in the others
-// where it compiles callers together with it (-fipa-ra).
+// where it compiles callers together with it (-fipa-ra). One of its functions changes all that it may, but nobody has
+// called that one.
 
 #include <stdio.h>
 #include <string.h>
 
 void *malloc(unsigned long size);
+void *realloc(void *chunk, unsigned long size);
 void free(void *chunk);
 void *_Znwm(unsigned long size);
 void _ZdlPv(void *chunk);
 
 char heap[4096] __attribute__((aligned(16)));
 char *next = heap;
+char large[1 << 20] __attribute__((aligned(4096)));
+char *next_large = large;
 long freed;
 
 __asm__(".text\n\
-.globl malloc, free, _Znwm, _ZdlPv\n\
+.globl malloc, realloc, free, malloc_usable_size, _Znwm, _ZdlPv\n\
 .type malloc, @function\n\
+.type realloc, @function\n\
+.type malloc_usable_size, @function\n\
 .type free, @function\n\
 .type _Znwm, @function\n\
 .type _ZdlPv, @function\n\
 malloc:\n\
+    cmp $64, %rdi\n\
+    ja 1f\n\
     mov next(%rip), %rax\n\
     addq $64, next(%rip)\n\
     ret\n\
+1:  mov next_large(%rip), %rax\n\
+    addq $0x20000, next_large(%rip)\n\
+    ret\n\
 .size malloc, . - malloc\n\
+realloc:\n\
+    mov %rdi, %rax\n\
+    addq $4, freed(%rip)\n\
+    ret\n\
+.size realloc, . - realloc\n\
+malloc_usable_size:\n\
+    lea large(%rip), %rcx\n\
+    mov $64, %eax\n\
+    mov $0x20000, %edx\n\
+    cmp %rcx, %rdi\n\
+    jb 1f\n\
+    lea 0x100000(%rcx), %rcx\n\
+    cmp %rcx, %rdi\n\
+    cmovb %rdx, %rax\n\
+1:  mov $7, %ecx\n\
+    mov $7, %edx\n\
+    mov $7, %esi\n\
+    mov $7, %edi\n\
+    mov $7, %r8d\n\
+    mov $7, %r9d\n\
+    mov $7, %r10d\n\
+    mov $7, %r11d\n\
+    pxor %xmm0, %xmm0\n\
+    pxor %xmm1, %xmm1\n\
+    pxor %xmm2, %xmm2\n\
+    pxor %xmm3, %xmm3\n\
+    pxor %xmm4, %xmm4\n\
+    pxor %xmm5, %xmm5\n\
+    pxor %xmm6, %xmm6\n\
+    pxor %xmm7, %xmm7\n\
+    pxor %xmm8, %xmm8\n\
+    pxor %xmm9, %xmm9\n\
+    pxor %xmm10, %xmm10\n\
+    pxor %xmm11, %xmm11\n\
+    pxor %xmm12, %xmm12\n\
+    pxor %xmm13, %xmm13\n\
+    pxor %xmm14, %xmm14\n\
+    pxor %xmm15, %xmm15\n\
+    ret\n\
+.size malloc_usable_size, . - malloc_usable_size\n\
 free:\n\
     addq $1, freed(%rip)\n\
     ret\n\
@@ -104,15 +155,16 @@ __asm__("probe:\n\
     pop %rbx\n\
     ret\n");
 
-enum { RDI = 4, GENERAL = 9, ALL = GENERAL + 2 * 16 };
+enum { RSI = 3, RDI = 4, GENERAL = 9, ALL = GENERAL + 2 * 16 };
 
 static const char *const names[GENERAL] = {"rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11"};
 
-static void *show(const char *name, void (*function)(void), unsigned long argument) {
+static void *show(const char *name, void (*function)(void), const void *first, unsigned long second) {
     unsigned long before[ALL], after[ALL];
     for (int i = 0; i < ALL; i++)
         before[i] = 0x0101010101010101ul * (i + 1);
-    before[RDI] = argument;
+    before[RDI] = (unsigned long)first;
+    before[RSI] = second;
     probe(function, before, after);
     printf("%s:", name);
     for (int i = 0; i < GENERAL; i++)
@@ -125,11 +177,17 @@ static void *show(const char *name, void (*function)(void), unsigned long argume
     return (void *)after[0];
 }
 
+// The first calls are not like those that follow, nor are chunks of some size like small ones.
 int main(void) {
-    void *chunk = show("malloc", (void (*)(void))malloc, 40);
-    show("free", (void (*)(void))free, (unsigned long)chunk);
-    chunk = show("operator new", (void (*)(void))_Znwm, 40);
-    show("operator delete", (void (*)(void))_ZdlPv, (unsigned long)chunk);
+    for (int turn = 0; turn < 3; turn++)
+        for (unsigned long size = 40; size < 1000000; size *= 2500) {
+            void *chunk = show("malloc", (void (*)(void))malloc, (void *)size, 0);
+            chunk = show("realloc", (void (*)(void))realloc, chunk, size + 8);
+            show("free", (void (*)(void))free, chunk, 0);
+            show("free", (void (*)(void))free, chunk, 0);
+            chunk = show("operator new", (void (*)(void))_Znwm, (void *)40, 0);
+            show("operator delete", (void (*)(void))_ZdlPv, chunk, 0);
+        }
     printf("%ld freed\n", freed);
     return 0;
 }

@@ -191,6 +191,7 @@ impl Region {
     }
 
     /// Whether a large chunk begins in the page of `base`.
+    #[inline(always)]
     pub(crate) fn has_page(&self, base: usize) -> bool {
         let index = (base >> PAGE_WORD) & (PAGE_WORDS - 1);
         let word = self.pages.get(index);

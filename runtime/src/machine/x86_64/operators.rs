@@ -25,6 +25,7 @@ use crate::heap::{self, Heap};
 use crate::holder::Holder;
 use crate::hook::Hook;
 use crate::hooks::{self, Chunk};
+use crate::index::Index;
 use crate::machine::stubs::{add_call, call_and_put_back, diverted, keep};
 use crate::next::{Next, Origin};
 use crate::record::{RECORD, request};
@@ -95,6 +96,16 @@ unsafe extern "C" fn made(
     if address == 0 {
         return chunk;
     }
+    if table.only_direct_at(slot, address).is_some() {
+        return hooks::enter(Continuation { table, slot }, chunk, size, call);
+    }
+    made_and_count(chunk, size, call, table, slot)
+}
+
+/// The same where something is counted, or the allocator is not known so well.
+#[inline(never)]
+fn made_and_count(chunk: Chunk, size: usize, call: Call, table: Table, slot: usize) -> Chunk {
+    let address = chunk.expose_provenance();
     let site = call.site();
     if hooks::is_sample(address, threads::is_single()) {
         call.sample();
@@ -139,6 +150,21 @@ impl Origin for Continuation {
     fn next(self, _: Hook) -> Option<Next> {
         self.table.next_at(self.slot)
     }
+
+    #[inline(always)]
+    fn direct(self, _: Hook) -> Option<Next> {
+        self.table.direct_at(self.slot)
+    }
+
+    #[inline(always)]
+    fn index(self) -> Option<&'static Index> {
+        self.table.index()
+    }
+
+    #[inline(always)]
+    fn capacity_at_hand(self, chunk: usize) -> Option<usize> {
+        self.table.capacity_at_hand(chunk)
+    }
 }
 
 /// A continuation that gives a chunk back: its number, and the arguments behind the chunk.
@@ -153,7 +179,7 @@ fn give_back<const N: usize>(table: Table, hook: Hook, chunk: Chunk, ways: [Way;
     let there_is = |way: &Way| table.continuation(way.0).is_some();
     if let Some((slot, second, third)) = ways.into_iter().find(there_is) {
         let origin = Continuation { table, slot };
-        hooks::release_here(origin, hook, chunk, |next: Function| {
+        hooks::release(origin, hook, chunk, move |next: Function| {
             // SAFETY: the caller keeps to the function's contract.
             unsafe { next(chunk, second, third) };
         });
@@ -178,7 +204,7 @@ diverted!(
 
 unsafe extern "C" fn free(chunk: Chunk, second: usize, third: usize, table: Table) {
     type Function = unsafe extern "C" fn(Chunk, usize, usize);
-    hooks::release_here(table, Hook::Free, chunk, |next: Function| {
+    hooks::release(table, Hook::Free, chunk, move |next: Function| {
         // SAFETY: the caller keeps to free's contract.
         unsafe { next(chunk, second, third) };
     });
