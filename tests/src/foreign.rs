@@ -21,8 +21,19 @@ pub struct Machine {
     pub emulator: &'static str,
     /// Who makes its programs.
     pub tools: Tools,
-    /// `tests/trees` unpacks programs for it.
-    pub programs: bool,
+    /// Where real programs for it come from.
+    pub programs: Programs,
+}
+
+/// Where the programs in a machine's tree come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Programs {
+    /// Debian's packages, which `tests/trees` unpacks.
+    Packages,
+    /// Debian's sources, which `tests/ppc64` builds: a few, or more where it was asked to.
+    Sources,
+    /// There is no tree.
+    None,
 }
 
 /// Compiler, linker and strip.
@@ -41,7 +52,7 @@ const fn machine(name: &'static str, triplet: &'static str, emulator: &'static s
         flags: &[],
         emulator,
         tools: Tools::Gnu,
-        programs: true,
+        programs: Programs::Packages,
     }
 }
 
@@ -56,24 +67,24 @@ pub const ALL: [Machine; 14] = [
         ..machine("loong64", "loongarch64-linux-gnu", "loongarch64")
     },
     Machine {
-        programs: false, // not in the release
+        programs: Programs::None, // not in the release
         ..machine("mips", "mips-linux-gnu", "mips")
     },
     Machine {
-        programs: false,
+        programs: Programs::None,
         ..machine("mips64", "mips64-linux-gnuabi64", "mips64")
     },
     machine("mips64el", "mips64el-linux-gnuabi64", "mips64el"),
     machine("mipsel", "mipsel-linux-gnu", "mipsel"),
     Machine {
         flags: &["-mabi=n32"],
-        programs: false, // none of Debian's architectures
+        programs: Programs::None, // none of Debian's architectures
         ..machine("mipsn32el", "mips64el-linux-gnuabi64", "mipsn32el")
     },
     machine("ppc64el", "powerpc64le-linux-gnu", "ppc64le"),
     machine("s390x", "s390x-linux-gnu", "s390x"),
     Machine {
-        programs: false,
+        programs: Programs::Sources,
         ..machine("ppc64", "powerpc64-linux-gnu", "ppc64")
     },
     machine("riscv64", "riscv64-linux-gnu", "riscv64"),
@@ -225,10 +236,10 @@ impl Machine {
         tree::made(&format!("machines/{}", self.name))
     }
 
-    /// The executables in the tree.
+    /// The executables in the tree, of which /bin and /sbin are links.
     pub fn executables(&self) -> Vec<PathBuf> {
         let mut all = Vec::new();
-        for dir in ["usr/bin", "usr/sbin", "bin", "sbin"] {
+        for dir in ["usr/bin", "usr/sbin"] {
             let entries = fs::read_dir(self.root().join(dir));
             for entry in entries.expect("a directory of programs") {
                 let path = entry.expect("an entry").path();
@@ -238,6 +249,12 @@ impl Machine {
             }
         }
         all.sort();
+        let least = match self.programs {
+            Programs::Packages => 200,
+            Programs::Sources => 3,
+            Programs::None => 0,
+        };
+        assert!(all.len() >= least, "{} in the tree", all.len());
         all
     }
 

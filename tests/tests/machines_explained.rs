@@ -4,15 +4,22 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use allocs_tests::explain::{self, Explanation};
-use allocs_tests::foreign::{self, Machine};
+use allocs_tests::foreign::{self, Machine, Programs};
 use allocs_tests::{Command, Dir, loader, tool, trial};
 use libtest_mimic::Trial;
 
+/// What is true of `explain` for a machine.
+type Test = fn(Machine);
+
 pub(crate) fn trials() -> Vec<Trial> {
     let mut all = Vec::new();
-    for machine in foreign::ALL.into_iter().filter(|machine| machine.programs) {
-        let tests = [("programs", programs as fn(Machine)), ("cache", cache)];
-        for (what, test) in tests {
+    for machine in foreign::ALL {
+        let tests: &[(&str, Test)] = match machine.programs {
+            Programs::Packages => &[("programs", programs), ("cache", cache)],
+            Programs::Sources => &[("programs", programs)],
+            Programs::None => &[],
+        };
+        for &(what, test) in tests {
             let name = format!("machines_explained::{}::{what}", machine.name);
             all.push(trial(name, move || test(machine)));
         }
@@ -24,15 +31,16 @@ pub(crate) fn trials() -> Vec<Trial> {
     all
 }
 
-/// Some fifty programs of the tree.
+/// Some fifty programs of the tree, or all where it has fewer.
 fn programs(machine: Machine) {
     let unprivileged = |program: &PathBuf| !tool::is_privileged(program);
     let all: Vec<_> = { machine.executables().into_iter() }
         .filter(unprivileged)
         .collect();
-    assert!(all.len() >= 50, "{} programs", all.len());
-    let some = all.iter().step_by(all.len() / 50);
-    for program in some.chain([&machine.python()]) {
+    let some = all.iter().step_by((all.len() / 50).max(1));
+    // The one with libraries of its own.
+    let python = (machine.programs == Programs::Packages).then(|| machine.python());
+    for program in some.chain(&python) {
         same_as_loader(machine, &machine.root(), program, None);
     }
 }
