@@ -10,7 +10,7 @@
 //! vector is found by going up from the stack pointer.
 
 use core::iter;
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::memory::Mapped;
 use crate::{pages, sys};
@@ -119,6 +119,10 @@ impl Auxv {
     }
 }
 
+/// Where the auxiliary vector begins; 0 until that is known.
+#[unsafe(link_section = ".data")]
+static VECTOR: AtomicUsize = AtomicUsize::new(0);
+
 /// The part of the initial stack that ends with the auxiliary vector.
 pub(crate) struct InitialStack {
     /// Where the vector begins, right behind the environment.
@@ -126,11 +130,19 @@ pub(crate) struct InitialStack {
 }
 
 impl InitialStack {
-    /// Goes up from the stack pointer. `None` on any other stack than the main thread's.
+    /// Goes up from the stack pointer, the first time. `None` on any other stack than the main thread's.
     pub(crate) fn find() -> Option<Self> {
+        let known = VECTOR.load(Relaxed);
+        if known != 0 {
+            // SAFETY: this is where it was found. The main thread's stack stays.
+            let auxv = unsafe { Mapped::new(known) };
+            return Some(Self { auxv });
+        }
         let from = sys::stack_pointer() & !(WORD - 1);
         // What is below the vector are the loader's frames, in part never written to.
-        sys::unreported(|| Self::find_above(from))
+        let found = sys::unreported(|| Self::find_above(from))?;
+        VECTOR.store(found.auxv.address(), Relaxed);
+        Some(found)
     }
 
     #[inline(never)]

@@ -13,7 +13,11 @@ mod shard;
 pub(crate) mod sites;
 
 use core::ops::Deref;
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use core::ptr;
+use core::sync::atomic::{
+    AtomicBool, AtomicPtr, AtomicUsize,
+    Ordering::{Acquire, Relaxed, Release},
+};
 
 use crate::counters::level::Level;
 use crate::counters::shard::{AtSite, Calls, Shard};
@@ -28,9 +32,10 @@ const SHARDS: usize = 512;
 /// How far from its home a thread looks for a free shard.
 const PROBES: usize = 16;
 
-static OWN: [Shard; SHARDS] = [const { Shard::new(false) }; SHARDS];
+/// Those of threads, once they are counted in: they take more memory than all the rest of the runtime.
+static OWN: AtomicPtr<[Shard; SHARDS]> = AtomicPtr::new(ptr::null_mut());
 /// For threads that found no shard, and for hooks that are entered before init.
-static SHARED: Shard = Shard::new(true);
+static SHARED: Shard = Shard::new();
 static BEFORE_INIT: AtomicUsize = AtomicUsize::new(0);
 static LIVE: Level = Level::new();
 
@@ -41,7 +46,22 @@ pub(crate) struct Entry<'a> {
 }
 
 /// Whether nothing is counted: once it is known that there will be no report.
+#[unsafe(link_section = ".data")]
 static STOPPED: AtomicBool = AtomicBool::new(false);
+
+/// Lets each thread count by itself. Without memory for that, all go on together.
+pub(crate) fn start() {
+    if let Some(memory) = sys::map_zeros(size_of::<[Shard; SHARDS]>()) {
+        OWN.store(ptr::with_exposed_provenance_mut(memory), Release);
+    }
+}
+
+/// The shards of threads; none before [`start`].
+#[inline(always)]
+fn own() -> &'static [Shard] {
+    // SAFETY: null, or memory that stays; zeros are shards that belong to nobody.
+    unsafe { OWN.load(Acquire).as_ref() }.map_or(&[], <[Shard; SHARDS]>::as_slice)
+}
 
 /// Counts no more.
 pub(crate) fn stop() {
@@ -66,11 +86,9 @@ pub(crate) fn enter(holder: &Holder) -> Option<Entry<'_>> {
 #[inline(never)]
 fn enter_thread(holder: &Holder) -> Option<Entry<'_>> {
     let thread = sys::thread_pointer();
-    let shard = OWN.get(home(thread))?;
-    if shard.owner.load(Relaxed) == thread {
-        enter_own(shard, holder)
-    } else {
-        enter_elsewhere(thread, holder)
+    match own().get(home(thread)) {
+        Some(shard) if shard.owner.load(Relaxed) == thread => enter_own(shard, holder),
+        _ => enter_elsewhere(thread, holder),
     }
 }
 
@@ -106,7 +124,7 @@ fn is_nested(shard: &Shard, outer: usize) -> bool {
 #[inline(never)]
 fn enter_elsewhere(thread: usize, holder: &Holder) -> Option<Entry<'_>> {
     if state::reached() {
-        for shard in OWN.iter().cycle().skip(home(thread)).take(PROBES) {
+        for shard in own().iter().cycle().skip(home(thread)).take(PROBES) {
             let owner = shard.owner.compare_exchange(0, thread, Relaxed, Relaxed);
             if owner.is_ok() || owner == Err(thread) {
                 return enter_own(shard, holder);
@@ -185,11 +203,11 @@ pub(crate) fn kept() -> impl Iterator<Item = (Site, &'static AtSite)> {
 }
 
 fn shards() -> impl Iterator<Item = &'static Shard> {
-    OWN.iter().chain([&SHARED])
+    own().iter().chain([&SHARED])
 }
 
 /// Thread pointers of the threads that have called a hook. Some may have ended.
 pub(crate) fn thread_pointers() -> impl Iterator<Item = usize> {
-    let owners = OWN.iter().map(|shard| shard.owner.load(Relaxed));
+    let owners = own().iter().map(|shard| shard.owner.load(Relaxed));
     owners.filter(|owner| *owner != 0)
 }

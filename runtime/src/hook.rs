@@ -25,7 +25,8 @@ pub(crate) const HOOKS: usize = 14;
 
 /// Their names in the order of [`Hook`]. One string, not an array of them: an array would hold
 /// addresses, and an address in data is a dynamic relocation.
-const NAMES: &[u8] = b"malloc calloc realloc reallocarray free cfree memalign posix_memalign \
+pub(crate) const NAMES: &[u8] =
+    b"malloc calloc realloc reallocarray free cfree memalign posix_memalign \
 aligned_alloc valloc pvalloc malloc_usable_size free_sized free_aligned_sized";
 
 impl Hook {

@@ -45,7 +45,9 @@ fn enter(state: State) {
             report::configure(&stack);
             site::configure(&stack);
         }
-        if !report::is_asked_for() {
+        if report::is_asked_for() {
+            counters::start();
+        } else {
             counters::stop();
             next::settle();
         }

@@ -50,6 +50,7 @@ mod call;
 mod census;
 mod chunks;
 mod counters;
+mod definitions;
 mod digits;
 mod diverted;
 mod elf;

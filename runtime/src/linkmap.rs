@@ -26,14 +26,20 @@ const DT_DEBUG: usize = 21;
 
 /// `r_debug`, and what the auxiliary vector says, once that was found. It stays as it is, and to find
 /// it again takes system calls.
+#[unsafe(link_section = ".data")]
 static DEBUG: AtomicUsize = AtomicUsize::new(0);
+#[unsafe(link_section = ".data")]
 static PHDR: AtomicUsize = AtomicUsize::new(0);
+#[unsafe(link_section = ".data")]
 static PHNUM: AtomicUsize = AtomicUsize::new(0);
+#[unsafe(link_section = ".data")]
 static LOADER: AtomicUsize = AtomicUsize::new(0);
+#[unsafe(link_section = ".data")]
 static PATH: AtomicUsize = AtomicUsize::new(0);
 
 /// How many objects the list had when the program started. All of them, until that is known: what
 /// comes before is the start.
+#[unsafe(link_section = ".data")]
 static AT_START: AtomicUsize = AtomicUsize::new(MANY);
 
 /// How often an entry is read that does not lead back.
@@ -138,7 +144,7 @@ impl LinkMap {
         AT_START.store(if is_start { stays } else { 0 }, Relaxed);
     }
 
-    /// The objects in load order, the executable first.
+    /// The objects in load order, the executable first. It is the order of the global scope.
     pub(crate) fn objects(self) -> impl Iterator<Item = Object> {
         self.entries().map(|entry| entry.object)
     }
@@ -162,18 +168,6 @@ impl LinkMap {
             namespace: Some(self.debug),
             ..self.entries()
         }
-    }
-
-    /// Those behind the runtime. Load order is the order of the global scope.
-    pub(crate) fn behind(self) -> impl Iterator<Item = Object> {
-        self.objects()
-            .skip_while(|object| !object.is_runtime())
-            .skip(1)
-    }
-
-    /// Those ahead of the runtime.
-    pub(crate) fn ahead(self) -> impl Iterator<Item = Object> {
-        self.objects().take_while(|object| !object.is_runtime())
     }
 }
 

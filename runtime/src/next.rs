@@ -7,12 +7,12 @@ use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::counters;
+use crate::definitions::{Definition, Definitions};
 use crate::heap::{Heap, PROGRAM};
-use crate::hook::{HOOKS, Hook};
+use crate::hook::{self, HOOKS, Hook};
 use crate::index::{Index, LARGE};
 use crate::linkmap::LinkMap;
 use crate::memory::Mapped;
-use crate::object::Object;
 use crate::record::request;
 use crate::symbol::Symbols;
 use crate::sys;
@@ -30,6 +30,7 @@ struct Found {
 }
 
 /// Threads that get here at the same time find the same.
+#[unsafe(link_section = ".data")]
 static FOUND: [Found; HOOKS] = [const {
     Found {
         function: AtomicUsize::new(0),
@@ -209,18 +210,22 @@ impl Next {
 
 /// Whether the allocator is that of a glibc whose chunks have their size in the word in front of them: the
 /// chunk's own, which ends where the next one's begins, with three flags (malloc/malloc.c, "malloc_chunk").
+#[unsafe(link_section = ".data")]
 static GLIBC: AtomicBool = AtomicBool::new(false);
 /// Whether that was seen to be so. The function that gives the size does the same, but a call of it costs as
 /// much as all the rest.
+#[unsafe(link_section = ".data")]
 static HEADERS: AtomicBool = AtomicBool::new(false);
 const FLAGS: usize = 7;
 /// The chunk has a mapping of its own.
 const MAPPED: usize = 2;
 /// Where old glibc's `__malloc_hook` is, by which debugging aids such as mcheck(3) put other pointers in
 /// place of the allocator's; 0 if there is none.
+#[unsafe(link_section = ".data")]
 static HOOK_VARIABLE: AtomicUsize = AtomicUsize::new(0);
 
 /// Whether the program's allocator has functions that are no hooks and take the program's word for the size of a chunk.
+#[unsafe(link_section = ".data")]
 static EXACT: AtomicBool = AtomicBool::new(false);
 
 /// # Safety
@@ -338,35 +343,29 @@ fn look_up_for(found: &Found) -> usize {
     found.function.load(Ordering::Acquire)
 }
 
-/// One definition: its address and the object that it is in.
-#[derive(Clone, Copy)]
-struct Definition {
-    address: usize,
-    object: Object,
-}
-
 /// Finds all next functions. May be called again and by any number of threads at once.
 pub(crate) fn look_up() {
     let Some(map) = LinkMap::find() else {
         return;
     };
-    let malloc = first_in(map.behind(), Hook::Malloc);
-    let usable_size = first_in(map.behind(), Hook::MallocUsableSize)
-        .filter(|usable_size| malloc.is_some_and(|malloc| malloc.object == usable_size.object))
-        .filter(|_| is_programs_heap(map));
-    if let Some(usable_size) = usable_size {
-        look_at_glibc(usable_size.object);
-        EXACT.store(frees_by_size(usable_size.object), Ordering::Relaxed);
+    let definitions = Definitions::<HOOKS>::find(map, hook::NAMES);
+    let behind = |hook: Hook| definitions.behind(hook as usize);
+    let usable_size = behind(Hook::MallocUsableSize)
+        .filter(|sizes| behind(Hook::Malloc).is_some_and(|malloc| malloc.object == sizes.object))
+        .filter(|_| is_programs_heap(&definitions));
+    if let Some(symbols) = usable_size.and_then(|sizes| Symbols::of(sizes.object)) {
+        look_at_glibc(&symbols);
+        EXACT.store(frees_by_size(&symbols), Ordering::Relaxed);
     }
     threads::note_variable(single_threaded(map));
     for (hook, found) in Hook::ALL.into_iter().zip(&FOUND) {
-        let definition = definition_for(hook, map);
+        let definition = definition_for(hook, &definitions);
         // Only the allocator's own chunks may be shown to its malloc_usable_size. (A program with a
         // preloaded allocator that has no pvalloc gets pvalloc from libc.)
         let sizes = usable_size
             .filter(|sizes| definition.is_some_and(|found| found.object == sizes.object))
-            .map_or(0, |sizes| sizes.address);
-        let function = definition.map_or(ABSENT, |definition| definition.address);
+            .map_or(0, |sizes| sizes.symbol.function());
+        let function = definition.map_or(ABSENT, |definition| definition.symbol.function());
         found.usable_size.store(sizes, Ordering::Relaxed);
         found.function.store(function, Ordering::Release);
     }
@@ -374,87 +373,52 @@ pub(crate) fn look_up() {
 
 /// Where glibc says that there is one thread: in libc, or where the executable has its copy of that.
 fn single_threaded(map: LinkMap) -> Option<usize> {
-    map.objects().find_map(|object| {
-        let symbol = Symbols::of(object)?.find(b"__libc_single_threaded")?;
-        Some(symbol.address)
-    })
+    let variable = Definitions::<1>::find(map, b"__libc_single_threaded");
+    let first = variable.ahead(0).or_else(|| variable.behind(0))?;
+    Some(first.symbol.address)
 }
 
-/// Whether `object`, an allocator, has functions that are no hooks and free by size: jemalloc's own, or operators
-/// delete that do not call free. The chunks of its aligned_alloc, for one, are then given back by these.
-fn frees_by_size(object: Object) -> bool {
-    let Some(symbols) = Symbols::of(object) else {
-        return false;
-    };
+/// Whether an allocator has functions that are no hooks and free by size: jemalloc's own, or operators delete that do
+/// not call free. The chunks of its aligned_alloc, for one, are then given back by these.
+fn frees_by_size(symbols: &Symbols) -> bool {
     symbols.find(b"sdallocx").is_some() || symbols.find(b"_ZdlPvm").is_some()
 }
 
-/// Finds out whether `object`, which defines the program's allocator, is glibc, and what is to be known then.
-fn look_at_glibc(object: Object) {
-    let Some(symbols) = Symbols::of(object) else {
+/// Finds out whether the object that defines the program's allocator is glibc, and what is to be known then.
+fn look_at_glibc(symbols: &Symbols) {
+    if symbols.find(b"gnu_get_libc_version").is_none() {
         return;
-    };
-    let Some(version) = symbols.find(b"gnu_get_libc_version") else {
-        return;
-    };
-    // SAFETY: the type of that function, which returns a string of its own.
-    let version: extern "C" fn() -> usize = unsafe { mem::transmute(version.function()) };
-    // SAFETY: as above.
-    let minor = minor_version(unsafe { Mapped::new(version()) });
-    if minor >= FIRST_WITHOUT_HOOKS {
+    }
+    // 2.34 was the first version without `__malloc_hook` and MALLOC_CHECK_ inside of it, and the first with this
+    // function. (To ask it for its version would cost two page faults.)
+    if symbols.find(b"closefrom").is_some() {
         GLIBC.store(true, Ordering::Relaxed);
     } else if let Some(variable) = symbols.find(b"__malloc_hook") {
         HOOK_VARIABLE.store(variable.address, Ordering::Relaxed);
     }
 }
 
-/// 2.34 was the first version without `__malloc_hook` and MALLOC_CHECK_ inside of it.
-const FIRST_WITHOUT_HOOKS: usize = 34;
-
-/// The 36 of "2.36"; 0 if it is something else.
-fn minor_version(version: Mapped) -> usize {
-    if !version.starts_with(b"2.") {
-        return 0;
-    }
-    (2..6)
-        .map(|at| version.add(at).byte())
-        .take_while(u8::is_ascii_digit)
-        .fold(0, |number, digit| {
-            number * 10 + usize::from(digit.wrapping_sub(b'0'))
-        })
-}
-
 /// What `hook` passes on to.
-fn definition_for(hook: Hook, map: LinkMap) -> Option<Definition> {
-    let next = first_in(map.behind(), hook);
+fn definition_for(hook: Hook, definitions: &Definitions<HOOKS>) -> Option<Definition> {
+    let behind = |hook: Hook| definitions.behind(hook as usize);
+    let ahead = |hook: Hook| definitions.ahead(hook as usize);
     match hook {
         // Younger than many an allocator, or dropped by it. Without the runtime a weak reference
         // would have been null; now that there is a definition it has to work, with the free that
         // belongs to the program's malloc, wherever that is.
-        Hook::Cfree | Hook::FreeSized | Hook::FreeAlignedSized => {
-            next.or_else(|| first_in(map.ahead().chain(map.behind()), Hook::Free))
-        }
+        Hook::Cfree | Hook::FreeSized | Hook::FreeAlignedSized => behind(hook)
+            .or_else(|| ahead(Hook::Free))
+            .or_else(|| behind(Hook::Free)),
         // A runtime that came in by dlopen is behind libc.
-        _ => next.or_else(|| first_in(map.ahead(), hook)),
+        _ => behind(hook).or_else(|| ahead(hook)),
     }
 }
 
 /// Whether the chunks that the program has are next's. Not if an allocator comes ahead of the
 /// runtime: the functions that it does not define are still hooked, and called for its chunks.
-fn is_programs_heap(map: LinkMap) -> bool {
+fn is_programs_heap(definitions: &Definitions<HOOKS>) -> bool {
     let basic = [Hook::Malloc, Hook::Realloc, Hook::Free];
     basic
         .into_iter()
-        .all(|hook| first_in(map.ahead(), hook).is_none())
-}
-
-/// The first definition of `hook`'s function in `objects`.
-fn first_in(mut objects: impl Iterator<Item = Object>, hook: Hook) -> Option<Definition> {
-    objects.find_map(|object| {
-        let symbol = Symbols::of(object)?.find(hook.name())?;
-        Some(Definition {
-            address: symbol.function(),
-            object,
-        })
-    })
+        .all(|hook| definitions.ahead(hook as usize).is_none())
 }

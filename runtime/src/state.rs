@@ -14,8 +14,10 @@ pub(crate) enum State {
     Exiting,
 }
 
+#[unsafe(link_section = ".data")]
 static STATE: AtomicU8 = AtomicU8::new(State::Loaded as u8);
 /// The state that came after [`State::Loaded`].
+#[unsafe(link_section = ".data")]
 static FIRST: AtomicU8 = AtomicU8::new(State::Loaded as u8);
 
 /// Whether init has been called at all.

@@ -14,6 +14,7 @@ use crate::machine::shared;
 /// Stands for a libc that does not say.
 static UNKNOWN: AtomicU8 = AtomicU8::new(0);
 /// Where libc says that there is one thread.
+#[unsafe(link_section = ".data")]
 static SINGLE: AtomicPtr<AtomicU8> = AtomicPtr::new((&raw const UNKNOWN).cast_mut());
 
 /// Takes note of the address of `__libc_single_threaded`, if there is one.

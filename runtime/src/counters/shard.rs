@@ -5,9 +5,9 @@
 use core::ptr;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 
-use crate::counters::LIVE;
 use crate::counters::level::Change;
 use crate::counters::sites;
+use crate::counters::{LIVE, SHARED};
 use crate::hook::{HOOKS, Hook};
 use crate::site::Site;
 
@@ -31,8 +31,6 @@ pub(crate) struct AtSite {
 /// What one thread counted.
 #[repr(C, align(64))]
 pub(crate) struct Shard {
-    /// Whether it is for all threads that have none.
-    is_shared: bool,
     /// Thread pointer of the thread that it belongs to; 0 if none. Never given back: thread
     /// pointers are addresses, and the next thread on that stack goes on counting here.
     pub(crate) owner: AtomicUsize,
@@ -47,9 +45,8 @@ pub(crate) struct Shard {
 }
 
 impl Shard {
-    pub(crate) const fn new(is_shared: bool) -> Self {
+    pub(crate) const fn new() -> Self {
         Self {
-            is_shared,
             owner: AtomicUsize::new(0),
             inside: AtomicUsize::new(0),
             born: AtomicUsize::new(0),
@@ -72,6 +69,12 @@ impl Shard {
         }
     }
 
+    /// Whether it is for all threads that have none.
+    #[inline(always)]
+    fn is_shared(&self) -> bool {
+        ptr::eq(self, &raw const SHARED)
+    }
+
     /// What the holder of a hook says.
     #[inline(always)]
     pub(crate) fn name(&self) -> usize {
@@ -91,7 +94,7 @@ impl Shard {
     #[inline(always)]
     pub(crate) fn born(&self, site: Site, size: usize) {
         self.add(&self.born, 1);
-        if self.is_shared {
+        if self.is_shared() {
             LIVE.take(size.cast_signed(), size.cast_signed());
             return sites::born(site, size);
         }
@@ -107,7 +110,7 @@ impl Shard {
     #[cfg(target_arch = "x86_64")] // for operators new of allocators in the executable
     pub(crate) fn unborn(&self, site: Site, size: usize) {
         self.add(&self.born, usize::MAX);
-        if self.is_shared {
+        if self.is_shared() {
             LIVE.take(size.cast_signed().wrapping_neg(), 0);
             return sites::unborn(site, size);
         }
@@ -123,7 +126,7 @@ impl Shard {
     #[inline(always)]
     pub(crate) fn died(&self, site: Site, size: usize) {
         self.add(&self.died, 1);
-        if self.is_shared {
+        if self.is_shared() {
             LIVE.take(size.cast_signed().wrapping_neg(), 0);
             return sites::died(site, size);
         }
@@ -135,7 +138,7 @@ impl Shard {
 
     #[inline(always)]
     fn add(&self, counter: &AtomicUsize, amount: usize) {
-        if self.is_shared {
+        if self.is_shared() {
             counter.fetch_add(amount, Relaxed);
         } else {
             counter.store(counter.load(Relaxed).wrapping_add(amount), Relaxed);

@@ -13,12 +13,12 @@ use core::ffi::{c_int, c_void};
 use core::mem;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use crate::definitions::Definitions;
 use crate::linkmap::LinkMap;
 #[cfg(not(test))]
 use crate::machine::stubs::{self, jump};
 use crate::mapping::noted::{self, Noted};
 use crate::pages;
-use crate::symbol::Symbols;
 
 type Address = *mut c_void;
 
@@ -35,11 +35,15 @@ enum Function {
     Munmap,
 }
 
+/// How many there are.
+const FUNCTIONS: usize = 4;
+
 /// Their names in that order: one string, for an array of them would be relocated.
 const NAMES: &[u8] = b"mmap mmap64 mremap munmap";
 
 /// What each is passed on to; 0 if that is not known yet.
-static NEXT: [AtomicUsize; 4] = [const { AtomicUsize::new(0) }; 4];
+#[unsafe(link_section = ".data")]
+static NEXT: [AtomicUsize; FUNCTIONS] = [const { AtomicUsize::new(0) }; FUNCTIONS];
 
 impl Function {
     /// The function that the program would have called, as `F`. `None` if there is none.
@@ -50,42 +54,38 @@ impl Function {
         const { assert!(size_of::<F>() == size_of::<usize>()) };
         let place = NEXT.get(self as usize)?;
         if place.load(Relaxed) == 0 {
-            place.store(self.look_up()?, Relaxed);
+            look_up();
         }
-        let address = place.load(Relaxed);
+        let address = Some(place.load(Relaxed)).filter(|address| *address != 0)?;
         // SAFETY: this is the function with that name, whose type the caller answers for.
         Some(unsafe { mem::transmute_copy(&address) })
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn look_up(self) -> Option<usize> {
-        let name = NAMES.split(|byte| *byte == b' ').nth(self as usize)?;
-        let map = LinkMap::find()?;
-        let symbol = |name: &[u8]| {
-            map.behind()
-                // A runtime that came in by dlopen is behind libc.
-                .chain(map.ahead())
-                .find_map(|object| Symbols::of(object)?.find(name))
-        };
-        // musl has given up the second name; the types of both are the same here.
-        let found = symbol(name).or_else(|| symbol(name.strip_suffix(b"64")?));
-        found.map(|found| found.function())
     }
 }
 
 /// Finds what the hooks pass on to, before there are other threads.
+#[cold]
+#[inline(never)]
 pub(crate) fn look_up() {
-    for (function, place) in [
-        Function::Mmap,
-        Function::Mmap64,
-        Function::Mremap,
-        Function::Munmap,
-    ]
-    .into_iter()
-    .zip(&NEXT)
-    {
-        place.store(function.look_up().unwrap_or(0), Relaxed);
+    let Some(map) = LinkMap::find() else {
+        return;
+    };
+    let definitions = Definitions::<FUNCTIONS>::find(map, NAMES);
+    let found = |function: Function| {
+        // A runtime that came in by dlopen is behind libc.
+        let behind = definitions.behind(function as usize);
+        behind.or_else(|| definitions.ahead(function as usize))
+    };
+    // musl has given up the second name; the types of both are the same here.
+    let mmap64 = found(Function::Mmap64).or_else(|| found(Function::Mmap));
+    let found = [
+        found(Function::Mmap),
+        mmap64,
+        found(Function::Mremap),
+        found(Function::Munmap),
+    ];
+    for (definition, place) in found.into_iter().zip(&NEXT) {
+        let address = definition.map_or(0, |definition| definition.symbol.function());
+        place.store(address, Relaxed);
     }
 }
 

@@ -17,6 +17,7 @@ use crate::mapping::maps::Region;
 use crate::{pages, sys};
 
 /// The main thread's control block, which is in no stack; and neither is the main thread's stack here.
+#[unsafe(link_section = ".data")]
 static MAIN: AtomicUsize = AtomicUsize::new(0);
 
 /// Notes the thread that init runs on.

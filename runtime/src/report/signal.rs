@@ -15,6 +15,7 @@ CHLD CONT STOP TSTP TTIN TTOU URG XCPU XFSZ VTALRM PROF WINCH IO PWR SYS";
 const REFUSED: [usize; 10] = [4, 5, 7, 8, 11, 9, 19, 32, 33, 34];
 
 /// The signal; 0 if there is none.
+#[unsafe(link_section = ".data")]
 static SIGNAL: AtomicUsize = AtomicUsize::new(0);
 static IS_HANDLED: AtomicBool = AtomicBool::new(false);
 

@@ -21,9 +21,11 @@ const NAME_MAX: usize = 255;
 /// another container, or long ago) is writing a file, or has left one.
 const TRIES: usize = 100;
 
-/// FILE, ending in NUL; empty for no report. A copy: programs overwrite their initial environment to
+/// FILE, and its length; 0 for no report. A copy: programs overwrite their initial environment to
 /// change their title.
 static FILE: [AtomicU8; PATH_MAX] = [const { AtomicU8::new(0) }; PATH_MAX];
+#[unsafe(link_section = ".data")]
+static LENGTH: AtomicUsize = AtomicUsize::new(0);
 /// The program's name, a copy for the same reason.
 static PROGRAM: [AtomicU8; NAME_MAX] = [const { AtomicU8::new(0) }; NAME_MAX];
 /// What FILE stands for, and the new file's name, while a report is written.
@@ -32,9 +34,9 @@ static NEW_NAME: [AtomicU8; PATH_MAX] = [const { AtomicU8::new(0) }; PATH_MAX];
 
 /// Notes FILE, and the path that the program was started by.
 pub(crate) fn configure(file: Mapped, program: Option<Mapped>) {
-    if (0..PATH_MAX).all(|at| file.add(at).byte() != 0) {
+    let Some(length) = (0..PATH_MAX).find(|at| file.add(*at).byte() == 0) else {
         return;
-    }
+    };
     if let Some(program) = program {
         let directories = program.bytes().zip(1..).filter(|(byte, _)| *byte == b'/');
         let name = program.add(directories.last().map_or(0, |(_, behind)| behind));
@@ -45,15 +47,16 @@ pub(crate) fn configure(file: Mapped, program: Option<Mapped>) {
     for (kept, byte) in FILE.iter().zip(file.bytes()) {
         kept.store(byte, Relaxed);
     }
+    LENGTH.store(length, Relaxed);
     if is_stderr() {
         keep_stderr();
     }
 }
 
-/// FILE without its NUL. `None` for no report.
+/// FILE. `None` for no report.
 pub(crate) fn file() -> Option<&'static [AtomicU8]> {
-    let length = string(&FILE).count();
-    FILE.get(..length).filter(|file| !file.is_empty())
+    FILE.get(..LENGTH.load(Relaxed))
+        .filter(|file| !file.is_empty())
 }
 
 /// The bytes before the first NUL, if there is one.
