@@ -31,7 +31,10 @@ impl Allocator {
 
     /// Names are filled in when they are asked for: an address in data would be a dynamic relocation.
     pub(crate) fn named(&'static self, name: *const c_char) -> &'static Self {
-        self.name.store(name.cast_mut(), Relaxed);
+        // Not again each time: other threads read what is beside it.
+        if self.name.load(Relaxed).is_null() {
+            self.name.store(name.cast_mut(), Relaxed);
+        }
         self
     }
 

@@ -228,6 +228,12 @@ fn first_tables() -> impl Iterator<Item = (Table, &'static Heap)> {
         .filter_map(|(table, known)| Some((table, known.heap()?)))
 }
 
+/// Whether any function of an allocator in the executable was called.
+#[inline(always)]
+pub(crate) fn are_there() -> bool {
+    KNOWN.first().is_some_and(|known| known.table().is_some())
+}
+
 /// The heaps of the executable's own allocators.
 pub(crate) fn heaps() -> impl Iterator<Item = &'static Heap> {
     first_tables().map(|(_, heap)| heap)

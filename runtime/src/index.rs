@@ -149,6 +149,14 @@ impl Index {
         }
     }
 
+    /// The same, if that takes no further search.
+    #[inline(always)]
+    pub(crate) fn at_or_below_at_hand(&self, address: usize) -> Option<usize> {
+        loaded(self.home(address)?)
+            .filter(|region| region.contains(address))?
+            .below(address, SEARCHED)
+    }
+
     /// The rest of the search for small chunks, if it reaches the beginning of the region of `address`.
     fn in_region_before(&self, address: usize) -> Option<usize> {
         let end = region::begin(address).checked_sub(1)?;

@@ -179,7 +179,7 @@ impl Next {
     #[inline(always)]
     pub(crate) fn capacity(self, chunk: usize) -> usize {
         if self.is_programs()
-            && HEADERS.load(Ordering::Relaxed)
+            && headers_are_known()
             && let Some(capacity) = header_capacity(chunk)
         {
             return capacity;
@@ -227,6 +227,12 @@ static HOOK_VARIABLE: AtomicUsize = AtomicUsize::new(0);
 /// Whether the program's allocator has functions that are no hooks and take the program's word for the size of a chunk.
 #[unsafe(link_section = ".data")]
 static EXACT: AtomicBool = AtomicBool::new(false);
+
+/// Whether the program's chunks have headers that say how large they are.
+#[inline(always)]
+pub(crate) fn headers_are_known() -> bool {
+    HEADERS.load(Ordering::Relaxed)
+}
 
 /// # Safety
 /// There must be a readable word in front of `chunk`.
@@ -325,7 +331,7 @@ pub(crate) fn direct(hook: Hook) -> Option<Next> {
 
 /// Finds out which hooks can go the shortest way. To be called when something of that has changed.
 pub(crate) fn settle() {
-    let can = HEADERS.load(Ordering::Relaxed) && !counters::are_running();
+    let can = headers_are_known() && !counters::are_running();
     for found in &FOUND {
         let its = can && found.usable_size.load(Ordering::Relaxed) != 0;
         let function = found.function.load(Ordering::Relaxed);

@@ -81,7 +81,18 @@ pub(crate) fn info(address: usize) -> Info {
 }
 
 /// The innermost allocation that contains `address`. What is in the heap is found without a look at what is mapped.
+#[inline(always)]
 pub(crate) fn allocation(address: usize) -> Option<Allocation> {
+    if !nested::are_there()
+        && let Some(chunk) = chunks::at_hand(address)
+    {
+        return Some(chunk.into());
+    }
+    allocation_anywhere(address)
+}
+
+#[inline(never)]
+fn allocation_anywhere(address: usize) -> Option<Allocation> {
     let (inner, chunk) = in_heap(address);
     inner.or(chunk).or_else(|| info(address).allocation.ok())
 }
