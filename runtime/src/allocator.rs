@@ -3,7 +3,8 @@
 
 use core::ffi::c_char;
 use core::ptr;
-use core::sync::atomic::{
+
+use crate::sync::{
     AtomicPtr,
     Ordering::{AcqRel, Acquire, Relaxed},
 };

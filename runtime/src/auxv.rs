@@ -10,9 +10,9 @@
 //! vector is found by going up from the stack pointer.
 
 use core::iter;
-use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::memory::Mapped;
+use crate::sync::{AtomicUsize, Ordering::Relaxed};
 use crate::{pages, sys};
 
 const AT_NULL: usize = 0;

@@ -1,12 +1,11 @@
 //! The census: what is alive, by site. It walks over all live chunks, while the program goes on.
 
-use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-
 use crate::chunks;
 use crate::counters::{self, sites};
 use crate::heap;
 use crate::report::Turn;
 use crate::site::Site;
+use crate::sync::{AtomicUsize, Ordering::Relaxed};
 
 /// What is known of the allocations that were made at one site.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,10 +1,6 @@
 //! The live chunks of the program's allocators: the index of their beginnings and the record that each has.
 
 use core::mem::MaybeUninit;
-use core::sync::atomic::{
-    AtomicU64,
-    Ordering::{Relaxed, SeqCst},
-};
 
 use crate::diverted;
 use crate::heap::{self, Heap, PROGRAM};
@@ -14,6 +10,10 @@ use crate::index::{LARGE, Mark};
 use crate::next::{self, Next, Origin, Own};
 use crate::record::{self, RECORD, Record};
 use crate::site::Site;
+use crate::sync::{
+    AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
 use crate::threads;
 
 /// Where chunks begin, at multiples of this: one mark stands for so many addresses.

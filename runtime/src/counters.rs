@@ -14,10 +14,6 @@ pub(crate) mod sites;
 
 use core::ops::Deref;
 use core::ptr;
-use core::sync::atomic::{
-    AtomicBool, AtomicPtr, AtomicUsize,
-    Ordering::{Acquire, Relaxed, Release},
-};
 
 use crate::counters::level::Level;
 use crate::counters::shard::{AtSite, Calls, Shard};
@@ -25,6 +21,10 @@ use crate::holder::Holder;
 use crate::hook::Hook;
 use crate::site::Site;
 use crate::state;
+use crate::sync::{
+    AtomicBool, AtomicPtr, AtomicUsize,
+    Ordering::{Acquire, Relaxed, Release},
+};
 use crate::sys;
 
 /// A power of two, so that finding a shard is a mask.

@@ -13,10 +13,6 @@
 use core::ffi::c_char;
 use core::mem;
 use core::ptr;
-use core::sync::atomic::{
-    AtomicPtr, AtomicUsize,
-    Ordering::{AcqRel, Acquire},
-};
 
 use crate::counters;
 #[cfg(target_arch = "x86_64")]
@@ -28,6 +24,10 @@ use crate::memory::Mapped;
 use crate::next::{self, Next, Origin};
 #[cfg(target_arch = "x86_64")]
 use crate::record::request;
+use crate::sync::{
+    AtomicPtr, AtomicUsize,
+    Ordering::{AcqRel, Acquire},
+};
 
 /// Words of a table in front of the continuations, and continuations.
 const HEADER: usize = 1;

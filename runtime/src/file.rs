@@ -8,14 +8,13 @@ mod headers;
 mod symbols;
 mod tables;
 
-use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
-
 use crate::file::headers::{Header, Headers};
 use crate::file::tables::Tables;
 use crate::linkmap::{Entries, Entry, LinkMap};
 use crate::memory::Mapped;
 use crate::object::Object;
 use crate::pages;
+use crate::sync::{AtomicU8, Ordering::Relaxed};
 use crate::sys::{self, File};
 
 /// One loaded object.

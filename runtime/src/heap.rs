@@ -6,16 +6,16 @@
 //! itself, and have their functions diverted to the runtime (`diverted`).
 
 use core::ptr;
-use core::sync::atomic::{
-    AtomicU8,
-    Ordering::{AcqRel, Acquire, Release},
-};
 
 use crate::allocator::Allocator;
 use crate::diverted::{self, Table};
 use crate::hook::Hook;
 use crate::index::Index;
 use crate::next::{self, Next};
+use crate::sync::{
+    AtomicU8,
+    Ordering::{AcqRel, Acquire, Release},
+};
 use crate::sys;
 
 /// The heap of one allocator. All zeros is one without chunks.

@@ -15,10 +15,10 @@ pub(crate) mod readers;
 mod region;
 
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use crate::index::covered::Covered;
 use crate::index::region::Region;
+use crate::sync::{AtomicPtr, AtomicU64, Ordering};
 use crate::threads;
 
 /// Chunks from this size on are found by their page: the part of 64 words of marks, 1 KiB of heap each,

@@ -31,6 +31,9 @@
 //!   none at all: no table of pointers, no formatting, no panic with a location.
 //! - no allocation, no lock, no thread-local storage, no call into another library except *next*;
 //! - the memory that the program gets is always its own allocator's.
+//!
+//! What is written at the start of every program lies in .data, not among the tables of .bss: on one page, for each page
+//! that is touched costs as much as thousands of instructions.
 
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(
@@ -78,6 +81,7 @@ mod report;
 mod site;
 mod state;
 mod symbol;
+mod sync;
 mod sys;
 mod threads;
 

@@ -14,12 +14,12 @@
 //! whole when the loader adds them (elf/dl-load.c, `_dl_add_to_namespace_list`), at the end.
 
 use core::mem;
-use core::sync::atomic::{AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
 use crate::auxv::Auxv;
 use crate::memory::{Access, Mapped};
 use crate::object::{MANY, Object};
 use crate::symbol::Symbols;
+use crate::sync::{AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use crate::sys;
 
 const DT_DEBUG: usize = 21;

@@ -2,10 +2,9 @@
 //! pools, slabs and obstacks. They have marks as chunks have, but their memory has no room for a record, so there
 //! is one for each mark, in memory that is resident only where something was announced.
 
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-
 use crate::index::Index;
 use crate::site::Site;
+use crate::sync::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 static NESTED: Index = Index::new();
 

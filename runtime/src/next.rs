@@ -4,7 +4,6 @@
 
 use core::mem;
 use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::counters;
 use crate::definitions::{Definition, Definitions};
@@ -15,6 +14,7 @@ use crate::linkmap::LinkMap;
 use crate::memory::Mapped;
 use crate::record::request;
 use crate::symbol::Symbols;
+use crate::sync::{AtomicBool, AtomicUsize, Ordering};
 use crate::sys;
 use crate::threads;
 

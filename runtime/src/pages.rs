@@ -1,9 +1,8 @@
 //! Pages: what the kernel maps and gives rights by. 4 KiB on x86-64; on AArch64 what the kernel was built with, 4, 16 or
 //! 64 KiB, which it tells in the auxiliary vector.
 
-use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-
 use crate::auxv::Auxv;
+use crate::sync::{AtomicUsize, Ordering::Relaxed};
 
 /// No kernel has smaller ones: whoever looks at one address in each of these looks into every page.
 pub(crate) const LEAST: usize = 4096;

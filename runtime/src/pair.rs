@@ -1,9 +1,9 @@
 //! Two words that are changed together.
 
 use core::ptr;
-use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use crate::machine::shared;
+use crate::sync::{AtomicUsize, Ordering::SeqCst};
 
 /// The two. Each alone may be read, and written by those who agree on it.
 #[repr(C, align(16))]
@@ -30,6 +30,8 @@ impl Pair {
     /// Makes them `new` if they are `old`. What others do before or after that they do for all in that order.
     #[inline(always)]
     pub(crate) fn change(&self, old: [usize; 2], new: [usize; 2]) -> bool {
+        #[cfg(test)]
+        crate::sync::locked();
         // SAFETY: the words may be changed by anybody, and are aligned to their size together.
         unsafe { shared::change_pair(ptr::from_ref(self).cast(), old, new) }
     }

@@ -13,12 +13,11 @@
 //! counting, and writes its own report at its own exit. A FILE that several processes share holds
 //! what the last one wrote. Processes that end by `_exit`, a signal or exec write none.
 
-use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
-
 use crate::auxv::InitialStack;
 use crate::holder::Holder;
 use crate::memory::Mapped;
 use crate::state::{self, State};
+use crate::sync::{AtomicU8, AtomicUsize, Ordering::Relaxed};
 use crate::sys::File;
 use crate::sys::signal::Stack;
 

@@ -36,12 +36,11 @@ mod stack;
 pub(crate) mod step;
 mod table;
 
-use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-
 use crate::auxv::InitialStack;
 use crate::site::frame::Function;
 use crate::site::step::{Frame, Outer, Step};
 use crate::site::table::{Key, Table};
+use crate::sync::{AtomicUsize, Ordering::Relaxed};
 
 /// Where an allocation was made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

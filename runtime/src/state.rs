@@ -1,6 +1,6 @@
 //! How far the process has come, as the life-cycle calls tell it.
 
-use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use crate::sync::{AtomicU8, Ordering::Relaxed};
 
 /// The states, in the order in which a process goes through them. None is left for an earlier one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -3,7 +3,6 @@
 use core::ffi::CStr;
 use core::mem::MaybeUninit;
 use core::slice;
-use core::sync::atomic::{AtomicU8, AtomicUsize};
 
 pub(crate) mod path;
 pub(crate) mod signal;
@@ -12,6 +11,7 @@ pub(crate) mod thread;
 
 use crate::machine::system;
 use crate::memory::Mapped;
+use crate::sync::{AtomicU8, AtomicUsize};
 use stat::{REGULAR, Stat};
 
 #[cfg(not(test))]

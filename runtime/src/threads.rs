@@ -7,9 +7,9 @@
 //! A signal handler may come in at any time: it finds even an unlocked change done or not begun.
 
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering};
 
 use crate::machine::shared;
+use crate::sync::{AtomicPtr, AtomicU8, AtomicU64, Ordering};
 
 /// Stands for a libc that does not say.
 static UNKNOWN: AtomicU8 = AtomicU8::new(0);

@@ -2,7 +2,7 @@
 //! each keeps what it has changed in a [`Change`] of its own, as long as that is small. So with one thread the
 //! peak is exact, and with several it is within [`KEPT`] bytes for each of them.
 
-use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use crate::sync::{AtomicUsize, Ordering::Relaxed};
 
 /// The change that a thread keeps to itself at most.
 const KEPT: isize = 1 << 16;

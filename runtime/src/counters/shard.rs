@@ -3,13 +3,13 @@
 //! that have none of their own; there every change is locked.
 
 use core::ptr;
-use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 
 use crate::counters::level::Change;
 use crate::counters::sites;
 use crate::counters::{LIVE, SHARED};
 use crate::hook::{HOOKS, Hook};
 use crate::site::Site;
+use crate::sync::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 
 /// How many sites a shard has counts of. A power of two.
 const SITES: usize = 64;

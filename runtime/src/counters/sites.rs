@@ -2,13 +2,13 @@
 //! site's peak; and what a census finds alive.
 
 use core::ptr;
-use core::sync::atomic::{
-    AtomicPtr, AtomicUsize,
-    Ordering::{AcqRel, Acquire, Relaxed},
-};
 
 use crate::counters::level::Level;
 use crate::site::Site;
+use crate::sync::{
+    AtomicPtr, AtomicUsize,
+    Ordering::{AcqRel, Acquire, Relaxed},
+};
 use crate::sys;
 
 /// The counts of one site. Zeros are those of a site where nothing was counted.

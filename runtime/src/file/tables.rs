@@ -11,7 +11,6 @@
 //! A file that is not there or has been replaced is no file. Then the dynamic symbols in memory have to do.
 
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, Ordering::Acquire, Ordering::Release};
 
 use crate::arena::{Arena, Plain};
 use crate::file::LoadedObject;
@@ -19,6 +18,7 @@ use crate::file::dynamic::Dynamic;
 use crate::file::headers::Headers;
 use crate::file::symbols::{self, Symbol};
 use crate::memory::{Access, Mapped};
+use crate::sync::{AtomicPtr, Ordering::Acquire, Ordering::Release};
 use crate::sys::{File, signal};
 
 const SHT_SYMTAB: u32 = 2;

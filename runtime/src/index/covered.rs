@@ -1,9 +1,8 @@
 //! The regions whose first address lies inside a large chunk that begins in a region before: by the number of
 //! the region, the chunk's beginning. An address far inside a chunk of gigabytes is then found in one step.
 
-use core::sync::atomic::{AtomicUsize, Ordering};
-
 use crate::index::region;
+use crate::sync::{AtomicUsize, Ordering};
 
 /// A power of two: a terabyte of such chunks, at any one time and place.
 const PLACES: usize = 1 << 14;

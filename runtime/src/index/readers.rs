@@ -15,13 +15,13 @@
 
 use core::hint;
 use core::ptr;
-use core::sync::atomic::{
-    AtomicU64, AtomicUsize,
-    Ordering::{Release, SeqCst},
-};
 
 use crate::holder::Holder;
 use crate::pair::Pair;
+use crate::sync::{
+    AtomicU64, AtomicUsize,
+    Ordering::{Release, SeqCst},
+};
 use crate::sys::{self, thread};
 use crate::threads;
 
@@ -236,6 +236,55 @@ fn note_process() {
         let [owner, held] = place.load();
         if owner != sys::thread_pointer() {
             give_up(place, [owner, held]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::sync::atomic::AtomicBool;
+
+    use super::*;
+    use crate::index::Mark;
+    use crate::sync;
+
+    const RUNS: u64 = 1000;
+
+    /// Two threads read a chunk, beginning with the first reader of all; one gives it back, and gets it again.
+    #[test]
+    fn nothing_is_given_back_while_somebody_reads_it() {
+        static WORD: AtomicU64 = AtomicU64::new(1);
+        static IS_THERE: AtomicBool = AtomicBool::new(true);
+        let mark = Mark {
+            word: &WORD,
+            bit: 1,
+        };
+        let read = |seed: u64| {
+            for _ in 0..2 {
+                let holder = Holder::new();
+                let reader = Reader::hold(&holder, &WORD);
+                if reader.is_some() && mark.is_set() {
+                    for _ in 0..10 {
+                        sync::step();
+                        assert!(IS_THERE.load(SeqCst), "seed {seed}");
+                    }
+                }
+            }
+        };
+        let give_back = || {
+            for _ in 0..2 {
+                if !mark.clear() {
+                    mark.wait();
+                }
+                IS_THERE.store(false, SeqCst);
+                sync::step();
+                IS_THERE.store(true, SeqCst);
+                mark.set();
+            }
+        };
+        for seed in 0..RUNS {
+            USED.store(0, SeqCst);
+            sync::interleave(seed, &[&|| read(seed), &give_back, &|| read(seed)]);
         }
     }
 }

@@ -2,9 +2,9 @@
 //! where something was marked: one page of marks for each 512 KiB of heap.
 
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 use crate::index::Mark;
+use crate::sync::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use crate::sys;
 use crate::threads;
 

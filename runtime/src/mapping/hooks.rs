@@ -11,7 +11,6 @@
 use core::arch::naked_asm;
 use core::ffi::{c_int, c_void};
 use core::mem;
-use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::definitions::Definitions;
 use crate::linkmap::LinkMap;
@@ -19,6 +18,7 @@ use crate::linkmap::LinkMap;
 use crate::machine::stubs::{self, jump};
 use crate::mapping::noted::{self, Noted};
 use crate::pages;
+use crate::sync::{AtomicUsize, Ordering::Relaxed};
 
 type Address = *mut c_void;
 

@@ -6,10 +6,8 @@
 //! sets it to something else; readers look at the base before and after the rest. (A process that forks while
 //! another thread has taken a slot loses that slot.)
 
-use core::sync::atomic::fence;
-use core::sync::atomic::{AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
-
 use crate::pages;
+use crate::sync::{AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release, fence};
 
 /// How many mappings are noted at a time.
 const SLOTS: usize = 4096;

@@ -9,11 +9,10 @@
 //! of its words are its own address. A thread that has ended leaves its block if libc keeps the stack for the
 //! next one.
 
-use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-
 use crate::counters;
 use crate::machine::control_block;
 use crate::mapping::maps::Region;
+use crate::sync::{AtomicUsize, Ordering::Relaxed};
 use crate::{pages, sys};
 
 /// The main thread's control block, which is in no stack; and neither is the main thread's stack here.

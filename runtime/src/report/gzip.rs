@@ -1,6 +1,6 @@
 //! gzip without a compressor: the file format of RFC 1952 around stored blocks of RFC 1951.
 
-use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use crate::sync::{AtomicU8, Ordering::Relaxed};
 
 /// Identification, method deflate, no flags, no time, no level, from Unix.
 pub(crate) const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3];

@@ -6,13 +6,12 @@
 //! gives up at once. The one report that goes ahead then is that at exit: what it interrupted never goes on. One
 //! that was left by a longjmp disturbs nobody.
 
-use core::sync::atomic::{AtomicU8, Ordering};
-
 use crate::digits::Digits;
 use crate::holder::Holder;
 use crate::memory::Mapped;
 use crate::pair::Pair;
 use crate::report::gzip::{self, Gzip};
+use crate::sync::{AtomicU8, Ordering};
 use crate::sys::signal::Blocked;
 use crate::sys::{self, File};
 

@@ -4,11 +4,10 @@
 //! string goes into the string table when it is needed first, a location ahead of the sample that
 //! refers to it, and only a part's own length must be known beforehand.
 
-use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-
 use crate::census::{self, SiteCounts};
 use crate::file::{self, LoadedObject};
 use crate::report::output::Output;
+use crate::sync::{AtomicUsize, Ordering::Relaxed};
 use crate::sys;
 
 /// Members of `Profile` by number.

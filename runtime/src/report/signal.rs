@@ -1,8 +1,7 @@
 //! `ALLOCS_SIGNAL=SIGNAL`: each time that this signal comes, a snapshot is written.
 
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-
 use crate::memory::Mapped;
+use crate::sync::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use crate::sys::signal;
 
 /// The names of the first signals, in their order: the number of the first is 1.

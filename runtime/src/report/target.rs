@@ -4,11 +4,10 @@
 //! always one whole report, and no link is followed. A FIFO or a device is written to. A symbolic link
 //! is left alone, and there is no report.
 
-use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
-
 use crate::digits::Digits;
 use crate::memory::Mapped;
 use crate::report::output::Turn;
+use crate::sync::{AtomicU8, AtomicUsize, Ordering::Relaxed};
 use crate::sys;
 use crate::sys::File;
 use crate::sys::path::{Kind, Path};

@@ -1,8 +1,6 @@
 //! The report for people: a few lines, a table of the hooks that were called, and a table of the sites
 //! that have most memory alive.
 
-use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
-
 use crate::census::{self, SiteCounts};
 use crate::counters::{self, Totals};
 use crate::digits::Digits;
@@ -12,6 +10,7 @@ use crate::hook::Hook;
 use crate::report::output::Output;
 use crate::report::{Turn, phase};
 use crate::site::Site;
+use crate::sync::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use crate::sys;
 
 /// How many sites are shown. The others are in the JSON and pprof reports.

@@ -11,14 +11,13 @@
 //! What was found stays so: the sites that are in such a function turn into facades. Then its callers
 //! are sampled, of which some may be found in turn.
 
-use core::sync::atomic::{
-    AtomicBool, AtomicUsize,
-    Ordering::{Acquire, Relaxed, Release},
-};
-
 use crate::site::step::Frame;
 use crate::site::table::{Key, Table};
 use crate::site::{self, Site, kind, names, stack};
+use crate::sync::{
+    AtomicBool, AtomicUsize,
+    Ordering::{Acquire, Relaxed, Release},
+};
 
 /// After so many samples no more are taken. A program that has a chunk made at the same address again and
 /// again may make a sample of each.

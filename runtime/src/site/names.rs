@@ -7,15 +7,15 @@
 
 use core::ptr;
 use core::slice;
-use core::sync::atomic::{
-    AtomicBool, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
-};
 
 use crate::file::{LoadedObject, Symbol, dynamic};
 use crate::memory::Mapped;
 use crate::site::glob;
 use crate::site::rust;
 use crate::site::table::{Key, Table};
+use crate::sync::{
+    AtomicBool, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+};
 use crate::sys;
 
 /// Libraries all of whose functions are facades.

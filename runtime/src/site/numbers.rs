@@ -2,8 +2,8 @@
 
 use core::iter;
 use core::ptr;
-use core::sync::atomic::{AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
+use crate::sync::{AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use crate::sys;
 
 /// Numbers are smaller.

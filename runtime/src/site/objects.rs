@@ -1,11 +1,10 @@
 //! The objects in which call sites were seen, with what is needed to tell about another one. To find an
 //! object in the loader's list takes far longer.
 
-use core::sync::atomic::{AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
-
 use crate::file;
 use crate::memory::{Access, Mapped};
 use crate::site::names;
+use crate::sync::{AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
 /// How many are remembered. Names of further ones are not read.
 const OBJECTS: usize = 256;

@@ -12,12 +12,11 @@
 //!
 //! A value may be the number of something: whoever finds it sees what was written before it was added.
 
-use core::sync::atomic::{
+use crate::machine::CODE_ALIGNMENT;
+use crate::sync::{
     AtomicU64, AtomicUsize,
     Ordering::{Acquire, Relaxed, Release, SeqCst},
 };
-
-use crate::machine::CODE_ALIGNMENT;
 use crate::sys;
 
 /// Bits of a value.
@@ -240,9 +239,11 @@ mod tests {
         reason = "a test says that something is wrong by panicking"
     )]
 
+    use std::sync::Mutex;
     use std::thread;
 
     use super::*;
+    use crate::sync;
 
     /// Return addresses as programs have them: some thousand in a few objects.
     fn addresses(count: usize) -> impl Iterator<Item = usize> {
@@ -321,6 +322,51 @@ mod tests {
         assert!(seen.iter().all(|values| *values == seen[0]));
         for (address, value) in addresses(20_000).zip(&seen[0]) {
             assert_eq!(TABLE.find(Key::of_address(address)), *value);
+        }
+    }
+
+    /// One thread changes a key's value while others find it, and copy it to the newest array.
+    #[test]
+    fn a_change_reaches_every_copy() {
+        static TABLE: Table = Table::new();
+        const KEYS: usize = 200;
+        let keys = || addresses(KEYS).map(Key::of_address);
+        for key in keys() {
+            assert_eq!(TABLE.add(key, 1), Some(1));
+        }
+        for (array, value) in (0_u64..).zip(2..5) {
+            assert!(TABLE.grow());
+            for (key, seed) in keys().zip(array * 1000..) {
+                let find = || {
+                    let found = TABLE.find(key);
+                    assert!(found.is_some_and(|found| (value - 1..=value).contains(&found)));
+                };
+                sync::interleave(seed, &[&find, &|| TABLE.change(key, value), &find]);
+                let at_hand = TABLE.at_hand(key);
+                assert_eq!(at_hand, u64::from(value), "array {array}, seed {seed}");
+                assert_eq!(TABLE.find(key), Some(value), "array {array}, seed {seed}");
+            }
+        }
+    }
+
+    /// Threads add a key at the same time, each with its own value.
+    #[test]
+    fn a_key_is_added_once() {
+        static TABLE: Table = Table::new();
+        for (address, seed) in addresses(500).zip(0..) {
+            let key = Key::of_address(address);
+            let seen = Mutex::new(Vec::new());
+            let add = |value: u32| {
+                let added = TABLE.add(key, value);
+                seen.lock().unwrap().push(added);
+            };
+            sync::interleave(seed, &[&|| add(1), &|| add(2), &|| add(3)]);
+            let last = TABLE.find(key);
+            let seen = seen.into_inner().unwrap();
+            assert!(
+                last.is_some() && seen.iter().all(|seen| *seen == last),
+                "seed {seed}"
+            );
         }
     }
 

@@ -1,10 +1,9 @@
 //! Files by their names.
 
-use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
-
 use super::stat::{LINK, REGULAR, Stat};
 use super::{AT_FDCWD, File, syscall};
 use crate::machine::system::{self, O_NOFOLLOW};
+use crate::sync::{AtomicU8, Ordering::Relaxed};
 
 const ENOENT: isize = 2;
 

@@ -1,10 +1,10 @@
 //! Signals: a handler of the runtime's own, and signals that have to wait.
 
 use core::ops::Range;
-use core::sync::atomic::AtomicU8;
 
 use super::syscall;
 use crate::machine::{registers, system};
+use crate::sync::AtomicU8;
 
 /// Signals are numbered from 1 to this.
 pub(crate) const MOST: usize = 64;

@@ -1,10 +1,11 @@
 //! Memory that others see: loads of what Rust knows nothing about, and changes of words that threads share.
 
 use core::arch::asm;
-use core::sync::atomic::{
+use core::sync::atomic::compiler_fence;
+
+use crate::sync::{
     AtomicU64,
     Ordering::{Relaxed, SeqCst},
-    compiler_fence,
 };
 
 load!(

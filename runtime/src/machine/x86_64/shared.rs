@@ -1,7 +1,8 @@
 //! Memory that others see: loads of what Rust knows nothing about, and changes of words that threads share.
 
 use core::arch::asm;
-use core::sync::atomic::AtomicU64;
+
+use crate::sync::AtomicU64;
 
 load!(
     /// The byte at `address`.
