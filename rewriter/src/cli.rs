@@ -1,15 +1,21 @@
 //! The command line: what can be typed, and what it means. It is public for the program and for
 //! `examples/share.rs`, which makes man pages and completions of it; it promises nothing to others.
 
+mod explain;
 mod mistaken;
+mod object;
+mod report;
 mod tree;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, FromArgMatches, Subcommand, ValueEnum};
 
-use crate::{Conditions, Destination, ObjectOptions, Options, Reading};
+use crate::{Destination, Options};
 
+pub use self::explain::Explain;
+pub use self::object::Object;
+pub use self::report::Report;
 pub use self::tree::Tree;
 
 const ABOUT: &str = "Make an allocation runtime start before everything else in a program.";
@@ -248,180 +254,6 @@ enum Phase {
     Entry,
 }
 
-/// Say what the loader will do with PROG, and whether the runtime is first
-///
-/// Works on any dynamically linked executable, rewritten or not, and runs nothing. Prints what is
-/// loaded, from where and by which rule; what runs while it is relocated; the constructors in
-/// order; who defines malloc; and the verdict.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Exit status: 0 the runtime is first, 1 PROG cannot be explained, 2 usage, 3 it is not first (the last \
-lines say why).
-
-Example: allocs-rewrite explain --sysroot /srv/image prog")]
-pub struct Explain {
-    /// The executable
-    #[arg(value_name = "PROG")]
-    pub program: PathBuf,
-
-    /// The system that PROG will run in, unless it is this one
-    #[arg(long, value_name = "DIR")]
-    sysroot: Option<PathBuf>,
-
-    /// LD_LIBRARY_PATH as PROG will find it (this program's own is not looked at)
-    #[arg(
-        long,
-        value_name = "PATHS",
-        default_value = "",
-        hide_default_value = true
-    )]
-    ld_library_path: String,
-
-    /// LD_PRELOAD as PROG will find it
-    #[arg(
-        long,
-        value_name = "LIBRARIES",
-        default_value = "",
-        hide_default_value = true
-    )]
-    ld_preload: String,
-
-    /// Subdirectories of glibc-hwcaps that are searched first, as in ld.so's option: x86-64-v4:x86-64-v3
-    #[arg(long, value_name = "LIST")]
-    glibc_hwcaps_prepend: Option<String>,
-
-    /// Print what needs what as a tree, and the verdict
-    #[arg(long, conflicts_with = "json")]
-    pub tree: bool,
-
-    /// Print everything as JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// Write an object file that does the same when a program is linked with it
-///
-/// For programs that can be linked again: the runtime's init is their first preinit entry, without a
-/// rewrite. Ahead of all else on the link line go the object file and the runtime; what is printed says
-/// how they are written there. For glibc alone: musl ignores preinit entries.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Exit status: 0 OUT was written, 1 it was not (one line on stderr says why), 2 usage.
-
-Example: allocs-rewrite object -o allocs_init.o && gcc allocs_init.o liballocs_rt.so.1 \
--Wl,-rpath,'$ORIGIN' prog.c -o prog")]
-pub struct Object {
-    /// Where to write the object file
-    #[arg(short, long, value_name = "OUT")]
-    output: PathBuf,
-
-    /// A runtime of your own: its file, or its soname
-    ///
-    /// By default it is this project's own runtime, which is written beside the object file.
-    #[arg(long, value_name = "NAME|PATH")]
-    runtime: Option<String>,
-
-    /// The runtime's init function
-    ///
-    /// Called with argc, argv and envp ahead of all constructors. If it is an IFUNC, its resolver
-    /// runs even earlier, while the program is relocated. By default it is allocs_preinit, which is one.
-    #[arg(long, value_name = "SYMBOL")]
-    init: Option<String>,
-
-    /// Replace another version of the runtime beside the object file
-    #[arg(long)]
-    force: bool,
-
-    #[command(flatten)]
-    pub printing: Printing,
-}
-
-/// Say where a process allocates, from the reports that the runtime wrote
-///
-/// Reads what ALLOCS_REPORT=FILE wrote, where FILE ends in .json, .pb or .pb.gz, and shows each place
-/// that allocates with its function and source line. Reports of several processes are added up.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Exit status: 0 done, 1 a report cannot be read, 2 usage.
-
-Example: allocs-rewrite report --diff --by calls before.json after.json")]
-pub struct Report {
-    /// The reports
-    #[arg(value_name = "FILE", required = true)]
-    pub reports: Vec<PathBuf>,
-
-    /// Say what changed from the first of two reports to the second
-    #[arg(long)]
-    diff: bool,
-
-    /// Which sites come first; with --diff, those where it changed most
-    #[arg(long, value_enum, default_value = "live")]
-    by: By,
-
-    /// How many sites are printed
-    #[arg(long, value_name = "N", default_value_t = 20)]
-    pub top: usize,
-
-    /// Write a page with a flame graph and a table of all sites, for a browser
-    #[arg(long, value_name = "FILE", conflicts_with = "json")]
-    pub html: Option<PathBuf>,
-
-    /// Print everything as JSON
-    #[arg(long)]
-    pub json: bool,
-
-    /// The system that the processes ran in, unless it is this one
-    #[arg(long, value_name = "DIR")]
-    sysroot: Option<PathBuf>,
-}
-
-/// What sites are sorted by.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum By {
-    /// Bytes that are live
-    Live,
-    /// Allocations that are live
-    Chunks,
-    /// Bytes allocated since the start
-    Bytes,
-    /// Allocations since the start
-    Calls,
-    /// The most bytes that were live
-    Peak,
-}
-
-impl Report {
-    /// How the library is to read them.
-    pub fn reading(&self) -> Reading {
-        Reading {
-            sysroot: self.sysroot.clone(),
-            by: match self.by {
-                By::Live => crate::By::Live,
-                By::Chunks => crate::By::Chunks,
-                By::Bytes => crate::By::Bytes,
-                By::Calls => crate::By::Calls,
-                By::Peak => crate::By::Peak,
-            },
-        }
-    }
-
-    /// The two reports to compare. Ends the process if there are more or fewer.
-    pub fn compared(&self) -> Option<[&Path; 2]> {
-        if !self.diff {
-            return None;
-        }
-        match &self.reports[..] {
-            [before, after] => Some([before, after]),
-            _ => Command::definition()
-                .error(
-                    clap::error::ErrorKind::WrongNumberOfValues,
-                    "--diff takes two reports",
-                )
-                .exit(),
-        }
-    }
-}
-
 impl Rewrite {
     /// What the library is asked to do.
     pub fn options(&self) -> Options {
@@ -438,18 +270,6 @@ impl Rewrite {
             allow_setuid: runtime.allow_setuid,
             malloc: self.malloc.clone(),
             partial: runtime.partial,
-        }
-    }
-}
-
-impl Object {
-    /// What the library is asked to do.
-    pub fn options(&self) -> ObjectOptions {
-        ObjectOptions {
-            output: self.output.clone(),
-            runtime: self.runtime.clone(),
-            init: self.init.clone(),
-            force: self.force,
         }
     }
 }
@@ -480,18 +300,6 @@ impl Place {
             (Some(output), _) => Destination::File(output.clone()),
             (None, Some(InPlace::Direct)) => Destination::Direct,
             (None, _) => Destination::InPlace,
-        }
-    }
-}
-
-impl Explain {
-    /// What the library is to assume.
-    pub fn conditions(&self) -> Conditions {
-        Conditions {
-            sysroot: self.sysroot.clone(),
-            library_path: self.ld_library_path.clone(),
-            preload: self.ld_preload.clone(),
-            hwcaps: self.glibc_hwcaps_prepend.clone().unwrap_or_default(),
         }
     }
 }

@@ -2,7 +2,7 @@
 //! what to do, nothing written. Usage errors are clap's: exit status 2.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use allocs_tests::dir::copy_program;
@@ -35,11 +35,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         relocations_without_addends,
         overlapping_segments,
         not_readable,
-        out_directory_missing,
-        out_directory_not_writable,
-        out_is_no_file,
         already_rewritten,
-        same_file_by_another_name,
         setuid,
     ]
 }
@@ -353,7 +349,7 @@ fn binary_for_all(dir: &Dir) -> PathBuf {
 }
 
 /// `allocs-rewrite PROG -o OUT` as a user without privileges.
-fn as_nobody(dir: &Dir, prog: &Path, out: &Path) -> Command {
+pub(crate) fn as_nobody(dir: &Dir, prog: &Path, out: &Path) -> Command {
     let binary = binary_for_all(dir);
     let start = if rustix::process::geteuid().is_root() {
         Command::new(needs("setpriv"))
@@ -378,56 +374,6 @@ fn not_readable() {
     );
 }
 
-fn out_directory_missing() {
-    let dir = Dir::new("out-missing");
-    let target = dir.join("no/such/directory/out");
-    let prog = program(&dir);
-    Rewrite::new(prog, &target).refuse(&dir.path(), &dir.join("no/such"), &["No such file"]);
-}
-
-fn out_directory_not_writable() {
-    let dir = Dir::new("out-not-writable");
-    let prog = program(&dir);
-    let target = out(&dir);
-    fs::set_permissions(dir.join("out"), Permissions::from_mode(0o555)).expect("mode 0555");
-    let command = as_nobody(&dir, &prog, &target);
-    Rewrite::new(&prog, &target).map(|_| command).refuse(
-        &dir.path(),
-        &dir.join("out"),
-        &["Permission denied"],
-    );
-}
-
-fn out_is_no_file() {
-    let dir = Dir::new("out-is-no-file");
-    let prog = program(&dir);
-    let directory = dir.make("a-directory");
-    Rewrite::new(&prog, &directory).refuse(&dir.path(), &directory, &["director"]);
-
-    let null = Path::new("/dev/null");
-    Rewrite::new(&prog, null).refuse(&dir.path(), null, &["device"]);
-    let meta = fs::metadata(null).expect("/dev/null");
-    assert!(!meta.is_file(), "/dev/null was replaced");
-
-    let fifo = dir.join("a-fifo");
-    Command::line("mkfifo").arg(&fifo).succeed();
-    let outcome = Rewrite::new(&prog, &fifo).refuse(&dir.path(), &fifo, &[]);
-    assert!(
-        outcome.stderr().to_lowercase().contains("fifo"),
-        "{outcome}"
-    );
-
-    // Dangling: writing through it would make a file where nobody looks for it.
-    let link = dir.join("a-link");
-    symlink(dir.join("nowhere"), &link).expect("a link");
-    let outcome = Rewrite::new(&prog, &link).run();
-    let is_link = fs::symlink_metadata(&link).expect("the link").is_symlink();
-    assert!(
-        outcome.code() == Some(1) || !is_link || dir.join("nowhere").exists(),
-        "{outcome}success, and nothing was written"
-    );
-}
-
 fn already_rewritten() {
     let dir = Dir::new("twice");
     let once = dir.make("once").join("threads");
@@ -443,19 +389,6 @@ fn already_rewritten() {
         .succeed();
     let needed = tool::runtime().display().to_string();
     Rewrite::new(&other, out(&dir)).refuse(&dir.path(), &other, &["already rewritten", &needed]);
-}
-
-fn same_file_by_another_name() {
-    let dir = Dir::new("same-file");
-    let prog = program(&dir);
-    let link = dir.join("symbolic");
-    symlink(&prog, &link).expect("a symbolic link");
-    let hard = dir.join("hard");
-    fs::hard_link(&prog, &hard).expect("a hard link");
-    for other in [&link, &hard] {
-        Rewrite::new(&prog, other).refuse(&dir.path(), other, &["another name"]);
-        Rewrite::new(other, &prog).refuse(&dir.path(), &prog, &["another name"]);
-    }
 }
 
 /// The loader ignores `$ORIGIN` in a setuid program: the result would not start. And who can replace

@@ -11,6 +11,7 @@
 
 mod allocators;
 mod bad_input;
+mod bad_output;
 mod bad_runtime;
 mod book;
 mod bounds;
@@ -42,6 +43,7 @@ mod machines_explained;
 mod machines_runtime;
 mod machines_runtime_reports;
 mod manuals;
+mod musl;
 mod object_file;
 mod odd_layouts;
 mod order;
@@ -109,6 +111,7 @@ fn main() -> ExitCode {
         layouts::trials(),
         languages::trials(),
         odd_layouts::trials(),
+        musl::trials(),
         phases::trials(),
         rivals::trials(),
         explain::trials(),
@@ -116,6 +119,7 @@ fn main() -> ExitCode {
         explain_systems::trials(),
         allocators::trials(),
         bad_input::trials(),
+        bad_output::trials(),
         bad_runtime::trials(),
         bounds::trials(),
         build_systems::trials(),

@@ -5,23 +5,24 @@
 //! but for what [`Implied`] holds. Nothing here depends on file offsets, so strip and objcopy may
 //! have moved everything that the loader does not read.
 
+mod overwritten;
+
 use object::elf::{
-    DF_1_INITFIRST, DT_FLAGS_1, DT_NEEDED, DT_NULL, DT_PREINIT_ARRAY, DT_PREINIT_ARRAYSZ, STB_WEAK,
-    STT_NOTYPE, SymbolInfo,
+    DF_1_INITFIRST, DT_FLAGS_1, DT_NEEDED, DT_NULL, DT_PREINIT_ARRAY, DT_PREINIT_ARRAYSZ,
 };
 
+use self::overwritten::{Overwritten, hash, read_hash};
 use super::{Word, short};
 use crate::elf::{Class, Dyn, Entry, FileOffset, Rela, Symbol, Vaddr};
 use crate::error::Result;
 use crate::layout::Layout;
 use crate::names::FILLER;
-use crate::parse::{Image, Table};
+use crate::parse::Image;
 use crate::plan::{InitSymbol, Plan, Preinit};
 use crate::recycle::{self, DeadSymbol, NAMES};
 use crate::rewritten::Rewritten;
 use crate::source::Source;
 use crate::spans::{Content, Spans};
-use crate::sysv_hash::SysvHash;
 
 /// What the result does not say of the original.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -253,12 +254,6 @@ fn distance(slot: Vaddr, place: Vaddr) -> Option<i32> {
     (bytes % 8 == 0).then_some(units)
 }
 
-fn read_hash(source: &Source, table: Table) -> Result<SysvHash> {
-    let bytes = source.bytes(table.at, table.size, "the DT_HASH table")?;
-    SysvHash::decode(&bytes, source.format())
-        .ok_or_else(|| source.malformed("its DT_HASH table has no buckets"))
-}
-
 /// Bytes of the original, and where they go.
 type Edit = (FileOffset, Vec<u8>);
 
@@ -416,62 +411,6 @@ impl Implied {
         entries.extend(spare.into_iter().map(null));
         Some((dynamic.table.at, Dyn::encode_all(&entries, image.format)))
     }
-}
-
-/// A symbol whose name was overwritten.
-struct Overwritten {
-    index: u32,
-    /// As it is now.
-    symbol: Symbol,
-    /// What it was called.
-    name: &'static str,
-    /// Offset of that in .dynstr.
-    string: u64,
-    /// Its position in its chain of DT_HASH.
-    position: u64,
-}
-
-impl Overwritten {
-    /// True if `string` begins where the old name was.
-    fn has_room_of(&self, string: u64) -> bool {
-        let skip = string.checked_sub(self.string);
-        skip.is_some_and(|skip| skip <= self.name.len() as u64)
-    }
-
-    /// The symbol and its name.
-    fn edits(&self, result: &Source, image: &Image) -> Result<[Edit; 2]> {
-        let outside = || result.malformed("a name lies outside DT_STRTAB");
-        let mut name = self.name.as_bytes().to_vec();
-        name.push(0);
-        let name_at = image
-            .strtab
-            .at
-            .checked_add(self.string)
-            .ok_or_else(outside)?;
-        let symbol = Symbol {
-            name: u32::try_from(self.string).map_err(|_| outside())?,
-            info: SymbolInfo::new(STB_WEAK, STT_NOTYPE),
-            ..self.symbol
-        };
-        let symbol_at =
-            FileOffset(image.symtab.at.0 + Symbol::size(image.format) * u64::from(self.index));
-        Ok([(symbol_at, symbol.encode(image.format)), (name_at, name)])
-    }
-}
-
-/// DT_HASH with the symbols back in their chains, in the opposite order of the layout's.
-fn hash(result: &Source, image: &Image, overwritten: &[Overwritten]) -> Result<Option<Edit>> {
-    let Some(table) = image.sysv_hash else {
-        return Ok(None);
-    };
-    let mut hash = read_hash(result, table)?;
-    if let [carrier, others @ ..] = overwritten {
-        for symbol in [carrier].into_iter().chain(others.iter().rev()) {
-            hash.remove(symbol.index);
-            hash.insert(symbol.index, symbol.name, symbol.position);
-        }
-    }
-    Ok(Some((table.at, hash.encode(image.format))))
 }
 
 #[cfg(test)]
