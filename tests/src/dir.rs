@@ -28,6 +28,12 @@ impl Dir {
         Self::below(Path::new("/opt"), name)
     }
 
+    /// The same in memory, for files that are replaced thousands of times: where a file system is mounted with `discard`,
+    /// each of them would wait for the disk.
+    pub fn in_memory(name: &str) -> Self {
+        Self::below(Path::new("/dev/shm"), name)
+    }
+
     /// The same in `parent`.
     pub fn below(parent: &Path, name: &str) -> Self {
         let name = name.replace('/', "-");

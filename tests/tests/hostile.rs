@@ -65,7 +65,7 @@ impl Target {
     }
 
     fn of(name: &str, sample: &str, variant: Variant, flags: &[&str]) -> Self {
-        let dir = Dir::new(name);
+        let dir = Dir::in_memory(name);
         let program = Sample::named(sample).build(&dir.path(), variant, flags);
         Self::with(dir, &program)
     }

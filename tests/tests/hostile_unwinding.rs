@@ -40,7 +40,7 @@ fn target(name: &str, others: &str) -> Target {
     let data =
         ".section .rodata\nhandlers: .byte 0xff, 0xff, 1, 0\n.data\n.p2align 3\nleads: .quad get\n";
     let assembly = functions.concat() + data + others;
-    let (sources, dir) = (Dir::new("hostile-sources"), Dir::new(name));
+    let (sources, dir) = (Dir::new("hostile-sources"), Dir::in_memory(name));
     let program = dir.join("own");
     fs::copy(assembled(&sources, "own", &assembly), &program).expect("a program");
     let mut target = Target::with(dir, &program);

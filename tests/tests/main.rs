@@ -86,9 +86,11 @@ use libtest_mimic::Arguments;
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     allocs_tests::trial::remember_places();
-    // The long ones first, so that no core is idle at the end.
+    // The long ones first, so that no core is idle at the end. The first of `packages` makes what the others wait for.
+    let mut packages = packages::trials();
+    let other_packages = packages.split_off(1);
     let trials = [
-        packages::trials(),
+        packages,
         stress::trials(),
         own_allocators::trials(),
         own_allocators_real::trials(),
@@ -157,6 +159,7 @@ fn main() -> ExitCode {
         faults::trials(),
         system::trials(),
         loader_model::trials(),
+        other_packages,
     ];
     let conclusion = libtest_mimic::run(&arguments, trials.into_iter().flatten().collect());
     system::print_tally();
