@@ -173,7 +173,8 @@ impl Search<'_> {
     /// it is there already, and nothing else can be.
     fn below(&self) -> Option<Room> {
         let start = self.load.vaddr.checked_sub(self.wanted.total())?;
-        let start = Vaddr(align_down(start.0, 8));
+        // No more than that: an array's new entry has to touch the others.
+        let start = Vaddr(align_down(start.0, self.image.format.word()));
         let in_page = start.0 >= align_down(self.load.vaddr.0, PAGE);
         let room = self.room(Place::Below, start)?;
         in_page.then_some(room)

@@ -210,11 +210,36 @@ impl Sample {
 
     /// Builds it in `dir`, with `extra` flags, as `dir/NAME`.
     pub fn build(&self, dir: &Path, variant: Variant, extra: &[&str]) -> PathBuf {
+        let compiler = match variant.compiler {
+            "rustc" => Command::new(rustc()),
+            "clang++" => Command::new(needs("clang").with_file_name("clang++")),
+            compiler => Command::new(needs(compiler)),
+        };
+        let own: &[String] = match variant.compiler {
+            "gcc" => &self.flags_gcc,
+            _ => &[],
+        };
+        let mut compiler = compiler.args(variant.flags()).args(own).args(extra);
+        if self.language != Language::Rust {
+            compiler = compiler.args(["-Wall", "-Wextra", "-Werror"]);
+        }
+        let gcc = Command::new(needs("gcc")).args(["-Wall", "-Werror"]);
+        self.compile(dir, compiler, &gcc)
+    }
+
+    /// True for those in C that need no library of the machine beside libc.
+    pub fn is_portable(&self) -> bool {
+        let sanitized = self.flags.iter().any(|flag| flag.contains("sanitize"));
+        self.language == Language::C && self.pkg_config.is_empty() && !sanitized
+    }
+
+    /// Builds it in `dir` as `dir/NAME`, and beside it what it loads, which `gcc` compiles.
+    pub fn compile(&self, dir: &Path, compiler: Command, gcc: &Command) -> PathBuf {
         let mut linked = Vec::new();
         for library in &self.libraries {
             let file = Path::new(file_name(&library.source)).with_extension("so");
-            Command::new(needs("gcc"))
-                .args(["-Wall", "-Werror", "-O1", "-shared", "-fPIC"])
+            gcc.clone()
+                .args(["-O1", "-shared", "-fPIC"])
                 .arg(&library.source)
                 .arg(format!("-Wl,-soname,{}", file.display()))
                 .arg("-o")
@@ -226,24 +251,14 @@ impl Sample {
             }
         }
         let program = dir.join(&self.name);
-        let compiler = match variant.compiler {
-            "rustc" => Command::new(rustc()),
-            "clang++" => Command::new(needs("clang").with_file_name("clang++")),
-            compiler => Command::new(needs(compiler)),
-        };
         let mut compiler = compiler
-            .args(variant.flags())
             .arg(&self.source)
             .arg("-o")
             .arg(&program)
-            .args(&self.flags)
-            .args(extra);
-        if variant.compiler == "gcc" {
-            compiler = compiler.args(&self.flags_gcc);
-        }
+            .args(&self.flags);
         if self.language != Language::Rust {
             compiler = compiler
-                .args(["-Wall", "-Wextra", "-Werror", "-Wl,-rpath,$ORIGIN"])
+                .arg("-Wl,-rpath,$ORIGIN")
                 .args(linked)
                 .args(self.pkg_config_flags());
         }
