@@ -83,7 +83,10 @@ impl Command {
         let mistaken = match &typed {
             Ok(Self::Rewrite(rewrite)) => mistaken::close_to_a_command(&rewrite.program),
             Ok(_) => None,
-            Err(error) => mistaken::no_command(error, std::env::args_os().nth(1)),
+            Err(error) => {
+                let words: Vec<_> = std::env::args_os().skip(1).collect();
+                mistaken::no_command(error, &words)
+            }
         };
         if let Some(message) = mistaken {
             eprintln!("allocs-rewrite: {message}");

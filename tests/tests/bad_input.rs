@@ -118,6 +118,10 @@ fn mistaken_commands() {
             .contains("'prog' cannot be used with '<PROG>'"),
         "{outcome}"
     );
+    let outcome = run("./explian explain --json");
+    let line = "allocs-rewrite: the command comes first: allocs-rewrite explain ./explian --json\n";
+    assert_eq!(outcome.stderr(), line, "{outcome}");
+    assert_eq!(outcome.code(), Some(2), "{outcome}");
     let outcome = run("./report2 -o out2");
     assert!(
         outcome.stderr().contains("./report2: cannot open"),

@@ -1,5 +1,5 @@
 //! A word that was to be a command is taken for PROG. Where no such file is there, that is said, and which
-//! command may have been meant.
+//! command may have been meant. A command behind PROG is put in its place.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -18,14 +18,19 @@ pub(crate) fn close_to_a_command(program: &Path) -> Option<String> {
     ))
 }
 
-/// What to say of a line that clap does not take, if its `first` word is none that there is.
-pub(crate) fn no_command(error: &Error, first: Option<OsString>) -> Option<String> {
+/// What to say of a line of these `words` that clap does not take, if no command is where one has to be.
+pub(crate) fn no_command(error: &Error, words: &[OsString]) -> Option<String> {
+    unknown_command(error, words.first()?).or_else(|| late_command(error, words))
+}
+
+/// The same if the `first` word is neither a command nor a file.
+fn unknown_command(error: &Error, first: &OsString) -> Option<String> {
     let of_usage = [
         ErrorKind::ArgumentConflict, // a second word, taken for a command behind PROG
         ErrorKind::UnknownArgument,
         ErrorKind::MissingRequiredArgument,
     ];
-    let first = PathBuf::from(first?);
+    let first = PathBuf::from(first);
     let is_option = first.as_os_str().as_encoded_bytes().starts_with(b"-");
     if !of_usage.contains(&error.kind()) || is_option || !is_word(&first) || is_command(&first) {
         return None;
@@ -41,6 +46,19 @@ pub(crate) fn no_command(error: &Error, first: Option<OsString>) -> Option<Strin
             commands.join(", ")
         ))
     })
+}
+
+/// The same if a command is behind something else.
+fn late_command(error: &Error, words: &[OsString]) -> Option<String> {
+    let Some(ContextValue::String(command)) = error.get(ContextKind::InvalidSubcommand) else {
+        return None;
+    };
+    let late = error.kind() == ErrorKind::ArgumentConflict && is_command(Path::new(command));
+    let place = words.iter().position(|word| word == command.as_str())?;
+    let (before, behind) = (words.get(..place)?, words.get(place + 1..)?);
+    let line = before.iter().chain(behind).map(|word| word.display());
+    let line: String = line.map(|word| format!(" {word}")).collect();
+    late.then(|| format!("the command comes first: allocs-rewrite {command}{line}"))
 }
 
 /// The command that clap takes a word for that is none.
