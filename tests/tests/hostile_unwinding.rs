@@ -8,7 +8,8 @@ use libtest_mimic::Trial;
 use object::{Object, ObjectSection};
 
 use crate::hostile::{HARD, SEED, Target};
-use crate::own_allocators_refused::{assembled, function};
+use crate::own_allocators::rewrite;
+use crate::own_allocators_refused::{MALLOC, assembled, function};
 
 pub(crate) fn trials() -> Vec<Trial> {
     trials!["hostile":
@@ -16,6 +17,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         words_for_unwinding,
         many_changes_for_unwinding,
         much_in_common_for_unwinding,
+        a_pointer_for_unwinding_that_leads_nowhere,
     ]
 }
 
@@ -148,4 +150,35 @@ many: .zero 20000, 0x90
     let good = target.good.clone();
     target.rewrite(&good, &|| "20,000 functions".to_owned());
     assert_eq!((target.accepted, target.refused), (1, 0));
+}
+
+/// What is wrong is said of it, and the program is as good as without records for unwinding.
+fn a_pointer_for_unwinding_that_leads_nowhere() {
+    let dir = Dir::new("unwinding-nowhere");
+    let framed =
+        "push %rbp\n.cfi_def_cfa_offset 16\nmov %rdi, %rax\npop %rbp\n.cfi_def_cfa_offset 8\nret";
+    let handles = format!(
+        ".cfi_startproc\n.cfi_personality 0x1b, get\n.cfi_lsda 0x1b, handlers\n{framed}\n.cfi_endproc"
+    );
+    let assembly = function("malloc", MALLOC)
+        + &function("free", &handles)
+        + ".section .rodata\nhandlers: .byte 0xff, 0xff, 1, 0\n";
+    let program = assembled(&dir, "nowhere", &assembly);
+    let mut bytes = fs::read(&program).expect("the program");
+    let personality = b"zPLR\0\x01\x78\x10";
+    let mut found = bytes.windows(personality.len());
+    let at = found
+        .position(|bytes| bytes == personality)
+        .expect("a personality");
+    // Behind the length of what the letters stand for, and how it is encoded.
+    let at = at + personality.len() + 2;
+    bytes[at..at + 4].copy_from_slice(&i32::MAX.to_le_bytes());
+    fs::write(&program, bytes).expect("the program");
+    let result = rewrite(&dir, &program, &[]).succeed();
+    let notes = result.json["notes"].to_string();
+    assert!(
+        notes.contains("its .eh_frame has a pointer at 0x") && notes.contains("out of the program"),
+        "{notes}"
+    );
+    result.command().succeed();
 }

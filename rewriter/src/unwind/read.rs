@@ -99,11 +99,13 @@ impl Frames {
         let Some(tables) = find(source, image, search)? else {
             return Ok(Err("its .eh_frame_hdr is of no usual kind".to_owned()));
         };
-        let Some((tables, cies, fdes)) = read_records(tables, image) else {
-            return Ok(Err("its .eh_frame is of no usual kind".to_owned()));
-        };
         let highest = image.loads().map(|(_, load)| load.end().0).max();
-        match in_order(&tables, &fdes, highest.unwrap_or(0)) {
+        let highest = highest.unwrap_or(0);
+        let (tables, cies, fdes) = match read_records(tables, image, highest) {
+            Ok(found) => found,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        match in_order(&tables, &fdes, highest) {
             Some(fdes) => Ok(Ok(Self { tables, cies, fdes })),
             None => Ok(Err("its .eh_frame_hdr is not in order".to_owned())),
         }
@@ -144,63 +146,83 @@ fn in_order(tables: &Tables, fdes: &[Fde], highest: u64) -> Option<Vec<Fde>> {
 struct Records<'a> {
     frame: Slice<'a>,
     vaddr: Vaddr,
+    /// Where the program's memory ends.
+    highest: u64,
     pointers: Vec<(usize, usize)>,
+    /// A pointer that leads nowhere.
+    lost: Option<Vaddr>,
     cies: HashMap<usize, Cie>,
     fdes: Vec<Fde>,
 }
 
-/// `tables` with what its .eh_frame is said to have, the CIEs and the FDEs in it. `None` if it is unlike what
-/// linkers and compilers make.
+/// The tables, and the CIEs and FDEs in them.
+type Found = (Tables, HashMap<usize, Cie>, Vec<Fde>);
+
+/// `tables` with what its .eh_frame is said to have, the CIEs and the FDEs in it, all below `highest`. An error says
+/// how it is unlike what linkers and compilers make.
 fn read_records(
     mut tables: Tables,
     image: &Image,
-) -> Option<(Tables, HashMap<usize, Cie>, Vec<Fde>)> {
-    let frame = Slice::new(&tables.bytes, LittleEndian);
+    highest: u64,
+) -> std::result::Result<Found, String> {
     let mut records = Records {
-        frame,
+        frame: Slice::new(&tables.bytes, LittleEndian),
         vaddr: tables.records.vaddr,
+        highest,
         pointers: Vec::new(),
+        lost: None,
         cies: HashMap::new(),
         fdes: Vec::new(),
     };
-    let mut rest = frame;
-    let mut end = 0;
-    while !rest.is_empty() {
-        let at = rest.offset_from(frame);
-        let len = match rest.read_u32().ok()? {
-            0 => continue, // linkers put one such at the end, and link what has one
-            LONG => return None,
-            len => usize::try_from(len).ok()?,
-        };
-        let mut record = rest.split(len).ok()?;
-        let place = record.offset_from(frame);
-        match record.read_u32().ok()? {
-            0 => {
-                let cie = records.cie(record)?;
-                records.cies.insert(at, cie);
-            }
-            back => {
-                let cie = place.checked_sub(usize::try_from(back).ok()?)?;
-                let fde = records.fde(record, at, cie)?;
-                records.fdes.push(fde);
-            }
-        }
-        end = rest.offset_from(frame);
-    }
-    // No section says how long it is where there are none; then it ends with a length of 0.
-    let closed = !image.sections.is_empty() || end < frame.len();
+    let end = records.read(image);
     let Records {
         pointers,
+        lost,
         cies,
         fdes,
         ..
     } = records;
     tables.pointers = pointers;
-    tables.end = end;
-    closed.then_some((tables, cies, fdes))
+    tables.end = end.ok_or_else(|| match lost {
+        Some(at) => format!("its .eh_frame has a pointer at {at} that leads out of the program"),
+        None => "its .eh_frame is of no usual kind".to_owned(),
+    })?;
+    Ok((tables, cies, fdes))
 }
 
 impl<'a> Records<'a> {
+    /// Reads all records, and gives where they end; `None` if one is unlike what linkers and compilers make.
+    fn read(&mut self, image: &Image) -> Option<usize> {
+        let frame = self.frame;
+        let mut rest = frame;
+        let mut end = 0;
+        while !rest.is_empty() {
+            let at = rest.offset_from(frame);
+            let len = match rest.read_u32().ok()? {
+                0 => continue, // linkers put one such at the end, and link what has one
+                LONG => return None,
+                len => usize::try_from(len).ok()?,
+            };
+            let mut record = rest.split(len).ok()?;
+            let place = record.offset_from(frame);
+            match record.read_u32().ok()? {
+                0 => {
+                    let cie = self.cie(record)?;
+                    self.cies.insert(at, cie);
+                }
+                back => {
+                    let cie = place.checked_sub(usize::try_from(back).ok()?)?;
+                    let fde = self.fde(record, at, cie)?;
+                    self.fdes.push(fde);
+                }
+            }
+            end = rest.offset_from(frame);
+        }
+        // No section says how long it is where there are none; then it ends with a length of 0.
+        let closed = !image.sections.is_empty() || end < frame.len();
+        closed.then_some(end)
+    }
+
     fn cie(&mut self, mut record: Slice<'a>) -> Option<Cie> {
         let version = record.read_u8().ok()?;
         let augmentation = record.read_null_terminated_slice().ok()?;
@@ -276,12 +298,17 @@ impl<'a> Records<'a> {
         })
     }
 
-    /// A pointer that leads somewhere else or, with the value 0, nowhere.
+    /// A pointer that leads somewhere else in the program or, with the value 0, nowhere.
     fn pointer(&mut self, input: &mut Slice<'a>, encoding: u8) -> Option<Pointer> {
         let pointer = Pointer::read(self.frame, input, encoding)?;
         if pointer.relative && pointer.value != 0 {
             let target = i64::try_from(pointer.at).ok()?.wrapping_add(pointer.value);
             let inside = usize::try_from(target).is_ok_and(|target| target < self.frame.len());
+            let address = i128::from(self.vaddr.0).checked_add(target.into())?;
+            if !(0..=i128::from(self.highest)).contains(&address) {
+                self.lost = Some(Vaddr(self.vaddr.0.wrapping_add(pointer.at as u64)));
+                return None;
+            }
             (!inside).then(|| self.pointers.push((pointer.at, pointer.size)))?;
         }
         Some(pointer)
