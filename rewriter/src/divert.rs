@@ -13,12 +13,13 @@
 //! | tables | 38 words and the name | allocator; one more for each function that does what another does |
 //! | the options that were given | | |
 //!
-//! `names` knows what functions are called, `symbols` and `targets` find them and what leads into them,
-//! `code` moves instructions; `layout::diverted` puts it all into the file.
+//! `names` knows what functions are called, `symbols` and `targets` find them and what leads into them, which
+//! `instructions` makes sure of; `code` moves instructions; `layout::diverted` puts it all into the file.
 
 mod choose;
 pub(crate) mod code;
 mod explained;
+mod instructions;
 mod memory;
 pub(crate) mod names;
 mod survey;

@@ -1,6 +1,7 @@
 //! Allocators in the executable, made of assembly: which of their functions cannot be led to the runtime, and
 //! what comes of the others.
 
+use std::fs;
 use std::path::PathBuf;
 
 use allocs_tests::{Command, Dir, explain, trials};
@@ -14,6 +15,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         instructions_that_cannot_move,
         calls_that_cannot_move,
         what_leads_into_a_function,
+        what_looks_like_a_branch,
+        what_may_be_a_branch,
         partly,
         names_of_ones_own,
         another_runtime,
@@ -68,9 +71,13 @@ const CALL: &str = "sub $8, %rsp\ncall get@PLT\nadd $8, %rsp\nret";
 pub(crate) const LOOPS: &str = "mov %rdi, %rcx\njrcxz 1f\nmov $1, %eax\n1: ret";
 
 fn refused(name: &str, malloc: &str, free: &str, words: &[&str]) {
-    let dir = Dir::new(name);
     let assembly = function("malloc", malloc) + &function("free", free);
-    let program = assembled(&dir, name, &assembly);
+    refused_as_assembled(name, &assembly, words);
+}
+
+fn refused_as_assembled(name: &str, assembly: &str, words: &[&str]) {
+    let dir = Dir::new(name);
+    let program = assembled(&dir, name, assembly);
     Command::new(&program).succeed();
     let all = [&["--partial"], words].concat();
     rewrite(&dir, &program, &[]).refuse(&dir.path(), &program, &all);
@@ -173,6 +180,63 @@ fn what_leads_into_a_function() {
         &table,
         &["free (", "a relocation is about"],
     );
+}
+
+/// `malloc` and `free`, and another function that refers to `1:`, the second instruction of the latter.
+fn referred_to(other: &str) -> String {
+    let free = format!("xor %eax, %eax\n1: test %rdi, %rdi\n{FREE}");
+    let other = format!(".cfi_startproc\n{other}\nret\n.cfi_endproc");
+    function("malloc", MALLOC) + &function("free", &free) + &function("other", &other)
+}
+
+/// As often as large programs have it, and in a function that is large itself.
+fn what_looks_like_a_branch() {
+    let dir = Dir::new("own-looks-like");
+    let others = [
+        (
+            "jump",
+            ".byte 0x48, 0xb8, 0, 0xe9\n.long 1b - . - 4\n.byte 0, 0",
+        ), // movabs
+        (
+            "call",
+            ".byte 0x49, 0xbb, 0xe8\n.long 1b - . - 4\n.byte 0, 0, 0",
+        ),
+        (
+            "condition",
+            ".byte 0x48, 0xb9, 0x0f, 0x84\n.long 1b - . - 4\n.byte 0, 0",
+        ),
+    ];
+    for (name, other) in others {
+        let other = format!("jmp 2f\n.rept 50000\n{other}\n.endr\n2:");
+        let program = assembled(&dir, name, &referred_to(&other));
+        let result = rewrite(&dir, &program, &[]).succeed();
+        assert_eq!(diverted(&result), ["malloc", "free"]);
+        result.command().succeed();
+        assert!(result.undo() == fs::read(&program).expect("the program"));
+    }
+}
+
+/// It is one behind a prefix; and nobody knows where there is data in code, or no .eh_frame.
+fn what_may_be_a_branch() {
+    let refused = |name, other: &str| {
+        refused_as_assembled(name, &referred_to(other), &["free (", "leads into it"]);
+    };
+    refused("branch", "jmp 3f\n.byte 0xe9\n.long 1b - . - 4\n3:");
+    refused("bnd", "jmp 3f\n.byte 0xf2, 0xe9\n.long 1b - . - 4\n3:");
+    // movabs, if one does not see that the first branch leads into it.
+    let hidden = "test %edi, %edi\njz 3f\nret\n.byte 0x48, 0xb8\n3: .byte 0xe9\n.long 1b - . - 4\nnop\nnop\nnop";
+    refused("hidden", hidden);
+    // movabs that ends behind the function.
+    refused(
+        "cut",
+        "jmp 3f\n.byte 0x90\n3: .byte 0x48, 0xb8, 0xe9\n.long 1b - . - 4",
+    );
+    refused(
+        "undecodable",
+        ".byte 0x06\n.byte 0x48, 0xb8, 0, 0xe9\n.long 1b - . - 4\n.byte 0, 0",
+    );
+    let unknown = ".cfi_endproc\n.byte 0x48, 0xb8, 0, 0xe9\n.long 1b - . - 4\n.byte 0, 0\nret\n.cfi_startproc";
+    refused("unknown", unknown);
 }
 
 /// With --partial, the rest is seen, and what is not is named.

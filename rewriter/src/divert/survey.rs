@@ -142,8 +142,9 @@ pub(crate) fn survey(
         }
         allocators.extend(Some(allocator).filter(|allocator| !allocator.functions.is_empty()));
     }
-    refuse_what_leads_in(&targets, &mut allocators)?;
-    let frames = refuse_calls(source, image, &mut allocators)?;
+    let mut frames = None;
+    refuse_what_leads_in(&targets, &mut frames, &mut allocators)?;
+    refuse_calls(&targets, &mut frames, &mut allocators)?;
     Ok((allocators, frames))
 }
 
@@ -238,11 +239,10 @@ fn movable(
 /// Leaves functions alone of whose first instructions one is a call, where nothing could unwind to it in its new
 /// place. That is read if there is such a function.
 fn refuse_calls(
-    source: &Source,
-    image: &Image,
+    targets: &Targets<'_>,
+    frames: &mut Option<Read>,
     allocators: &mut [Allocator],
-) -> Result<Option<Read>> {
-    let mut frames = None;
+) -> Result<()> {
     let functions = allocators.iter_mut().flat_map(|one| &mut one.functions);
     for function in functions {
         let Ok(prologue) = &function.prologue else {
@@ -251,11 +251,7 @@ fn refuse_calls(
         let Some(call) = prologue.call() else {
             continue;
         };
-        let frames = match &mut frames {
-            Some(frames) => frames,
-            none => none.insert(Frames::read(source, image)?),
-        };
-        let reason = match frames {
+        let reason = match Frames::once(frames, targets.source, targets.image)? {
             Ok(frames) => frames.keeps_call(prologue),
             Err(reason) => Some(reason.clone()),
         };
@@ -263,11 +259,15 @@ fn refuse_calls(
             function.prologue = Err(format!("its instruction at {call} is a call, and {reason}"));
         }
     }
-    Ok(frames)
+    Ok(())
 }
 
 /// Looks through the program for what leads into the functions' first instructions.
-fn refuse_what_leads_in(targets: &Targets<'_>, allocators: &mut [Allocator]) -> Result<()> {
+fn refuse_what_leads_in(
+    targets: &Targets<'_>,
+    frames: &mut Option<Read>,
+    allocators: &mut [Allocator],
+) -> Result<()> {
     let found: Vec<&mut Found> = (allocators.iter_mut())
         .flat_map(|allocator| &mut allocator.functions)
         .filter(|function| function.prologue.is_ok())
@@ -277,8 +277,8 @@ fn refuse_what_leads_in(targets: &Targets<'_>, allocators: &mut [Allocator]) -> 
         .filter_map(|function| function.prologue.as_ref().ok());
     let prologues: Vec<&Prologue> = prologues.collect();
     let reasons = match prologues.is_empty() {
-        true => Vec::new(),
-        false => targets.elsewhere(&prologues)?,
+        true => return Ok(()),
+        false => targets.elsewhere(&prologues, frames)?,
     };
     let mut found = found;
     for (number, reason) in reasons {

@@ -3,15 +3,19 @@
 //! Looked at are names, the function's own branches and jump tables, every branch of 32 bits in code
 //! anywhere, and every address in data and in relocations.
 
+use std::collections::BTreeMap;
+
 use iced_x86::{Decoder, DecoderOptions, Register};
 use object::elf::{ET_EXEC, PF_W, PF_X, R_X86_64_RELATIVE};
 
 use super::code::{Prologue, is_branch, is_short_only};
+use super::instructions::Instructions;
 use super::symbols::Symbols;
 use crate::elf::{Entry, Rela, Segment, Vaddr, overlap};
 use crate::error::Result;
 use crate::parse::Image;
 use crate::source::Source;
+use crate::unwind::Read;
 
 /// A function's own code is looked at as far as this, in bytes, where nothing says where it ends.
 const MOST: u64 = 64 << 10;
@@ -122,7 +126,11 @@ impl Targets<'_> {
     }
 
     /// Why some of `prologues` cannot be moved, by their number, for what is anywhere else.
-    pub(super) fn elsewhere(&self, prologues: &[&Prologue]) -> Result<Vec<(usize, String)>> {
+    pub(super) fn elsewhere(
+        &self,
+        prologues: &[&Prologue],
+        frames: &mut Option<Read>,
+    ) -> Result<Reasons> {
         let mut ranges: Vec<Interior> = (prologues.iter().enumerate())
             .map(|(number, prologue)| Interior {
                 range: prologue.interior(),
@@ -130,10 +138,10 @@ impl Targets<'_> {
             })
             .collect();
         ranges.sort_by_key(|interior| interior.range);
-        let mut found = Vec::new();
+        let mut found = Reasons::new();
         for (_, load) in self.image.loads() {
             match load.flags.0 & PF_X.0 != 0 {
-                true => self.branches(load, &ranges, &mut found)?,
+                true => self.branches(load, &ranges, frames, &mut found)?,
                 false => self.addresses(load, &ranges, &mut found)?,
             }
         }
@@ -146,8 +154,10 @@ impl Targets<'_> {
         &self,
         load: &Segment,
         ranges: &[Interior],
-        found: &mut Vec<(usize, String)>,
+        frames: &mut Option<Read>,
+        found: &mut Reasons,
     ) -> Result<()> {
+        let mut instructions = Instructions::default();
         let mut carried: Vec<u8> = Vec::new();
         self.source
             .for_each_window(load.offset, load.filesz, "code", |position, window| {
@@ -163,9 +173,10 @@ impl Targets<'_> {
                     let distance = i64::from(i32::from_le_bytes(distance));
                     let target = place.wrapping_add(first).wrapping_add_signed(distance);
                     if let Some(number) = hit(ranges, target)
-                        && self.is_instruction(Vaddr(place))?
+                        && !found.contains_key(&number)
+                        && instructions.may_branch(self, frames, place, target)?
                     {
-                        found.push((number, format!("the branch at {place:#x} leads into it")));
+                        found.insert(number, format!("the branch at {place:#x} leads into it"));
                     }
                 }
                 carried.drain(..carried.len().saturating_sub(5));
@@ -173,29 +184,8 @@ impl Targets<'_> {
             })
     }
 
-    /// False if the bytes at `place` are the middle of an instruction of the function that has them.
-    fn is_instruction(&self, place: Vaddr) -> Result<bool> {
-        let starts = &self.symbols.starts;
-        let behind = starts.partition_point(|&start| start <= place.0);
-        let start = behind.checked_sub(1).and_then(|before| starts.get(before));
-        let Some(&start) = start.filter(|&&start| place.0 - start < MOST) else {
-            return Ok(true);
-        };
-        let Some(code) = self.code(Vaddr(start), place.0 - start + 15)? else {
-            return Ok(true);
-        };
-        let decoder = Decoder::with_ip(64, &code, start, DecoderOptions::NONE);
-        let mut ips = decoder.into_iter().map(|instruction| instruction.ip());
-        Ok(ips.any(|ip| ip == place.0))
-    }
-
     /// Words of data. In a PIE, only what can be written has addresses.
-    fn addresses(
-        &self,
-        load: &Segment,
-        ranges: &[Interior],
-        found: &mut Vec<(usize, String)>,
-    ) -> Result<()> {
+    fn addresses(&self, load: &Segment, ranges: &[Interior], found: &mut Reasons) -> Result<()> {
         if load.flags.0 & PF_W.0 == 0 && self.image.header.file_type() != ET_EXEC {
             return Ok(());
         }
@@ -208,14 +198,15 @@ impl Targets<'_> {
             .for_each_window(at, size - size % 8, "data", |_, window| {
                 for word in self.image.format.addresses(window) {
                     if let Some(number) = hit(ranges, word) {
-                        found.push((number, format!("data has the address {word:#x}, inside it")));
+                        let what = format!("data has the address {word:#x}, inside it");
+                        found.insert(number, what);
                     }
                 }
                 Ok(())
             })
     }
 
-    fn relocations(&self, ranges: &[Interior], found: &mut Vec<(usize, String)>) -> Result<()> {
+    fn relocations(&self, ranges: &[Interior], found: &mut Reasons) -> Result<()> {
         let tables = [self.image.rela, self.image.jmprel];
         for table in tables.into_iter().flatten() {
             let count = table.size / Rela::size(self.image.format);
@@ -232,7 +223,7 @@ impl Targets<'_> {
                     });
                     let number = target.or(changed.map(|interior| interior.number));
                     if let Some(number) = number {
-                        found.push((number, "a relocation is about its first bytes".to_owned()));
+                        found.insert(number, "a relocation is about its first bytes".to_owned());
                     }
                     Ok(())
                 })?;
@@ -240,6 +231,9 @@ impl Targets<'_> {
         Ok(())
     }
 }
+
+/// Why functions cannot be moved, by their numbers: the last that was found.
+type Reasons = BTreeMap<usize, String>;
 
 /// Addresses that nothing may lead to, and whose they are.
 struct Interior {

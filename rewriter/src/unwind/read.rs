@@ -111,6 +111,27 @@ impl Frames {
         }
     }
 
+    /// What is `known` already, or what `image` has, which is then known.
+    pub(crate) fn once<'a>(
+        known: &'a mut Option<Read>,
+        source: &Source,
+        image: &Image,
+    ) -> Result<&'a Read> {
+        match known {
+            Some(read) => Ok(read),
+            none => Ok(none.insert(Self::read(source, image)?)),
+        }
+    }
+
+    /// The first address of the function that has the code at `at`, and the first one behind it, which is in no
+    /// other function.
+    pub(crate) fn bounds(&self, at: Vaddr) -> Option<(u64, u64)> {
+        let (fde, _) = self.of(at)?;
+        let next = self.fdes.partition_point(|other| other.start <= at.0);
+        let next = self.fdes.get(next).map_or(u64::MAX, |next| next.start);
+        Some((fde.start, fde.start.saturating_add(fde.len).min(next)))
+    }
+
     /// The function that has the code at `at`, as the search table leads to it.
     pub(super) fn of(&self, at: Vaddr) -> Option<(&Fde, &Cie)> {
         let behind = self.fdes.partition_point(|fde| fde.start <= at.0);
