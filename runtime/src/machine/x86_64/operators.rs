@@ -24,7 +24,7 @@ use crate::diverted::Table;
 use crate::heap::{self, Heap};
 use crate::holder::Holder;
 use crate::hook::Hook;
-use crate::hooks::{self, Chunk};
+use crate::hooks::{Chunk, common};
 use crate::index::Index;
 use crate::machine::stubs::{add_call, call_and_put_back, diverted, keep};
 use crate::next::{Next, Origin};
@@ -97,7 +97,7 @@ unsafe extern "C" fn made(
         return chunk;
     }
     if table.only_direct_at(slot, address).is_some() {
-        return hooks::enter(Continuation { table, slot }, chunk, size, call);
+        return common::enter(Continuation { table, slot }, chunk, size, call);
     }
     made_and_count(chunk, size, call, table, slot)
 }
@@ -107,7 +107,7 @@ unsafe extern "C" fn made(
 fn made_and_count(chunk: Chunk, size: usize, call: Call, table: Table, slot: usize) -> Chunk {
     let address = chunk.expose_provenance();
     let site = call.site();
-    if hooks::is_sample(address, threads::is_single()) {
+    if common::is_sample(address, threads::is_single()) {
         call.sample();
     }
     let holder = Holder::new();
@@ -179,7 +179,7 @@ fn give_back<const N: usize>(table: Table, hook: Hook, chunk: Chunk, ways: [Way;
     let there_is = |way: &Way| table.continuation(way.0).is_some();
     if let Some((slot, second, third)) = ways.into_iter().find(there_is) {
         let origin = Continuation { table, slot };
-        hooks::release(origin, hook, chunk, move |next: Function| {
+        common::release(origin, hook, chunk, move |next: Function| {
             // SAFETY: the caller keeps to the function's contract.
             unsafe { next(chunk, second, third) };
         });
@@ -204,7 +204,7 @@ diverted!(
 
 unsafe extern "C" fn free(chunk: Chunk, second: usize, third: usize, table: Table) {
     type Function = unsafe extern "C" fn(Chunk, usize, usize);
-    hooks::release(table, Hook::Free, chunk, move |next: Function| {
+    common::release(table, Hook::Free, chunk, move |next: Function| {
         // SAFETY: the caller keeps to free's contract.
         unsafe { next(chunk, second, third) };
     });
@@ -255,7 +255,7 @@ unsafe extern "C" fn resize(
         // SAFETY: the caller keeps to the function's contract.
         unsafe { next(chunk, size, third) }
     };
-    hooks::reallocate(origin, Hook::Realloc, chunk, size, call, ask)
+    common::reallocate(origin, Hook::Realloc, chunk, size, call, ask)
 }
 
 diverted!(
