@@ -88,6 +88,26 @@ pub(crate) fn is_abandoned(path: &Path, metadata: &Metadata) -> io::Result<bool>
     }
 }
 
+/// Keeps other runs away for as long as it lives.
+///
+/// A lock ends when all descriptors of the open file are closed, and a child that another thread is
+/// just starting has one until its exec. So the lock is given up, not only closed.
+#[derive(Debug)]
+pub(crate) struct Lock(File);
+
+impl Lock {
+    /// Of a file or directory; none if another run has it.
+    pub(crate) fn take(file: File) -> Option<Self> {
+        (lock(&file) != Locked::Theirs).then(|| Self(file))
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = flock(&self.0, FlockOperation::Unlock); // if that fails, closing it does the same
+    }
+}
+
 /// Whose a lock is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Locked {

@@ -40,7 +40,7 @@ use self::select::Selection;
 use self::walk::{Entry, Found};
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::SONAME;
-use crate::temporary::{self, Locked};
+use crate::temporary::{self, Lock};
 use crate::{Phase, Progress, directory_of};
 
 /// Which tree to rewrite, and how.
@@ -166,7 +166,7 @@ pub(crate) struct Tree<'a> {
     /// The manifest of an earlier run that was asked for the same.
     previous: Option<Manifest>,
     /// Keeps other runs away.
-    _lock: File,
+    _lock: Lock,
 }
 
 impl<'a> Tree<'a> {
@@ -178,9 +178,9 @@ impl<'a> Tree<'a> {
             Some(output) => output_directory(&source, output)?,
         };
         let lock = File::open(&output).map_err(|source| Error::io(&output, "open", source))?;
-        if temporary::lock(&lock) == Locked::Theirs {
+        let Some(lock) = Lock::take(lock) else {
             return Err(Error::new(&output, ErrorKind::TreeBusy));
-        }
+        };
         let beside = || Some(manifest::beside(options.output.as_ref()?, &output));
         let manifest = options.manifest.clone().or_else(beside);
         let mut tree = Self {

@@ -2,7 +2,9 @@
 //! trees that cannot be had. Each time the message names the file, and what else there is to do is done.
 
 use std::fs::{self, File, Permissions};
+use std::io::{Read, Write};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
 use allocs_tests::dir::{copy_program, listing};
@@ -21,6 +23,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         one_tree_in_the_other,
         no_trees,
         two_runs_at_once,
+        a_child_that_is_just_starting,
         something_in_the_way,
         without_root,
         what_others_make_meanwhile,
@@ -213,6 +216,44 @@ fn two_runs_at_once() {
     }
 }
 
+/// A child has its parent's open files from fork to exec. One that another thread starts while `tree` runs
+/// does not keep the next run away.
+fn a_child_that_is_just_starting() {
+    let dir = Dir::new("tree-child");
+    let (source, output) = (tree(&dir), dir.join("dst"));
+    let (mut forked, tell) = std::io::pipe().expect("a pipe");
+    let (wait, mut exec) = std::io::pipe().expect("a pipe");
+    let mut child = std::process::Command::new("true");
+    let between = move || {
+        rustix::io::write(&tell, b"1")?;
+        rustix::io::read(&wait, &mut [0u8])?;
+        Ok(())
+    };
+    // SAFETY: the closure makes raw system calls only, which is allowed between fork and exec.
+    unsafe { child.pre_exec(between) };
+    let mut child = Some(child);
+    let options = allocs_rewrite::TreeOptions::new(&source, Some(output.clone()));
+    let mut started = None;
+    let report = allocs_rewrite::tree(&options, &mut |_, _| {
+        started.get_or_insert_with(|| {
+            let mut child = child.take().expect("once");
+            let child = std::thread::spawn(move || child.spawn().expect("a child"));
+            forked.read_exact(&mut [0]).expect("the child's word");
+            child
+        });
+        std::ops::ControlFlow::Continue(())
+    });
+    let next = to_copy(&source, &output).run();
+    exec.write_all(b"1").expect("written");
+    let mut child = started
+        .expect("a step of the run")
+        .join()
+        .expect("a thread");
+    assert!(child.wait().expect("its status").success());
+    assert!(report.expect("a report").failures.is_empty());
+    assert_eq!(next.code(), Some(0), "{next}");
+}
+
 /// A link in the place of a directory would lead out of the copy.
 fn something_in_the_way() {
     let dir = Dir::new("tree-in-the-way");
@@ -304,7 +345,8 @@ fn what_others_make_meanwhile() {
         scope.spawn(|| {
             let mut file = File::options().append(true).open(&log).expect("the log");
             while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                std::io::Write::write_all(&mut file, b"more\n").expect("written");
+                file.write_all(b"more\n").expect("written");
+                std::thread::sleep(std::time::Duration::from_micros(100)); // a log, no flood
             }
         });
         let len = || fs::metadata(&log).expect("the log").len();
