@@ -50,6 +50,7 @@ mod order;
 mod own_allocators;
 mod own_allocators_real;
 mod own_allocators_refused;
+mod own_operators;
 mod packages;
 mod phases;
 mod picture;
@@ -95,6 +96,7 @@ fn main() -> ExitCode {
         own_allocators::trials(),
         own_allocators_real::trials(),
         own_allocators_refused::trials(),
+        own_operators::trials(),
         index::trials(),
         json::trials(),
         trees_killed::trials(),

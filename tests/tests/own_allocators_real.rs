@@ -229,6 +229,7 @@ fn operators_alone() {
     for flags in [
         &["-std=c++17", "-O2", operators][..],
         &["-std=c++17", "-O2", operators, "-rdynamic"],
+        &["-std=c++17", "-static-libstdc++", "-static-libgcc"],
     ] {
         let program = compile(&dir, Command::new(needs("g++")), "operators.cpp", flags);
         let original = Command::new(&program).succeed();

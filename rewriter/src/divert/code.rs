@@ -6,7 +6,7 @@
 
 use iced_x86::{
     BlockEncoder, BlockEncoderOptions, BlockEncoderResult, Code, Decoder, DecoderOptions,
-    FlowControl, Instruction, InstructionBlock, Mnemonic,
+    FlowControl, Instruction, InstructionBlock, Mnemonic, Register,
 };
 
 use crate::elf::Vaddr;
@@ -107,6 +107,19 @@ impl Prologue {
         let mut instructions = self.instructions.iter();
         let call = instructions.find(|instruction| is_call(instruction));
         call.map(|instruction| Vaddr(instruction.ip()))
+    }
+
+    /// The function that is called among the instructions, if it is with what the caller passed: nothing in front of
+    /// the call changes more than the stack pointer.
+    pub(crate) fn called(&self) -> Option<Vaddr> {
+        let adjusts = |instruction: &&Instruction| {
+            let makes_room = matches!(instruction.mnemonic(), Mnemonic::Sub | Mnemonic::Push);
+            makes_room
+                && (instruction.op0_register() == Register::RSP || instruction.op_count() == 1)
+        };
+        let call = self.instructions.iter().find(|one| !adjusts(one))?;
+        let near = call.is_call_near();
+        near.then(|| Vaddr(call.near_branch_target()))
     }
 
     /// Addresses of the instructions, and of what follows them.

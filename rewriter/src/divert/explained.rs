@@ -74,7 +74,7 @@ fn of_function(found: &Found) -> OwnFunction {
     OwnFunction {
         names: found.names.clone(),
         address: found.start.to_string(),
-        problem: found.prologue.as_ref().err().cloned(),
+        problem: found.stays(|_| true),
         diverted: found.diverted,
     }
 }

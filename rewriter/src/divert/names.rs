@@ -90,6 +90,8 @@ impl Kind {
     pub(crate) const MALLOC: Self = Self(0);
     pub(crate) const FREE: Self = Self(4);
     pub(crate) const USABLE_SIZE: Self = Self(11);
+    pub(crate) const NEW: Self = Self(14);
+    pub(crate) const DELETE: Self = Self(22);
     pub(crate) const MALLOCX: Self = Self(34);
 
     /// The function that the runtime calls `name`.
@@ -105,6 +107,16 @@ impl Kind {
     /// The runtime's entry for it.
     pub(crate) fn symbol(self) -> String {
         format!("{}{}", super::PREFIX, self.name())
+    }
+
+    /// One of C++'s operators new and delete.
+    pub(crate) fn is_operator(self) -> bool {
+        self.name().starts_with("_Z")
+    }
+
+    /// One of C++'s operators new.
+    pub(crate) fn is_operator_new(self) -> bool {
+        self.name().starts_with("_Zn")
     }
 
     /// The runtime calls the first of its kind for all of them.
@@ -156,12 +168,16 @@ impl Scheme {
         }
     }
 
-    /// A name without which the program has no such allocator.
-    pub(crate) fn sign(&self) -> &str {
+    /// Names without which the program has no such allocator: one of them is there.
+    pub(crate) fn signs(&self) -> Vec<&str> {
         match self {
-            Self::Plain => "malloc",
-            Self::Prefix(prefix) => prefix,
-            Self::Single(names) => names.first().map_or("", |(name, _)| name),
+            Self::Plain => vec![Kind::MALLOC.name(), Kind::NEW.name()],
+            Self::Prefix(prefix) => vec![prefix],
+            Self::Single(names) => names
+                .first()
+                .map(|(name, _)| name.as_str())
+                .into_iter()
+                .collect(),
         }
     }
 
@@ -205,7 +221,7 @@ pub(crate) fn schemes(given: &[String]) -> Result<Vec<Scheme>, String> {
             None => single.push((name.to_owned(), kind)),
         }
     }
-    schemes.extend(Some(Scheme::Single(single)).filter(|single| !single.sign().is_empty()));
+    schemes.extend(Some(Scheme::Single(single)).filter(|single| !single.signs().is_empty()));
     Ok(schemes)
 }
 

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::code::{ENDBR64, Prologue};
+use super::imported;
 use super::names::{Kind, Scheme};
 use super::symbols::{Function, Symbols, contains};
 use super::targets::Targets;
@@ -17,6 +18,9 @@ use crate::unwind::{Frames, Read};
 /// How much of a function is looked at to move its beginning, in bytes: endbr64, and the longest
 /// instructions that a jump can overlap.
 const BEGINNING: u64 = 4 + 4 + 15 + 15;
+
+/// What operators are called whose program has no malloc.
+const OPERATORS: &str = "operator new";
 
 /// An allocator of the executable's own.
 #[derive(Clone, Debug)]
@@ -48,6 +52,8 @@ pub(crate) struct Found {
     pub(crate) alike: bool,
     /// It leads to a runtime already.
     pub(crate) diverted: bool,
+    /// It stays as it is and is seen all the same: it begins with a call of one that is.
+    pub(crate) calls_another: bool,
     /// What is to be moved, or why it cannot be.
     pub(crate) prologue: std::result::Result<Prologue, String>,
 }
@@ -65,9 +71,10 @@ impl Found {
         self.names.first().map_or("", |name| name)
     }
 
-    /// Why it is not led to a runtime which has functions for what `knows` says; `None` if it is.
+    /// Why it is not seen by a runtime which has functions for what `knows` says; `None` if it is.
     pub(crate) fn stays(&self, knows: impl Fn(Kind) -> bool) -> Option<String> {
         match &self.prologue {
+            Err(_) if self.calls_another => None,
             Err(reason) => Some(reason.clone()),
             Ok(_) if knows(self.kind) => None,
             Ok(_) => Some(format!("the runtime has no {}", self.kind.symbol())),
@@ -75,9 +82,8 @@ impl Found {
     }
 }
 
-/// The allocators that have a name of one of `schemes`. Of those with plain names, only one that has
-/// malloc and free: a program that defines operators alone makes them of libc's; and none of a sanitizer. And
-/// what there is for unwinding, if that had to be read.
+/// The allocators that have a name of one of `schemes`. Of those with plain names, only one that has malloc and
+/// free, or operators new and delete that do without malloc; and none of a sanitizer. And what there is for unwinding, if that had to be read.
 pub(crate) fn survey(
     source: &Source,
     image: &Image,
@@ -106,10 +112,21 @@ pub(crate) fn survey(
             (!named.alike, named.kind, !itself)
         });
         let has = |kind| named.iter().any(|named| named.kind == kind);
-        let whole = has(Kind::MALLOC) && has(Kind::FREE);
         let plain = *scheme == Scheme::Plain;
-        if named.is_empty() || (plain && (!whole || is_sanitizer(source, image)?)) {
+        let operators = plain && !(has(Kind::MALLOC) && has(Kind::FREE));
+        let whole = !operators || (has(Kind::NEW) && has(Kind::DELETE));
+        let jemalloc = plain && has(Kind::MALLOCX); // nobody else has that
+        if named.is_empty() || !whole || (plain && is_sanitizer(source, image)?) {
             continue;
+        }
+        if operators {
+            named.retain(|named| named.kind.is_operator());
+            let plain = named.iter().find(|named| named.kind == Kind::NEW);
+            if let Some(plain) = plain
+                && imported::calls_malloc_first(&targets, plain.function.start)?
+            {
+                continue;
+            }
         }
         // Functions that an allocator has under two schemes make it one.
         let shares = |allocator: &&mut Allocator| {
@@ -118,9 +135,10 @@ pub(crate) fn survey(
         };
         let same = allocators.iter_mut().find(shares);
         let mut allocator = Allocator {
-            name: match has(Kind::MALLOCX) && *scheme == Scheme::Plain {
-                true => "jemalloc".to_owned(), // nobody else has that
-                false => scheme.allocator(),
+            name: match plain {
+                true if operators => OPERATORS.to_owned(),
+                true if jemalloc => "jemalloc".to_owned(),
+                _ => scheme.allocator(),
             },
             scheme: scheme.clone(),
             origin: match functions.iter().any(|function| function.exported) {
@@ -202,6 +220,7 @@ impl<'a> Named<'a> {
             start: function.start,
             alike: self.alike,
             diverted: is_diverted(targets, function)?,
+            calls_another: false,
             prologue: movable(targets, function)?,
         })
     }
@@ -243,20 +262,34 @@ fn refuse_calls(
     frames: &mut Option<Read>,
     allocators: &mut [Allocator],
 ) -> Result<()> {
-    let functions = allocators.iter_mut().flat_map(|one| &mut one.functions);
-    for function in functions {
-        let Ok(prologue) = &function.prologue else {
-            continue;
-        };
-        let Some(call) = prologue.call() else {
-            continue;
-        };
-        let reason = match Frames::once(frames, targets.source, targets.image)? {
-            Ok(frames) => frames.keeps_call(prologue),
-            Err(reason) => Some(reason.clone()),
-        };
-        if let Some(reason) = reason {
-            function.prologue = Err(format!("its instruction at {call} is a call, and {reason}"));
+    for allocator in allocators {
+        let mut staying = Vec::new();
+        for (number, function) in allocator.functions.iter_mut().enumerate() {
+            let Ok(prologue) = &function.prologue else {
+                continue;
+            };
+            let Some(call) = prologue.call() else {
+                continue;
+            };
+            let reason = match Frames::once(frames, targets.source, targets.image)? {
+                Ok(frames) => frames.keeps_call(prologue),
+                Err(reason) => Some(reason.clone()),
+            };
+            if let Some(reason) = reason {
+                let reason = format!("its instruction at {call} is a call, and {reason}");
+                staying.push((number, prologue.called()));
+                function.prologue = Err(reason);
+            }
+        }
+        for (number, called) in staying {
+            let mut others = allocator.functions.iter();
+            let calls_another = others.any(|other| {
+                let moves = other.diverted || other.prologue.is_ok();
+                moves && Some(other.start) == called
+            });
+            if let Some(function) = allocator.functions.get_mut(number) {
+                function.calls_another = calls_another && !function.kind.trusts_size();
+            }
         }
     }
     Ok(())

@@ -40,7 +40,7 @@ impl Symbols {
     pub(super) fn read(source: &Source, image: &Image, schemes: &[Scheme]) -> Result<Self> {
         let mut symbols = Self::default();
         for (strings, table, exported) in tables(image) {
-            let mut signs = schemes.iter().map(Scheme::sign);
+            let mut signs = schemes.iter().flat_map(Scheme::signs);
             if signs.try_fold(false, |found, sign| {
                 Ok(found || contains(source, strings, sign.as_bytes())?)
             })? {

@@ -172,9 +172,23 @@ type Way = (usize, usize, usize);
 
 const FREE: Way = (Hook::Free as usize, 0, 0);
 
+/// The ways to give back what an operator delete is told the size of: the operator `itself` comes first if nothing else
+/// says how large chunks are, and may be all that works; but last if chunks are larger than the program knows.
+fn sized<const N: usize>(table: Table, itself: Way, others: [Way; N]) -> impl Iterator<Item = Way> {
+    let sizes = table
+        .continuation(Hook::MallocUsableSize as usize)
+        .is_some();
+    let (first, last) = if sizes {
+        (None, Some(itself))
+    } else {
+        (Some(itself), None)
+    };
+    first.into_iter().chain(others).chain(last)
+}
+
 /// Gives `chunk` back by the first of `ways` that there is.
 #[inline(never)]
-fn give_back<const N: usize>(table: Table, hook: Hook, chunk: Chunk, ways: [Way; N]) {
+fn give_back(table: Table, hook: Hook, chunk: Chunk, ways: impl IntoIterator<Item = Way>) {
     type Function = unsafe extern "C" fn(Chunk, usize, usize);
     let there_is = |way: &Way| table.continuation(way.0).is_some();
     if let Some((slot, second, third)) = ways.into_iter().find(there_is) {
@@ -189,9 +203,9 @@ fn give_back<const N: usize>(table: Table, hook: Hook, chunk: Chunk, ways: [Way;
 /// Entries of functions that give a chunk back: the hook that they are counted as, the numbers of the continuations that
 /// do it, and what is passed to those. What takes a size is the last, with the size that the allocator was asked for.
 macro_rules! give_back {
-    ($($entry:ident: $hook:ident, $body:ident($table:ident, $second:ident, $third:ident) => [$($way:expr),*];)*) => {$(
+    ($($entry:ident: $hook:ident, $body:ident($table:ident, $second:ident, $third:ident) => $ways:expr;)*) => {$(
         unsafe extern "C" fn $body(chunk: Chunk, $second: usize, $third: usize, $table: Table) {
-            give_back($table, Hook::$hook, chunk, [$($way),*]);
+            give_back($table, Hook::$hook, chunk, $ways);
         }
         diverted!($entry(Chunk, usize, usize), "rcx" => $body);
     )*};
@@ -218,17 +232,17 @@ give_back!(
     allocs_divert__ZdlPv: Free, delete(table, a, b) => [(22, a, b)];
     allocs_divert__ZdaPv: Free, delete_array(table, a, b) => [(23, a, b)];
     allocs_divert__ZdlPvm: Free, delete_sized(table, size, b) =>
-        [(22, 0, 0), FREE, (24, table.request(size), b)];
+        sized(table, (24, table.request(size), b), [(22, 0, 0), FREE]);
     allocs_divert__ZdaPvm: Free, delete_array_sized(table, size, b) =>
-        [(23, 0, 0), FREE, (25, table.request(size), b)];
+        sized(table, (25, table.request(size), b), [(23, 0, 0), FREE]);
     allocs_divert__ZdlPvRKSt9nothrow_t: Free, delete_nothrow(table, a, b) => [(26, a, b)];
     allocs_divert__ZdaPvRKSt9nothrow_t: Free, delete_array_nothrow(table, a, b) => [(27, a, b)];
     allocs_divert__ZdlPvSt11align_val_t: Free, delete_aligned(table, a, b) => [(28, a, b)];
     allocs_divert__ZdaPvSt11align_val_t: Free, delete_array_aligned(table, a, b) => [(29, a, b)];
     allocs_divert__ZdlPvmSt11align_val_t: Free, delete_sized_aligned(table, size, alignment) =>
-        [(28, alignment, 0), (30, table.request(size), alignment)];
+        sized(table, (30, table.request(size), alignment), [(28, alignment, 0)]);
     allocs_divert__ZdaPvmSt11align_val_t: Free, delete_array_sized_aligned(table, size, alignment) =>
-        [(29, alignment, 0), (31, table.request(size), alignment)];
+        sized(table, (31, table.request(size), alignment), [(29, alignment, 0)]);
     allocs_divert__ZdlPvSt11align_val_tRKSt9nothrow_t: Free, delete_aligned_nothrow(table, a, b) =>
         [(32, a, b)];
     allocs_divert__ZdaPvSt11align_val_tRKSt9nothrow_t: Free, delete_array_aligned_nothrow(table, a, b) =>
