@@ -19,36 +19,38 @@ pub const INIT: &str = "allocs_preinit";
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut build = std::process::Command::new(cargo);
-        build
-            .args([
-                "build",
-                "--workspace",
-                "--bin",
-                "allocs-rewrite",
-                "--bin",
-                "cargo-allocs-rewrite",
-                "--locked",
-            ])
-            .args(["--message-format", "json-render-diagnostics"])
-            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-        if !cfg!(debug_assertions) {
-            build.arg("--release");
-        }
-        let output = build.output().expect("cargo starts");
-        assert!(
-            output.status.success(),
-            "cannot build allocs-rewrite: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        String::from_utf8_lossy(&output.stdout)
-            .lines()
-            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-            .filter_map(|message| Some(PathBuf::from(message["executable"].as_str()?)))
+        build(&["--bin", "allocs-rewrite", "--bin", "cargo-allocs-rewrite"])
+            .into_iter()
             .find(|path| path.ends_with("allocs-rewrite"))
             .expect("cargo names the binary that it built")
     })
+}
+
+/// Builds what `targets` name, as these tests were built; the executables that it is.
+pub fn build(targets: &[&str]) -> Vec<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut build = std::process::Command::new(cargo);
+    build
+        .args(["build", "--workspace", "--locked"])
+        .args(["--message-format", "json-render-diagnostics"])
+        .args(targets)
+        // As cargo builds tests: all that both need is there already.
+        .env("CARGO_PROFILE_DEV_PANIC", "unwind")
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    if !cfg!(debug_assertions) {
+        build.arg("--release");
+    }
+    let output = build.output().expect("cargo starts");
+    assert!(
+        output.status.success(),
+        "cannot build {targets:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter_map(|message| Some(PathBuf::from(message["executable"].as_str()?)))
+        .collect()
 }
 
 /// Both programs that are installed: `allocs-rewrite` and `cargo-allocs-rewrite`.

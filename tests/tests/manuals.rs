@@ -35,28 +35,10 @@ pub(crate) fn share() -> &'static Path {
     static SHARE: OnceLock<PathBuf> = OnceLock::new();
     SHARE.get_or_init(|| {
         let share = tool::binary().with_file_name("allocs-tests").join("share");
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut build = std::process::Command::new(cargo);
-        build
-            .args([
-                "build",
-                "--quiet",
-                "--locked",
-                "--workspace",
-                "--example",
-                "share",
-            ])
-            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-        if !cfg!(debug_assertions) {
-            build.arg("--release");
-        }
-        assert!(
-            build.status().expect("cargo starts").success(),
-            "it does not build"
-        );
-        Command::new(tool::binary().with_file_name("examples").join("share"))
-            .arg(&share)
-            .succeed();
+        let [example] = &tool::build(&["--example", "share"])[..] else {
+            panic!("cargo names the example that it built");
+        };
+        Command::new(example).arg(&share).succeed();
         share
     })
 }
