@@ -176,6 +176,17 @@ pub(crate) fn small_or_unknown<O: Origin>(origin: O, chunk: usize) -> Option<Mar
     Some(mark)
 }
 
+/// The mark of `chunk` on the shorter way, if it was entered, has no header and may be large: there is nothing else left
+/// to take out. Its allocator is asked once how large it is.
+#[inline(always)]
+pub(crate) fn forget_at_hand(origin: impl Origin, chunk: usize) -> Option<Mark> {
+    let index = origin.index()?;
+    let mark = index.mark_at_hand(chunk).filter(|mark| mark.is_set())?;
+    let capacity = origin.capacity_at_hand(chunk)?;
+    index.forget_large(chunk, chunk.wrapping_add(capacity));
+    Some(mark)
+}
+
 /// How much of `chunk` the program may use, for which the allocator says `capacity`.
 pub(crate) fn usable_size(next: Next, chunk: usize, capacity: usize) -> usize {
     if !next.has_records() {

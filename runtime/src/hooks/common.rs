@@ -185,6 +185,22 @@ pub(crate) fn release<F: Copy>(
         }
         return pass_on_later(mark, function, pass_on);
     }
+    release_any(origin, hook, chunk, pass_on);
+}
+
+/// The same for one that is large, or where something is counted. A function of its own: it keeps more registers.
+#[inline(never)]
+fn release_any<F: Copy, O: Origin>(origin: O, hook: Hook, chunk: Chunk, pass_on: impl FnOnce(F)) {
+    if !O::HAS_HEADERS
+        && let Some(next) = origin.direct(hook)
+        && let Some(mark) = chunks::forget_at_hand(origin, chunk.expose_provenance())
+    {
+        if !mark.clear() {
+            mark.wait();
+        }
+        // SAFETY: each hook names the function's type next to its own.
+        return pass_on(unsafe { next.function() });
+    }
     release_and_count(origin, hook, chunk, pass_on);
 }
 
@@ -197,7 +213,7 @@ fn pass_on_later<F: Copy>(mark: Mark, function: F, pass_on: impl FnOnce(F)) {
 }
 
 /// The same where something is counted, or the allocator or the chunk is not known so well.
-#[inline(never)]
+#[inline(always)]
 fn release_and_count<F: Copy>(
     origin: impl Origin,
     hook: Hook,
