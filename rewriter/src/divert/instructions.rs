@@ -1,12 +1,15 @@
 //! Whether bytes in code that look like a branch are one, or the middle of another instruction: the immediate of
 //! a mov, say. In a large program some always look like a branch to any given address.
 //!
-//! That they are none is taken only from a function whose bounds .eh_frame knows, and which is nothing but code:
+//! Where .eh_frame knows the function's bounds, that they are none is taken only from one that is nothing but code:
 //! decoded from its first byte, all of it is instructions, the last ends where it ends, and its branches lead to
 //! beginnings of instructions. A table in the midst of it, or code that is entered between its instructions,
-//! would not be like that. Of assembly without .eh_frame nothing is believed.
+//! would not be like that.
+//!
+//! Where it does not, one of any 15 bytes in a row begins an instruction, for none is longer. If code that is decoded
+//! from each of many such bytes on comes to the same instruction, so does the program.
 
-use iced_x86::{Decoder, DecoderOptions};
+use iced_x86::{Decoder, DecoderOptions, Instruction};
 
 use super::code::{is_branch, is_short_only};
 use super::targets::Targets;
@@ -16,6 +19,12 @@ use crate::unwind::{Frames, Read};
 
 /// Larger functions are not looked at, in bytes.
 const MOST: u64 = 1 << 20;
+/// Where code of no known function is decoded from, in bytes in front of what looks like a branch: far enough for the
+/// ways to meet.
+const NEAREST: u64 = 32;
+const FARTHEST: u64 = 128;
+/// An instruction is no longer, in bytes.
+const LONGEST: u64 = 15;
 
 /// Where an instruction is, and where it leads if it branches or calls.
 type Decoded = (u64, Option<u64>);
@@ -46,7 +55,7 @@ impl Instructions {
                 return Ok(true);
             };
             let Some((start, end)) = frames.bounds(Vaddr(place)) else {
-                return Ok(true);
+                return Ok(all_ways_to(targets, place)? != Some(false));
             };
             *self = Self {
                 start,
@@ -59,6 +68,45 @@ impl Instructions {
         // Prefixes may come first: it need not begin at `place`.
         Ok(instruction.is_none_or(|&(_, leads)| leads == Some(target)))
     }
+}
+
+/// Whether the instruction that the byte at `place` is in branches anywhere, if that is the same one on all ways from
+/// the bytes in front of it, and none of them leads into its middle. A way that comes to what is no instruction is none.
+fn all_ways_to(targets: &Targets<'_>, place: u64) -> Result<Option<bool>> {
+    let Some(start) = place.checked_sub(FARTHEST) else {
+        return Ok(None);
+    };
+    let code = targets.code(Vaddr(start), FARTHEST + LONGEST)?;
+    let code = code.unwrap_or_default();
+    let mut found: Option<(u64, u64, bool)> = None;
+    let mut leads = Vec::new();
+    for (from, code) in (start..=place - NEAREST).zip((0..).map_while(|skip| code.get(skip..))) {
+        let decoder = Decoder::with_ip(64, code, from, DecoderOptions::NONE);
+        let mut way = Vec::new();
+        let last = decoder.into_iter().find_map(|instruction| {
+            let branches = branches(&instruction);
+            way.extend(branches.then(|| instruction.near_branch_target()));
+            let at = (instruction.ip(), instruction.next_ip(), branches);
+            let ends = instruction.is_invalid() || at.1 > place;
+            ends.then(|| (!instruction.is_invalid()).then_some(at))
+        });
+        let Some(Some(last)) = last else {
+            continue;
+        };
+        if *found.get_or_insert(last) != last {
+            return Ok(None);
+        }
+        leads.extend(way);
+    }
+    Ok(found.and_then(|(at, next, branches)| {
+        let middle = leads.iter().any(|&target| at < target && target < next);
+        (!middle).then_some(branches)
+    }))
+}
+
+/// Whether the instruction has the distance to where it leads.
+fn branches(instruction: &Instruction) -> bool {
+    is_branch(instruction) || is_short_only(instruction) || instruction.is_call_near()
 }
 
 /// The instructions from `start` to `end`; `None` if not all of it is known to be code.
@@ -75,12 +123,8 @@ fn decode(targets: &Targets<'_>, start: u64, end: u64) -> Result<Option<Vec<Deco
         if instruction.is_invalid() {
             return Ok(None);
         }
-        let leads =
-            is_branch(&instruction) || is_short_only(&instruction) || instruction.is_call_near();
-        all.push((
-            instruction.ip(),
-            leads.then(|| instruction.near_branch_target()),
-        ));
+        let leads = branches(&instruction).then(|| instruction.near_branch_target());
+        all.push((instruction.ip(), leads));
     }
     let begins = |at: u64| all.binary_search_by_key(&at, |&(place, _)| place).is_ok();
     let mut inside = (all.iter())
