@@ -11,7 +11,7 @@ pub(crate) mod thread;
 
 use crate::machine::system;
 use crate::memory::Mapped;
-use crate::sync::{AtomicU8, AtomicUsize};
+use crate::sync::{AtomicU8, AtomicUsize, Ordering::Relaxed};
 use stat::{REGULAR, Stat};
 
 #[cfg(not(test))]
@@ -94,6 +94,11 @@ pub(crate) enum Copied {
 /// # Safety
 /// The memory at `to` is overwritten.
 pub(crate) unsafe fn copy_own_memory(from: usize, to: usize, size: usize) -> Copied {
+    // Sandboxes of browsers have each refusal handled by the program, which writes a message.
+    static IS_REFUSED: AtomicU8 = AtomicU8::new(0);
+    if IS_REFUSED.load(Relaxed) != 0 {
+        return Copied::Refused;
+    }
     let [from, to] = [[from, size], [to, size]];
     let [from, to] = [&from, &to].map(|vector| vector.as_ptr().expose_provenance());
     // SAFETY: the kernel writes there alone.
@@ -103,7 +108,10 @@ pub(crate) unsafe fn copy_own_memory(from: usize, to: usize, size: usize) -> Cop
         Ok(read) if read == size => Copied::All,
         Ok(_) => Copied::Faulted,
         Err(_) if result == -EFAULT => Copied::Faulted,
-        Err(_) => Copied::Refused,
+        Err(_) => {
+            IS_REFUSED.store(1, Relaxed);
+            Copied::Refused
+        }
     }
 }
 

@@ -26,6 +26,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         no_facades,
         stacks,
         stacks_of_one,
+        in_a_sandbox,
     ]
 }
 
@@ -246,5 +247,21 @@ fn stacks_of_one() {
     let program = build(&dir, &needs("gcc"), "facades.c", &["-O2"]);
     for depth in ["0", "1", "", "no", "-3"] {
         assert_sites(preloaded(&program).env("ALLOCS_STACK", depth), OTHERS);
+    }
+}
+
+/// Where process_vm_readv is forbidden, it is tried once: browsers' sandboxes write a message each time.
+fn in_a_sandbox() {
+    let dir = Dir::new("facades-sandbox");
+    let shared = ["-O2", "-DLIBRARY", "-shared", "-fPIC"];
+    let library = dir.join("libplaces.so");
+    let built = build(&dir, &needs("gcc"), "sandbox.c", &shared);
+    std::fs::rename(built, &library).expect("the library's name");
+    let program = build(&dir, &needs("gcc"), "sandbox.c", &["-O2"]);
+    let original = Command::new(&program).arg(&library).succeed();
+    assert_eq!(original.stdout(), "called once at most, 0 other sites\n");
+    let result = Rewrite::new(&program, dir.join("rewritten")).succeed();
+    for command in [preloaded(&program), result.command()] {
+        command.arg(&library).run().assert_same_as(&original);
     }
 }
