@@ -108,6 +108,12 @@ impl Site {
         Self(number)
     }
 
+    /// Whether it is one that there is, and not what was read from a record that somebody has written over.
+    #[cfg(target_arch = "x86_64")] // for operators new of allocators in the executable
+    pub(crate) fn is_taken(self) -> bool {
+        (1..=numbers::taken()).contains(&self.0)
+    }
+
     /// Its number, less than 2^23.
     pub(crate) fn number(self) -> u32 {
         self.0

@@ -17,6 +17,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         operators_and_those_of_libstdcxx,
         operators_of_both,
         operators_that_call_malloc,
+        operators_past_whom_chunks_go,
         operators_in_part,
         operators_explained,
     ]
@@ -85,6 +86,26 @@ fn operators_that_call_malloc() {
     ] {
         known("MALLOC", flags, &[]);
     }
+}
+
+/// What is given back past them, and written over, is made anew all the same; nothing is taken back that was not noted.
+fn operators_past_whom_chunks_go() {
+    let dir = Dir::new("own-operators-past");
+    let program = compile(&dir, gxx(), "past.cpp", &[]);
+    let result = rewrite(&dir, &program, &[]).succeed();
+    assert!(diverted(&result).contains(&"_Znwm"), "{}", result.json);
+    let (outcome, report) = Report::of(&result.command(), &dir.join("report.json"));
+    assert_eq!(outcome.code(), Some(0), "{outcome}");
+    let report = report.json();
+    let sites = report["sites"].as_array().expect("sites");
+    let calls = |site: &serde_json::Value| site["calls"].as_u64().expect("a count");
+    assert!(sites.iter().any(|site| calls(site) == 1000), "{sites:#?}");
+    let hooks = report["hooks"].as_object().expect("hooks").iter();
+    let hooks: u64 = hooks
+        .filter(|(name, _)| ["malloc", "calloc"].contains(&name.as_str()))
+        .map(|(_, hook)| hook["calls"].as_u64().expect("a count"))
+        .sum();
+    assert_eq!(sites.iter().map(calls).sum::<u64>(), hooks, "{report:#}");
 }
 
 /// Where operator new cannot be seen, but what is told the size that it was asked for, there is no part of it.

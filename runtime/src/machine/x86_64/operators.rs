@@ -118,8 +118,12 @@ fn made_and_count(chunk: Chunk, size: usize, call: Call, table: Table, slot: usi
     {
         let before = chunks::leave(next, address);
         let entered = chunks::enter(next, address, size, site);
-        if let (Some(entry), Some(before)) = (entry, before) {
-            entry.unborn(before.site, before.size);
+        if let Some(entry) = entry {
+            // Or it was given back past the hooks, and written to since: then nobody has noted this one.
+            match before.filter(|before| before.site.is_taken()) {
+                Some(before) => entry.unborn(before.site, before.size),
+                None => entry.called(Hook::Malloc, size),
+            }
             if entered {
                 entry.born(site, size);
             }
