@@ -300,6 +300,21 @@ impl Image {
             .collect()
     }
 
+    /// Where the dynamic symbol `index` is, one of [`Self::symbol_count`].
+    pub(crate) fn symbol_offset(&self, index: u32) -> FileOffset {
+        FileOffset(self.symtab.at.0 + Symbol::size(self.format) * u64::from(index))
+    }
+
+    /// The dynamic symbol `index`, if there is one.
+    pub(crate) fn symbol(&self, source: &Source, index: u32) -> Result<Option<Symbol>> {
+        if u64::from(index) >= self.symbol_count() {
+            return Ok(None);
+        }
+        let at = self.symbol_offset(index);
+        let symbols: Vec<Symbol> = source.table(at, 1, "the dynamic symbol table")?;
+        Ok(symbols.first().copied())
+    }
+
     /// Number of dynamic symbols.
     pub(crate) fn symbol_count(&self) -> u64 {
         self.symtab.size / Symbol::size(self.format)

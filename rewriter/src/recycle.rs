@@ -282,9 +282,8 @@ fn find_relocations(source: &Source, image: &Image, findings: &mut Findings) -> 
     }
     findings.preinit = preinit;
     for (place, symbol) in copies {
-        let at = FileOffset(image.symtab.at.0 + Symbol::size(image.format) * u64::from(symbol));
-        let symbols: Vec<Symbol> = source.table(at, 1, "the dynamic symbol table")?;
-        let size = symbols.first().map_or(0, |symbol| symbol.size);
+        let symbol = image.symbol(source, symbol)?;
+        let size = symbol.map_or(0, |symbol| symbol.size);
         findings.copies.push((place, size));
     }
     Ok(())

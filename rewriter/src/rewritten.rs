@@ -8,7 +8,7 @@
 
 use object::elf::{DF_1_INITFIRST, DT_FLAGS_1};
 
-use crate::elf::{Entry, FileOffset, Rela, Symbol, Vaddr};
+use crate::elf::{Entry, Rela, Symbol, Vaddr};
 use crate::error::Result;
 use crate::parse::Image;
 use crate::phase::Phase;
@@ -54,9 +54,8 @@ pub(crate) fn recognise(
     let Some((relocation, rela)) = found else {
         return Ok(None);
     };
-    let at = image.symtab.at.0 + Symbol::size(image.format) * u64::from(rela.symbol);
-    let symbols: Vec<Symbol> = source.table(FileOffset(at), 1, "the dynamic symbol table")?;
-    let Some(symbol) = symbols.first().filter(|symbol| symbol.is_undefined()) else {
+    let symbol = image.symbol(source, rela.symbol)?;
+    let Some(symbol) = symbol.filter(Symbol::is_undefined) else {
         return Ok(None);
     };
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();

@@ -16,6 +16,8 @@ pub(crate) const JUMP: u64 = 5;
 /// Room for a continuation: endbr64, what was moved, and the jump back.
 pub(crate) const CONTINUATION: u64 = 64;
 pub(crate) const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
+/// The longest instruction of x86-64, in bytes (Intel's manual, volume 2, 2.3.11).
+pub(crate) const LONGEST: u64 = 15;
 /// Should anything ever get to where no instruction is.
 pub(crate) const TRAP: u8 = 0xcc;
 

@@ -5,15 +5,14 @@
 
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction};
 
-use super::code::ENDBR64;
+use super::code::{ENDBR64, LONGEST};
+use super::names::Kind;
 use super::targets::Targets;
-use crate::elf::{Entry, FileOffset, Rela, Symbol, Vaddr};
+use crate::elf::{Entry, Rela, Symbol, Vaddr};
 use crate::error::Result;
 
 /// Instructions in front of the call, on all ways together: libstdc++'s has five.
 const MOST: usize = 32;
-/// The longest instruction of x86-64, in bytes.
-const INSTRUCTION: u64 = 15;
 
 /// True if every way from `start` on, into the functions that it calls, comes to a call of an imported malloc, and to no
 /// return and no call of anything else that is imported before.
@@ -49,7 +48,7 @@ pub(super) fn calls_malloc_first(targets: &Targets<'_>, start: Vaddr) -> Result<
 }
 
 fn instruction(targets: &Targets<'_>, at: Vaddr) -> Result<Option<Instruction>> {
-    let code = targets.code(at, INSTRUCTION)?.unwrap_or_default();
+    let code = targets.code(at, LONGEST)?.unwrap_or_default();
     let instruction = Decoder::with_ip(64, &code, at.0, DecoderOptions::NONE).decode();
     Ok((!instruction.is_invalid()).then_some(instruction))
 }
@@ -81,14 +80,15 @@ fn is_malloc(targets: &Targets<'_>, branch: &Instruction) -> Result<bool> {
             Ok(())
         })?;
     }
-    let known = symbol.filter(|&symbol| u64::from(symbol) < image.symbol_count());
-    let Some(index) = known else {
-        return Ok(false);
+    let symbol = match symbol {
+        Some(index) => image.symbol(source, index)?,
+        None => None,
     };
-    let at = FileOffset(image.symtab.at.0 + Symbol::size(image.format) * u64::from(index));
-    let symbols: Vec<Symbol> = source.table(at, 1, "the dynamic symbol table")?;
-    match symbols.first().filter(|symbol| symbol.is_undefined()) {
-        Some(symbol) => Ok(image.string(source, u64::from(symbol.name))? == b"malloc"),
+    match symbol.filter(Symbol::is_undefined) {
+        Some(symbol) => {
+            let name = image.which(source, u64::from(symbol.name), &[Kind::MALLOC.name()])?;
+            Ok(name.is_some())
+        }
         None => Ok(false),
     }
 }

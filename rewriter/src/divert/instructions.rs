@@ -11,7 +11,7 @@
 
 use iced_x86::{Decoder, DecoderOptions, Instruction};
 
-use super::code::{is_branch, is_short_only};
+use super::code::{LONGEST, is_branch, is_short_only};
 use super::targets::Targets;
 use crate::elf::Vaddr;
 use crate::error::Result;
@@ -23,8 +23,6 @@ const MOST: u64 = 1 << 20;
 /// ways to meet.
 const NEAREST: u64 = 32;
 const FARTHEST: u64 = 128;
-/// An instruction is no longer, in bytes.
-const LONGEST: u64 = 15;
 
 /// Where an instruction is, and where it leads if it branches or calls.
 type Decoded = (u64, Option<u64>);

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::code::{ENDBR64, Prologue};
+use super::code::{ENDBR64, LONGEST, Prologue};
 use super::imported;
 use super::names::{Kind, Scheme};
 use super::symbols::{Function, Symbols, contains};
@@ -17,7 +17,7 @@ use crate::unwind::{Frames, Read};
 
 /// How much of a function is looked at to move its beginning, in bytes: endbr64, and the longest
 /// instructions that a jump can overlap.
-const BEGINNING: u64 = 4 + 4 + 15 + 15;
+const BEGINNING: u64 = 4 + 4 + 2 * LONGEST;
 
 /// What operators are called whose program has no malloc.
 const OPERATORS: &str = "operator new";

@@ -13,7 +13,7 @@ use object::elf::{
 
 use self::overwritten::{Overwritten, hash, read_hash};
 use super::{Word, short};
-use crate::elf::{Class, Dyn, Entry, FileOffset, Rela, Symbol, Vaddr};
+use crate::elf::{Class, Dyn, Entry, FileOffset, Rela, Vaddr};
 use crate::error::Result;
 use crate::layout::Layout;
 use crate::names::FILLER;
@@ -315,12 +315,9 @@ impl Implied {
     ) -> Result<Option<Vec<Overwritten>>> {
         let symbol =
             |index: u32, name: usize, string: Option<u64>| -> Result<Option<Overwritten>> {
-                let at =
-                    FileOffset(image.symtab.at.0 + Symbol::size(image.format) * u64::from(index));
-                let symbols: Vec<Symbol> = result.table(at, 1, "the dynamic symbol table")?;
                 let known = NAMES.get(name).zip(self.chain_positions.get(name));
-                let found = symbols.first().zip(known);
-                Ok(found.map(|(&symbol, (&name, &position))| Overwritten {
+                let found = image.symbol(result, index)?.zip(known);
+                Ok(found.map(|(symbol, (&name, &position))| Overwritten {
                     index,
                     symbol,
                     name,

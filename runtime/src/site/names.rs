@@ -240,7 +240,7 @@ static WORDS: [Word; WORD_COUNT] = {
         if at == FUNCTIONS.len() || FUNCTIONS[at] == b' ' {
             let (_, rest) = FUNCTIONS.split_at(begin);
             let Some(beginning) = rest.first_chunk::<BEGINNING>() else {
-                panic!("a name is too short");
+                panic!("a name is too short"); // while it is compiled
             };
             words[word] = Word {
                 beginning: u32::from_le_bytes(*beginning),

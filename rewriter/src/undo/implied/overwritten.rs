@@ -3,7 +3,7 @@
 use object::elf::{STB_WEAK, STT_NOTYPE, SymbolInfo};
 
 use super::Edit;
-use crate::elf::{Entry, FileOffset, Symbol};
+use crate::elf::{Entry, Symbol};
 use crate::error::Result;
 use crate::parse::{Image, Table};
 use crate::source::Source;
@@ -44,8 +44,7 @@ impl Overwritten {
             info: SymbolInfo::new(STB_WEAK, STT_NOTYPE),
             ..self.symbol
         };
-        let symbol_at =
-            FileOffset(image.symtab.at.0 + Symbol::size(image.format) * u64::from(self.index));
+        let symbol_at = image.symbol_offset(self.index);
         Ok([(symbol_at, symbol.encode(image.format)), (name_at, name)])
     }
 }
