@@ -76,6 +76,15 @@ impl Dynamic {
             .rfind(|entry| entry.tag == tag)
             .map(|entry| entry.value)
     }
+
+    /// Number of relocations at the beginning of .rela.dyn that need not be looked at. glibc takes the first
+    /// DT_RELACOUNT for R_*_RELATIVE without asking (elf/do-rel.h, `elf_dynamic_do_Rela`): they have no
+    /// symbol, and are nearly all of a large program's.
+    pub(crate) fn relative_count(&self, format: Format, rela: Option<Table>) -> u64 {
+        let all = rela.map_or(0, |table| table.size / Rela::size(format));
+        let tag = format.relocations.addends.tags().count;
+        self.get(tag).unwrap_or(0).min(all)
+    }
 }
 
 /// Path of the loader that runs the executable in `source`, and the executable as an object of its
@@ -165,6 +174,13 @@ impl Image {
             .any(|table| table.size % Rela::size(source.format()) != 0)
         {
             return Err(source.malformed("a relocation table ends in the middle of a relocation"));
+        }
+        // What is appended would be among those that glibc takes for relative.
+        let relocations = rela.map_or(0, |table| table.size / Rela::size(source.format()));
+        if dynamic.get(tags.count).unwrap_or(0) > relocations {
+            return Err(
+                source.malformed("it counts more relative relocations than it has relocations")
+            );
         }
         let preinit = tables.sized(DT_PREINIT_ARRAY, DT_PREINIT_ARRAYSZ, "the preinit array")?;
         let gnu_hash = tables.gnu_hash()?;

@@ -217,19 +217,11 @@ fn is_versioned(source: &Source, image: &Image, index: u32) -> Result<bool> {
     Ok(!matches!(image.format.half(&bytes), Some(0 | 1)))
 }
 
-/// Number of relocations at the table's beginning that need not be looked at. glibc takes the first
-/// DT_RELACOUNT for R_*_RELATIVE without asking (elf/do-rel.h, `elf_dynamic_do_Rela`): they have no
-/// symbol, and are nearly all of a large program's. Those of preinit entries may be among them.
+/// Number of relocations at the table's beginning that need not be looked at; those of preinit entries may be
+/// among glibc's.
 fn relative_count(image: &Image) -> u64 {
-    let all = image
-        .rela
-        .map_or(0, |table| table.size / Rela::size(image.format));
     match (image.preinit, image.musl) {
-        (None, false) => image
-            .dynamic
-            .get(image.format.relocations.addends.tags().count)
-            .unwrap_or(0)
-            .min(all),
+        (None, false) => image.dynamic.relative_count(image.format, image.rela),
         _ => 0,
     }
 }
@@ -272,9 +264,11 @@ fn find_relocations(source: &Source, image: &Image, findings: &mut Findings) -> 
         )?;
     }
     let types = image.format.relocations;
+    let counted_relative = image.dynamic.relative_count(image.format, image.rela);
     for (dead, uses) in findings.dead.iter_mut().zip(&uses) {
         if let [(Some(index), rela)] = uses[..] {
-            let fills_slot = [types.glob_dat, types.symbolic].contains(&rela.kind);
+            let fills_slot =
+                index >= counted_relative && [types.glob_dat, types.symbolic].contains(&rela.kind);
             if fills_slot && rela.addend == 0 && slot_is_zero(source, image, rela.place)? {
                 dead.relocation = Some(index);
             }

@@ -31,6 +31,7 @@ mod facades;
 mod faults;
 mod hooks;
 mod hostile;
+mod hostile_dynamic;
 mod hostile_unwinding;
 mod in_place;
 mod index;
@@ -105,6 +106,7 @@ fn main() -> ExitCode {
         work::trials(),
         x32::trials(),
         hostile::trials(),
+        hostile_dynamic::trials(),
         hostile_unwinding::trials(),
         machines_runtime::trials(),
         machines_runtime_reports::trials(),

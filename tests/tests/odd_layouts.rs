@@ -33,6 +33,12 @@ const LAYOUTS: &[Layout] = &[
     ),
     ("lld-headers-last", &["-fuse-ld=lld"], headers_last),
     ("unsorted-segments", &[], swap_segments),
+    ("sections-say-less", &["-rdynamic"], shorten_symbols),
+    (
+        "lld-sections-say-less",
+        &["-fuse-ld=lld", "-rdynamic"],
+        shorten_symbols,
+    ),
 ];
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -168,6 +174,17 @@ fn swap_segments(program: &Path) {
 }
 
 /// The section headers follow the program headers, and only they can make way.
+/// Lets the section header of .dynsym, which no loader reads, speak of one symbol only.
+fn shorten_symbols(program: &Path) {
+    let patch = Patch::open(program);
+    let sections = patch.get(40); // e_shoff
+    let kind = |at: u64| patch.get(at) >> 32;
+    let size = |at: u64| at + 32;
+    let mut headers = (sections..patch.end()).step_by(64);
+    let symbols = headers.find(|&at| kind(at) == u64::from(elf::SHT_DYNSYM.0));
+    patch.put(size(symbols.expect("a section .dynsym")), 24);
+}
+
 fn wild() {
     for pie in [true, false] {
         let dir = Dir::new("wild");

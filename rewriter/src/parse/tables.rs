@@ -135,12 +135,13 @@ impl Tables<'_> {
     }
 
     /// No tag gives the number of dynamic symbols, but on MIPS, for those of the linker's: it is what the hash
-    /// tables and the section headers know of, whichever is more, or without section headers, the relocations.
+    /// tables, the section headers and the relocations know of, whichever is most. None of them need know
+    /// the last one.
     pub(crate) fn symbol_count(
         &self,
         sysv_hash: Option<Table>,
         gnu_hash: Option<Table>,
-        relocations: [Option<Table>; 2],
+        [rela, jmprel]: [Option<Table>; 2],
         sections: &[Section],
     ) -> Result<u64> {
         let format = self.source.format();
@@ -166,16 +167,20 @@ impl Tables<'_> {
             section.kind == object::elf::SHT_DYNSYM && Some(section.vaddr) == symtab
         });
         if let Some(section) = of_section {
-            return Ok(count.max(section.size / Symbol::size(format)));
+            count = count.max(section.size / Symbol::size(format));
         }
-        for table in relocations.into_iter().flatten() {
-            let entries = table.size / Rela::size(format);
-            const WHAT: &str = "a relocation table";
-            self.source
-                .for_each(table.at, entries, WHAT, |_, rela: Rela| {
+        let relative = self.dynamic.relative_count(format, rela);
+        for (table, skip) in [(rela, relative), (jmprel, 0)] {
+            let Some(table) = table else { continue };
+            self.source.for_each(
+                FileOffset(table.at.0 + Rela::size(format) * skip),
+                table.size / Rela::size(format) - skip,
+                "a relocation table",
+                |_, rela: Rela| {
                     count = count.max(u64::from(rela.symbol) + 1);
                     Ok(())
-                })?;
+                },
+            )?;
         }
         Ok(count)
     }

@@ -82,19 +82,53 @@ impl Check<'_> {
         self.before.get(tag::DT_PLTRELSZ).unwrap_or(0)
     }
 
-    /// Number of dynamic symbols that the section headers or DT_HASH give, or without them, the
-    /// distance to what is next: only to know how far to compare.
+    /// Number of dynamic symbols that section headers, DT_HASH or relocations give, whichever is most, or
+    /// without the first two, the distance to what is next: only to know how far to compare.
     fn symbol_count(&self) -> Result<u64> {
         let before = &self.before;
         let symtab = before.get(tag::DT_SYMTAB).unwrap_or(0);
         let mut sections = before.sections.iter();
-        if let Some(section) = sections.find(|section| section.sh_addr == symtab) {
-            return Ok(section.sh_size / before.symbol_size());
+        let section = sections.find(|section| section.sh_addr == symtab);
+        let of_section = section.map(|section| section.sh_size / before.symbol_size());
+        let of_hash = match before.table(tag::DT_HASH, 1)? {
+            Some(hash) => {
+                let (entry, _) = before.hash_size(hash.at)?;
+                Some(before.numbers(hash.at, 2, entry)?[1])
+            }
+            None => None,
+        };
+        match of_section.max(of_hash) {
+            Some(count) => Ok(count.max(self.related_symbols()?)),
+            None => Ok(self.symbols_before_next(symtab)),
         }
-        if let Some(hash) = before.table(tag::DT_HASH, 1)? {
-            let (entry, _) = before.hash_size(hash.at)?;
-            return Ok(before.numbers(hash.at, 2, entry)?[1]);
+    }
+
+    /// Number of symbols up to the last one that a relocation of the input names. Those that glibc takes for
+    /// relative are nearly all, and name none.
+    fn related_symbols(&self) -> Result<u64> {
+        let before = &self.before;
+        let table = Self::relocation_table(before)?;
+        let plt = before.table(tag::DT_JMPREL, self.plt_size())?;
+        let relative = before.get(before.relative_tag()).unwrap_or(0);
+        let size = before.relocation_size();
+        let mut count = 0;
+        for (table, skip) in [(table, relative), (plt, 0)] {
+            let Some(table) = table else { continue };
+            let skip = skip.saturating_mul(size).min(table.size);
+            let (at, left) = (FileOffset(table.at + skip), table.size - skip);
+            let source = before.source;
+            source.for_each_window(at, left, "a relocation table", |_, window| {
+                let symbols = before.relocations(window)?.into_iter().map(|new| new.r_sym);
+                count = count.max(symbols.max().map_or(0, |last| last as u64 + 1));
+                Ok(())
+            })?;
         }
+        Ok(count)
+    }
+
+    /// Number of symbols that fit between DT_SYMTAB and what is next.
+    fn symbols_before_next(&self, symtab: u64) -> u64 {
+        let before = &self.before;
         let tables = [
             tag::DT_STRTAB,
             tag::DT_GNU_HASH,
@@ -113,7 +147,7 @@ impl Check<'_> {
             .into_iter()
             .filter_map(behind)
             .chain(before.loads().filter_map(in_load));
-        Ok(distances.filter(|&size| size > 0).min().unwrap_or(0) / before.symbol_size())
+        distances.filter(|&size| size > 0).min().unwrap_or(0) / before.symbol_size()
     }
 
     /// All symbols are what they were, but for those that never resolved: one of them, or a new
@@ -301,24 +335,34 @@ impl Check<'_> {
         self.fills_alone(after)
     }
 
-    /// No relocation that was there before, of whatever kind, touches the new entry.
+    /// No relocation that was there before, of whatever kind, touches the new entry; and the one that does is
+    /// not among the first, which glibc takes for relative.
     fn fills_alone(&self, table: Range) -> Result<()> {
         let word = self.after.word();
         let slot = self.array(&self.after)?.vaddr;
-        let mut count = 0;
+        let relative = self.after.get(self.after.relative_tag()).unwrap_or(0);
         let plt = self.after.table(tag::DT_JMPREL, self.plt_size())?;
-        for table in [Some(table), plt].into_iter().flatten() {
+        let (mut count, mut misread) = (0, false);
+        for (table, relative) in [(Some(table), relative), (plt, 0)] {
+            let Some(table) = table else { continue };
             let at = FileOffset(table.at);
             let source = self.after.source;
-            source.for_each_window(at, table.size, "a relocation table", |_, window| {
-                let entries = self.after.relocations(window)?.into_iter();
-                count += entries
-                    .filter(|entry| overlap(entry.r_offset, word, slot, word))
-                    .count();
+            source.for_each_window(at, table.size, "a relocation table", |start, window| {
+                let first = start / self.after.relocation_size();
+                for (index, entry) in (first..).zip(self.after.relocations(window)?) {
+                    if overlap(entry.r_offset, word, slot, word) {
+                        count += 1;
+                        misread |= index < relative;
+                    }
+                }
                 Ok(())
             })?;
         }
-        self.require(count == 1, "another relocation fills the new preinit entry")
+        self.require(count == 1, "another relocation fills the new preinit entry")?;
+        self.require(
+            !misread,
+            "the loader takes the new relocation for a relative one",
+        )
     }
 
     /// True if `new` fills the new entry; an error if it is neither that nor an old preinit

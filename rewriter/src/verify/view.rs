@@ -125,6 +125,14 @@ impl<'a> View<'a> {
         }
     }
 
+    /// The tag of how many relocations come first that only add the load bias.
+    pub(crate) fn relative_tag(&self) -> u64 {
+        match self.has_addends() {
+            true => dynamic::DT_RELACOUNT,
+            false => dynamic::DT_RELCOUNT,
+        }
+    }
+
     /// Size of a relocation, in bytes.
     pub(crate) fn relocation_size(&self) -> u64 {
         Reloc::size(self.has_addends(), self.ctx) as u64
