@@ -31,8 +31,12 @@ static void expect(const char *what, const void *chunk, std::size_t size, std::s
     answers++;
 }
 
+// What is there now may be the mapping that its allocator had the chunk from.
 static void gone(const char *what, std::uintptr_t chunk) {
-    if (alloc_get_base != nullptr && alloc_get_base(reinterpret_cast<void *>(chunk)) != nullptr) std::printf("%s: still known\n", what);
+    if (alloc_get_info == nullptr) return;
+    alloc_info info;
+    auto error = alloc_get_info(reinterpret_cast<void *>(chunk), &info);
+    if (error == ALLOC_OK && info.chunk_base != nullptr) std::printf("%s: still known\n", what);
 }
 
 #ifdef REPLACED
@@ -78,7 +82,7 @@ template <class Make, class Give> static void pair(const char *what, std::size_t
     void *chunk = make();
     expect(what, chunk, size, alignment);
     for (std::size_t i = 0; i < size; i++) static_cast<char *>(chunk)[i] = 'x';
-    auto address = reinterpret_cast<std::uintptr_t>(chunk);
+    volatile auto address = reinterpret_cast<std::uintptr_t>(chunk); // before it is given back
     give(chunk);
     gone(what, address);
 }

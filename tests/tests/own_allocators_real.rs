@@ -18,6 +18,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         rust_mimalloc,
         mimalloc_exported,
         mimalloc_by_its_own_names,
+        operators_of_mimalloc,
         the_compiler,
         the_linker,
         tcmalloc,
@@ -78,7 +79,7 @@ fn rust_mimalloc() {
 }
 
 /// mimalloc 2 or 3 as an object file, of the C source that the crate for Rust brings along. (Debian has no archive of it.)
-fn mimalloc(dir: &Dir, version: &str, flags: &[&str]) -> PathBuf {
+fn mimalloc(dir: &Dir, compiler: Command, version: &str, flags: &[&str]) -> PathBuf {
     let metadata = cargo(&["metadata", "--format-version", "1"]);
     let metadata: serde_json::Value = serde_json::from_slice(&metadata).expect("metadata");
     let packages = metadata["packages"].as_array().expect("packages");
@@ -88,7 +89,7 @@ fn mimalloc(dir: &Dir, version: &str, flags: &[&str]) -> PathBuf {
         .with_file_name("c_src/mimalloc")
         .join(version);
     let object = dir.join("mimalloc.o");
-    gcc()
+    compiler
         .args(["-O2", "-DNDEBUG", "-DMI_BUILD_RELEASE", "-c", "-I"])
         .args([source.join("include"), source.join("src/static.c")])
         .args(flags)
@@ -103,7 +104,7 @@ fn mimalloc_exported() {
     for version in ["v2", "v3"] {
         let dir = Dir::new("own-mimalloc");
         let flags = ["-DMI_MALLOC_OVERRIDE", "-fno-builtin-malloc"];
-        let object = mimalloc(&dir, version, &flags);
+        let object = mimalloc(&dir, gcc(), version, &flags);
         let program = compile(&dir, gcc(), "stress.c", &[object.to_str().expect("UTF-8")]);
         let result = rewrite(&dir, &program, &[]).succeed();
         for name in "malloc calloc realloc free posix_memalign malloc_usable_size".split(' ') {
@@ -122,12 +123,34 @@ fn mimalloc_by_its_own_names() {
     let names: Vec<_> = names.map(|name| format!("-D{name}=mi_{name}")).collect();
     for version in ["v2", "v3"] {
         let dir = Dir::new("own-mi-mimalloc");
-        let object = mimalloc(&dir, version, &[]);
+        let object = mimalloc(&dir, gcc(), version, &[]);
         let mut flags: Vec<_> = names.iter().map(String::as_str).collect();
         flags.extend(["-DALLOCATOR=\"mimalloc\"", object.to_str().expect("UTF-8")]);
         let program = compile(&dir, gcc(), "stress.c", &flags);
         let result = rewrite(&dir, &program, &["--malloc", "mi_malloc=malloc"]).succeed();
         is_known(&dir, &result, &["foreign"]);
+        leads_back(&result);
+    }
+}
+
+/// Its operators new and delete, as it has them where it is compiled as C++: most of the deletes are a jump to free.
+fn operators_of_mimalloc() {
+    for version in ["v2", "v3"] {
+        let dir = Dir::new("own-operators-mimalloc");
+        let compiler = Command::new(needs("g++")).args(["-x", "c++", "-std=c++17"]);
+        let flags = ["-DMI_MALLOC_OVERRIDE", "-fno-builtin-malloc"];
+        let object = mimalloc(&dir, compiler, version, &flags);
+        let flags = ["-std=c++17", object.to_str().expect("UTF-8")];
+        let program = compile(&dir, Command::new(needs("g++")), "operators.cpp", &flags);
+        let original = Command::new(&program).succeed();
+        let result = rewrite(&dir, &program, &[]).succeed();
+        for name in ["malloc", "free", "_Znwm", "_ZnwmSt11align_val_t", "_ZdlPvm"] {
+            assert!(diverted(&result).contains(&name), "{}", result.json);
+        }
+        let file = dir.join("answers");
+        let outcome = result.command().env("ANSWERS", &file).run();
+        outcome.assert_same_as(&original);
+        assert!(answers(&file) > 15, "{outcome}");
         leads_back(&result);
     }
 }
