@@ -221,19 +221,40 @@ pub(crate) fn at(address: usize) -> Option<Chunk> {
         .max_by_key(|chunk| chunk.base)
 }
 
-/// The same, if it is one of glibc's that is small, and nobody can give it back meanwhile or have it from another
+/// The same, if it is one of glibc's that begins close by, and nobody can give it back meanwhile or have it from another
 /// allocator: the usual case of a question, in few instructions.
 #[inline(always)]
-pub(crate) fn at_hand(address: usize) -> Option<Chunk> {
-    if !next::headers_are_known() || !threads::is_single() || diverted::are_there() {
+pub(crate) fn close_at_hand(address: usize) -> Option<Chunk> {
+    if !are_at_hand() {
         return None;
     }
-    let base = PROGRAM.chunks.at_or_below_at_hand(address)?;
+    let base = PROGRAM.chunks.close_below(address)?;
     let capacity = Own.capacity_at_hand(base)?;
     // SAFETY: the chunk is marked, so it is alive, and there is no other thread.
     let record = unsafe { record::read(base, capacity) }?;
     let heap = &PROGRAM;
     Some(Chunk { base, record, heap }).filter(|chunk| address < chunk.limit())
+}
+
+/// The same, wherever it begins.
+pub(crate) fn at_hand(address: usize) -> Option<Chunk> {
+    if !are_at_hand() {
+        return None;
+    }
+    let heap = &PROGRAM;
+    let base = heap.chunks.at_or_below(address)?;
+    if !heap.chunks.mark(base)?.is_set() {
+        return None;
+    }
+    // SAFETY: the chunk is marked, so it is alive, and there is no other thread.
+    let record = unsafe { record_of(heap.next()?, heap, base) }.0?;
+    Some(Chunk { base, record, heap }).filter(|chunk| address < chunk.limit())
+}
+
+/// Whether all chunks are glibc's, and there is no other thread.
+#[inline(always)]
+fn are_at_hand() -> bool {
+    next::headers_are_known() && threads::is_single() && !diverted::are_there()
 }
 
 /// The live chunk of `heap` that contains `address`.

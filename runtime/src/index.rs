@@ -26,6 +26,8 @@ use crate::threads;
 pub(crate) const LARGE: usize = 63 << 10;
 /// How many words of marks a search looks at.
 const SEARCHED: usize = 64;
+/// How many of these are looked at first: enough for chunks of a page.
+const CLOSE: usize = 6;
 /// How many regions there can be: a terabyte of heap, if it lies close together. A power of two.
 const REGIONS: usize = 1 << 14;
 
@@ -149,12 +151,12 @@ impl Index {
         }
     }
 
-    /// The same, if that takes no further search.
+    /// The same, if it is close by.
     #[inline(always)]
-    pub(crate) fn at_or_below_at_hand(&self, address: usize) -> Option<usize> {
+    pub(crate) fn close_below(&self, address: usize) -> Option<usize> {
         loaded(self.home(address)?)
             .filter(|region| region.contains(address))?
-            .below(address, SEARCHED)
+            .close_below(address, CLOSE)
     }
 
     /// The rest of the search for small chunks, if it reaches the beginning of the region of `address`.

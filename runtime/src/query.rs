@@ -84,7 +84,7 @@ pub(crate) fn info(address: usize) -> Info {
 #[inline(always)]
 pub(crate) fn allocation(address: usize) -> Option<Allocation> {
     if !nested::are_there()
-        && let Some(chunk) = chunks::at_hand(address)
+        && let Some(chunk) = chunks::close_at_hand(address)
     {
         return Some(chunk.into());
     }
@@ -93,6 +93,11 @@ pub(crate) fn allocation(address: usize) -> Option<Allocation> {
 
 #[inline(never)]
 fn allocation_anywhere(address: usize) -> Option<Allocation> {
+    if !nested::are_there()
+        && let Some(chunk) = chunks::at_hand(address)
+    {
+        return Some(chunk.into());
+    }
     let (inner, chunk) = in_heap(address);
     inner.or(chunk).or_else(|| info(address).allocation.ok())
 }

@@ -73,6 +73,23 @@ fn highest(bits: u64) -> usize {
     (bits | 1).ilog2() as usize
 }
 
+/// The last of `words` that is not 0. Those inside of a large chunk all are, so they are looked at in groups.
+fn last_marked(words: &[AtomicU64]) -> Option<usize> {
+    let is_marked = |word: &AtomicU64| word.load(Ordering::SeqCst) != 0;
+    let (rest, groups) = words.as_rchunks::<8>();
+    let bits = |group: &[AtomicU64; 8]| {
+        let words = group.iter().map(|word| word.load(Ordering::SeqCst));
+        words.fold(0, |all, bits| all | bits)
+    };
+    match groups.iter().rposition(|group| bits(group) != 0) {
+        Some(index) => {
+            let before = rest.len().wrapping_add(index << 3);
+            Some(before.wrapping_add(groups.get(index)?.iter().rposition(is_marked)?))
+        }
+        None => rest.iter().rposition(is_marked),
+    }
+}
+
 impl Region {
     /// Maps one for the region of `address`.
     pub(crate) fn map(address: usize, with_records: bool) -> Option<&'static Self> {
@@ -148,8 +165,25 @@ impl Region {
     }
 
     /// The highest marked address that is not above `address`, in `most` words.
-    #[inline(always)]
     pub(crate) fn below(&self, address: usize, most: usize) -> Option<usize> {
+        self.search(address, most, last_marked)
+    }
+
+    /// The same in so few words that they are looked at one by one.
+    #[inline(always)]
+    pub(crate) fn close_below(&self, address: usize, most: usize) -> Option<usize> {
+        let is_marked = |word: &AtomicU64| word.load(Ordering::SeqCst) != 0;
+        self.search(address, most, |words| words.iter().rposition(is_marked))
+    }
+
+    /// The same, where `last_marked` finds the last word that is not 0.
+    #[inline(always)]
+    fn search(
+        &self,
+        address: usize,
+        most: usize,
+        last_marked: impl Fn(&[AtomicU64]) -> Option<usize>,
+    ) -> Option<usize> {
         let last = word_of(address);
         let first = last.saturating_sub(most.checked_sub(1)?);
         let bits = self.words.get(last)?.load(Ordering::SeqCst) & up_to(address >> GRAIN);
@@ -157,9 +191,7 @@ impl Region {
             return Some(self.address(last, bits));
         }
         let before = self.words.get(first..last)?;
-        let index = before
-            .iter()
-            .rposition(|word| word.load(Ordering::SeqCst) != 0)?;
+        let index = last_marked(before)?;
         let bits = before.get(index)?.load(Ordering::SeqCst);
         (bits != 0).then(|| self.address(first.wrapping_add(index), bits))
     }
