@@ -4,6 +4,7 @@
 //! anywhere, and every address in data and in relocations.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use iced_x86::{Decoder, DecoderOptions, Register};
 use object::elf::{ET_EXEC, PF_W, PF_X, R_X86_64_RELATIVE};
@@ -11,7 +12,7 @@ use object::elf::{ET_EXEC, PF_W, PF_X, R_X86_64_RELATIVE};
 use super::code::{Prologue, is_branch, is_short_only};
 use super::instructions::Instructions;
 use super::symbols::Symbols;
-use crate::elf::{Entry, Rela, Segment, Vaddr, overlap};
+use crate::elf::{Entry, Rela, Segment, Vaddr, align_down, overlap};
 use crate::error::Result;
 use crate::parse::Image;
 use crate::source::Source;
@@ -86,7 +87,7 @@ impl Targets<'_> {
     }
 
     /// Where a table of distances at `table` leads, as far as that is inside `function`.
-    fn jump_table(&self, table: u64, function: &std::ops::Range<u64>) -> Result<Vec<u64>> {
+    fn jump_table(&self, table: u64, function: &Range<u64>) -> Result<Vec<u64>> {
         let data = self.image.loads().find_map(|(_, load)| {
             let left = load.file_backed_end().since(Vaddr(table))?;
             let readable = load.flags.0 & PF_X.0 == 0 && load.covers(Vaddr(table), 4);
@@ -131,21 +132,24 @@ impl Targets<'_> {
         prologues: &[&Prologue],
         frames: &mut Option<Read>,
     ) -> Result<Reasons> {
-        let mut ranges: Vec<Interior> = (prologues.iter().enumerate())
-            .map(|(number, prologue)| Interior {
+        let all = prologues
+            .iter()
+            .zip(0..)
+            .map(|(prologue, number)| Interior {
                 range: prologue.interior(),
                 number,
-            })
-            .collect();
-        ranges.sort_by_key(|interior| interior.range);
+            });
+        let Some(interiors) = Interiors::new(all.collect()) else {
+            return Ok(Reasons::new());
+        };
         let mut found = Reasons::new();
         for (_, load) in self.image.loads() {
             match load.flags.0 & PF_X.0 != 0 {
-                true => self.branches(load, &ranges, frames, &mut found)?,
-                false => self.addresses(load, &ranges, &mut found)?,
+                true => self.branches(load, &interiors, frames, &mut found)?,
+                false => self.addresses(load, &interiors, &mut found)?,
             }
         }
-        self.relocations(&ranges, &mut found)?;
+        self.relocations(&interiors, &mut found)?;
         Ok(found)
     }
 
@@ -153,7 +157,7 @@ impl Targets<'_> {
     fn branches(
         &self,
         load: &Segment,
-        ranges: &[Interior],
+        interiors: &Interiors,
         frames: &mut Option<Read>,
         found: &mut Reasons,
     ) -> Result<()> {
@@ -164,16 +168,8 @@ impl Targets<'_> {
                 // The last bytes of the window before, so that none is missed.
                 let start = (load.vaddr.0 + position).wrapping_sub(carried.len() as u64);
                 carried.extend(window);
-                for (place, bytes) in (start..).zip(carried.windows(6)) {
-                    let (first, distance) = match *bytes {
-                        [0xe8 | 0xe9, a, b, c, d, _] => (5, [a, b, c, d]),
-                        [0x0f, 0x80..=0x8f, a, b, c, d] => (6, [a, b, c, d]),
-                        _ => continue,
-                    };
-                    let distance = i64::from(i32::from_le_bytes(distance));
-                    let target = place.wrapping_add(first).wrapping_add_signed(distance);
-                    if let Some(number) = hit(ranges, target)
-                        && !found.contains_key(&number)
+                for (place, target, number) in interiors.branches(&carried, start) {
+                    if !found.contains_key(&number)
                         && instructions.may_branch(self, frames, place, target)?
                     {
                         found.insert(number, format!("the branch at {place:#x} leads into it"));
@@ -185,7 +181,7 @@ impl Targets<'_> {
     }
 
     /// Words of data. In a PIE, only what can be written has addresses.
-    fn addresses(&self, load: &Segment, ranges: &[Interior], found: &mut Reasons) -> Result<()> {
+    fn addresses(&self, load: &Segment, interiors: &Interiors, found: &mut Reasons) -> Result<()> {
         if load.flags.0 & PF_W.0 == 0 && self.image.header.file_type() != ET_EXEC {
             return Ok(());
         }
@@ -197,7 +193,7 @@ impl Targets<'_> {
         self.source
             .for_each_window(at, size - size % 8, "data", |_, window| {
                 for word in self.image.format.addresses(window) {
-                    if let Some(number) = hit(ranges, word) {
+                    if let Some(number) = interiors.hit(word) {
                         let what = format!("data has the address {word:#x}, inside it");
                         found.insert(number, what);
                     }
@@ -206,7 +202,7 @@ impl Targets<'_> {
             })
     }
 
-    fn relocations(&self, ranges: &[Interior], found: &mut Reasons) -> Result<()> {
+    fn relocations(&self, interiors: &Interiors, found: &mut Reasons) -> Result<()> {
         let tables = [self.image.rela, self.image.jmprel];
         for table in tables.into_iter().flatten() {
             let count = table.size / Rela::size(self.image.format);
@@ -214,14 +210,10 @@ impl Targets<'_> {
             self.source
                 .for_each(table.at, count, what, |_, rela: Rela| {
                     let target = match rela.kind {
-                        R_X86_64_RELATIVE => hit(ranges, rela.addend.cast_unsigned()),
+                        R_X86_64_RELATIVE => interiors.hit(rela.addend.cast_unsigned()),
                         _ => None,
                     };
-                    let changed = ranges.iter().find(|interior| {
-                        let (start, end) = interior.range;
-                        overlap(rela.place.0, 8, start - 1, end + 1 - start)
-                    });
-                    let number = target.or(changed.map(|interior| interior.number));
+                    let number = target.or_else(|| interiors.changed(rela.place.0));
                     if let Some(number) = number {
                         found.insert(number, "a relocation is about its first bytes".to_owned());
                     }
@@ -241,9 +233,150 @@ struct Interior {
     number: usize,
 }
 
-/// The one of `ranges`, in order, that `address` is in.
-fn hit(ranges: &[Interior], address: u64) -> Option<usize> {
-    let behind = ranges.partition_point(|interior| interior.range.0 <= address);
-    let interior = ranges.get(behind.checked_sub(1)?)?;
-    (address < interior.range.1).then_some(interior.number)
+/// All of them.
+struct Interiors {
+    /// In order; at least one.
+    all: Vec<Interior>,
+    /// From the first to behind the last.
+    span: Range<u64>,
+    /// None is a multiple of [`ALIGNMENT`]: what leads to such an address, as nearly all calls of an allocator do, leads
+    /// to none of them.
+    aligned: bool,
+}
+
+impl Interiors {
+    /// `None` if there are none.
+    fn new(mut all: Vec<Interior>) -> Option<Self> {
+        all.sort_by_key(|interior| interior.range);
+        let start = all.first()?.range.0;
+        let end = all.iter().map(|interior| interior.range.1).max()?;
+        let span = start..end;
+        let mut starts = all.iter().map(|interior| interior.range);
+        let aligned = starts.all(|(first, end)| align_down(end - 1, ALIGNMENT) < first);
+        Some(Self { all, span, aligned })
+    }
+
+    /// Whose the `address` is.
+    fn hit(&self, address: u64) -> Option<usize> {
+        if !self.span.contains(&address) {
+            return None;
+        }
+        let behind = self
+            .all
+            .partition_point(|interior| interior.range.0 <= address);
+        let interior = self.all.get(behind.checked_sub(1)?)?;
+        (address < interior.range.1).then_some(interior.number)
+    }
+
+    /// Whose first bytes a relocation of eight bytes at `place` changes.
+    fn changed(&self, place: u64) -> Option<usize> {
+        let near = place.saturating_add(8) >= self.span.start && place < self.span.end;
+        let mut all = self.all.iter().filter(|_| near);
+        let changed = all.find(|interior| {
+            let (start, end) = interior.range;
+            overlap(place, 8, start - 1, end + 1 - start)
+        });
+        changed.map(|interior| interior.number)
+    }
+
+    /// What looks like a branch of 32 bits to one of them in the `code` at `start`, wherever it begins: its address, where
+    /// it leads, and whose that is.
+    fn branches(&self, code: &[u8], start: u64) -> impl Iterator<Item = (u64, u64, usize)> {
+        let starts = (0..code.len()).step_by(BLOCK);
+        let blocks = starts.map(move |skip| {
+            let end = code.len().min(skip + BLOCK + LONGEST_BRANCH - 1);
+            let block = code.get(skip..end).unwrap_or_default();
+            (start.wrapping_add(skip as u64), block)
+        });
+        blocks
+            .filter(|&(start, block)| self.may_be_led_to(block, start))
+            .flat_map(|(start, block)| branches(block, start))
+            .filter_map(|(place, target)| Some((place, target, self.hit(target)?)))
+    }
+
+    /// Whether any four bytes of the `code` at `start` may be a distance to one of them. (In a form that the compiler makes
+    /// vector instructions of: this looks at each byte of hundreds of MB.)
+    fn may_be_led_to(&self, code: &[u8], start: u64) -> bool {
+        // Addresses modulo 4 GiB are enough to leave most code out.
+        let low = |address: u64| (address & u64::from(u32::MAX)) as u32;
+        let first = align_down(self.span.start, ALIGNMENT);
+        let size = u32::try_from(self.span.end - first).unwrap_or(u32::MAX);
+        let (mask, aligned) = match self.aligned {
+            true => (low(ALIGNMENT - 1), 0),
+            false => (0, 1),
+        };
+        (0..4_u64).zip(0..).any(|(phase, skip)| {
+            let (words, _) = code.get(skip..).unwrap_or_default().as_chunks::<4>();
+            // A distance counts from behind itself.
+            let behind = low(start.wrapping_add(phase + 4).wrapping_sub(first));
+            let places = (0..).map(|number: u32| behind.wrapping_add(number.wrapping_mul(4)));
+            let leads = words.iter().zip(places).map(|(word, behind)| {
+                let target = u32::from_le_bytes(*word).wrapping_add(behind);
+                (target < size) & ((target & mask) | aligned != 0)
+            });
+            leads.fold(false, |any, leads| any | leads)
+        })
+    }
+}
+
+/// What functions begin at a multiple of.
+const ALIGNMENT: u64 = 16;
+/// How many bytes of code are looked at together.
+const BLOCK: usize = 512;
+/// Bytes of the longest branch of 32 bits.
+const LONGEST_BRANCH: usize = 6;
+
+/// What looks like a branch of 32 bits in the `code` at `start`, wherever it begins: its address, and where it leads.
+fn branches(code: &[u8], start: u64) -> impl Iterator<Item = (u64, u64)> {
+    let windows = code.windows(LONGEST_BRANCH);
+    (start..).zip(windows).filter_map(|(place, bytes)| {
+        let (size, distance) = match *bytes {
+            [0xe8 | 0xe9, a, b, c, d, _] => (5, [a, b, c, d]),
+            [0x0f, 0x80..=0x8f, a, b, c, d] => (6, [a, b, c, d]),
+            _ => return None,
+        };
+        let distance = i64::from(i32::from_le_bytes(distance));
+        let behind = place.wrapping_add(size);
+        Some((place, behind.wrapping_add_signed(distance)))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A branch is found wherever in a block it is, and over the end of one; and only if it leads inside.
+    #[test]
+    fn branches_anywhere() -> std::result::Result<(), &'static str> {
+        const START: u64 = 0x7000_0000;
+        for ranges in [
+            &[(0x1001, 0x1008)][..],
+            &[(0x1001, 0x1008), (0x200d, 0x2012)],
+        ] {
+            let all = ranges
+                .iter()
+                .zip(7..)
+                .map(|(&range, number)| Interior { range, number });
+            let interiors = Interiors::new(all.collect()).ok_or("none")?;
+            for at in 0..3 * BLOCK {
+                for opcode in [&[0xe8][..], &[0xe9], &[0x0f, 0x84]] {
+                    for &(first, end) in ranges {
+                        for target in [first - 1, first, end - 1, end] {
+                            let place = START + at as u64;
+                            let behind = place + opcode.len() as u64 + 4;
+                            let distance = (target.wrapping_sub(behind) as u32).to_le_bytes();
+                            let mut code = vec![0x90; 3 * BLOCK + 8];
+                            code.splice(at..at + opcode.len() + 4, [opcode, &distance].concat());
+                            let found: Vec<_> = interiors.branches(&code, START).collect();
+                            let number = ranges.iter().position(|range| range.0 == first);
+                            let expected = (place, target, 7 + number.ok_or("none")?);
+                            let inside = (first..end).contains(&target);
+                            assert_eq!(found, Vec::from_iter(inside.then_some(expected)));
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
 }
