@@ -145,6 +145,13 @@ pub(crate) enum Scheme {
     Single(Vec<(String, Kind)>),
 }
 
+/// What a name of an allocator is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Sign<'a> {
+    Is(&'a str),
+    Begins(&'a str),
+}
+
 impl Scheme {
     /// Which function `name` is, and whether it can be called like that.
     pub(crate) fn kind(&self, name: &[u8]) -> Option<(Kind, bool)> {
@@ -169,13 +176,13 @@ impl Scheme {
     }
 
     /// Names without which the program has no such allocator: one of them is there.
-    pub(crate) fn signs(&self) -> Vec<&str> {
+    pub(crate) fn signs(&self) -> Vec<Sign<'_>> {
         match self {
-            Self::Plain => vec![Kind::MALLOC.name(), Kind::NEW.name()],
-            Self::Prefix(prefix) => vec![prefix],
+            Self::Plain => vec![Sign::Is(Kind::MALLOC.name()), Sign::Is(Kind::NEW.name())],
+            Self::Prefix(prefix) => vec![Sign::Begins(prefix)],
             Self::Single(names) => names
                 .first()
-                .map(|(name, _)| name.as_str())
+                .map(|(name, _)| Sign::Is(name))
                 .into_iter()
                 .collect(),
         }

@@ -8,11 +8,14 @@ use object::elf::{
     SymbolBind,
 };
 
-use super::names::Scheme;
+use super::names::{Scheme, Sign};
 use crate::elf::{Entry, Symbol, Vaddr};
 use crate::error::Result;
 use crate::parse::{Image, Table};
 use crate::source::Source;
+
+/// More strings than this that end like a name are taken for one.
+const MOST_NAMES: usize = 64;
 
 /// A function, by one of its names.
 #[derive(Clone, Debug)]
@@ -36,16 +39,18 @@ pub(super) struct Symbols {
 }
 
 impl Symbols {
-    /// Reads the tables that have a name of one of `schemes`; most programs have none that does.
+    /// Reads the tables, if one of them defines a name of one of `schemes`: most programs have none that does.
     pub(super) fn read(source: &Source, image: &Image, schemes: &[Scheme]) -> Result<Self> {
         let mut symbols = Self::default();
-        for (strings, table, exported) in tables(image) {
-            let mut signs = schemes.iter().flat_map(Scheme::signs);
-            if signs.try_fold(false, |found, sign| {
-                Ok(found || contains(source, strings, sign.as_bytes())?)
-            })? {
-                symbols.read_table(source, image, schemes, strings, table, exported)?;
-            }
+        let tables = tables(image);
+        let signs: Vec<Sign<'_>> = schemes.iter().flat_map(Scheme::signs).collect();
+        let mut pairs =
+            (tables.iter()).flat_map(|table| signs.iter().map(move |sign| (table, sign)));
+        let found = pairs.try_fold(false, |found, (&(strings, table, _), sign)| {
+            Ok(found || defines(source, strings, table, sign)?)
+        })?;
+        for &(strings, table, exported) in tables.iter().filter(|_| found) {
+            symbols.read_table(source, image, schemes, strings, table, exported)?;
         }
         symbols.starts.sort_unstable();
         symbols.starts.dedup();
@@ -142,18 +147,69 @@ fn tables(image: &Image) -> Vec<(Table, Table, bool)> {
     [dynamic].into_iter().chain(debugger).collect()
 }
 
-/// True if `strings` has `sign` anywhere: names may be the ends of others.
-pub(super) fn contains(source: &Source, strings: Table, sign: &[u8]) -> Result<bool> {
-    let finder = Finder::new(sign);
-    let mut found = false;
-    let mut carried: Vec<u8> = Vec::new();
-    source.for_each_window(strings.at, strings.size, "a string table", |_, window| {
-        carried.extend(window.iter().take(sign.len()));
-        found |= finder.find(window).is_some() || finder.find(&carried).is_some();
-        carried = window[window.len().saturating_sub(sign.len())..].to_vec();
+/// Whether `table` defines something with such a name. A name is looked for among the strings first: hardly any program
+/// has it there.
+fn defines(source: &Source, strings: Table, table: Table, sign: &Sign<'_>) -> Result<bool> {
+    let name = match sign {
+        Sign::Begins(prefix) => return contains(source, strings, prefix.as_bytes()),
+        Sign::Is(name) => [name.as_bytes(), b"\0"].concat(),
+    };
+    let mut offsets = Vec::new();
+    find(source, strings, &name, &mut |at| {
+        offsets.extend(u32::try_from(at).ok());
+        offsets.len() < MOST_NAMES
+    })?;
+    let mut found = offsets.len() == MOST_NAMES;
+    if offsets.is_empty() || found {
+        return Ok(found);
+    }
+    let count = table.size / Symbol::size(source.format());
+    source.for_each(table.at, count, "a symbol table", |_, symbol: Symbol| {
+        found |= !symbol.is_undefined() && offsets.contains(&symbol.name);
         Ok(())
     })?;
+    Ok(found)
+}
+
+/// True if `strings` has `sign` anywhere: names may be the ends of others.
+pub(super) fn contains(source: &Source, strings: Table, sign: &[u8]) -> Result<bool> {
+    let mut found = false;
+    find(source, strings, sign, &mut |_| {
+        found = true;
+        false
+    })?;
     Ok(found && !sign.is_empty())
+}
+
+/// Shows `visit` the offset in `strings` of each `sign`, until it returns false.
+fn find(
+    source: &Source,
+    strings: Table,
+    sign: &[u8],
+    visit: &mut dyn FnMut(u64) -> bool,
+) -> Result<()> {
+    let finder = Finder::new(sign);
+    let mut goes_on = true;
+    // The end of what came before, in which a sign may begin that ends in the next window.
+    let mut carried: Vec<u8> = Vec::new();
+    let kept = sign.len().saturating_sub(1);
+    source.for_each_window(
+        strings.at,
+        strings.size,
+        "a string table",
+        |start, window| {
+            let before = carried.len() as u64;
+            carried.extend(window.iter().take(kept));
+            let across = finder
+                .find_iter(&carried)
+                .map(|at| at as u64 + start - before);
+            let within = finder.find_iter(window).map(|at| at as u64 + start);
+            goes_on = goes_on && across.chain(within).all(&mut *visit);
+            let end = window.len().saturating_sub(kept);
+            carried = window[end..].to_vec();
+            Ok(())
+        },
+    )
 }
 
 fn string(names: &[u8], at: u32) -> &[u8] {
