@@ -116,7 +116,7 @@ pub(crate) fn survey(
         let operators = plain && !(has(Kind::MALLOC) && has(Kind::FREE));
         let whole = !operators || (has(Kind::NEW) && has(Kind::DELETE));
         let jemalloc = plain && has(Kind::MALLOCX); // nobody else has that
-        if named.is_empty() || !whole || (plain && is_sanitizer(source, image)?) {
+        if named.is_empty() || !whole {
             continue;
         }
         if operators {
@@ -127,6 +127,10 @@ pub(crate) fn survey(
             {
                 continue;
             }
+        }
+        // That takes a look at the whole file.
+        if plain && is_sanitizer(source, image)? {
+            continue;
         }
         // Functions that an allocator has under two schemes make it one.
         let shares = |allocator: &&mut Allocator| {

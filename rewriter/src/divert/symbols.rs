@@ -44,10 +44,8 @@ impl Symbols {
         let mut symbols = Self::default();
         let tables = tables(image);
         let signs: Vec<Sign<'_>> = schemes.iter().flat_map(Scheme::signs).collect();
-        let mut pairs =
-            (tables.iter()).flat_map(|table| signs.iter().map(move |sign| (table, sign)));
-        let found = pairs.try_fold(false, |found, (&(strings, table, _), sign)| {
-            Ok(found || defines(source, strings, table, sign)?)
+        let found = (tables.iter()).try_fold(false, |found, &(strings, table, _)| {
+            Ok(found || defines(source, strings, table, &signs)?)
         })?;
         for &(strings, table, exported) in tables.iter().filter(|_| found) {
             symbols.read_table(source, image, schemes, strings, table, exported)?;
@@ -147,15 +145,21 @@ fn tables(image: &Image) -> Vec<(Table, Table, bool)> {
     [dynamic].into_iter().chain(debugger).collect()
 }
 
-/// Whether `table` defines something with such a name. A name is looked for among the strings first: hardly any program
-/// has it there.
-fn defines(source: &Source, strings: Table, table: Table, sign: &Sign<'_>) -> Result<bool> {
-    let name = match sign {
-        Sign::Begins(prefix) => return contains(source, strings, prefix.as_bytes()),
-        Sign::Is(name) => [name.as_bytes(), b"\0"].concat(),
-    };
+/// Whether `table` defines something with a name that is one of `signs`. Such names are looked for among the strings first:
+/// hardly any program has them there.
+fn defines(source: &Source, strings: Table, table: Table, signs: &[Sign<'_>]) -> Result<bool> {
+    let mut whole = Vec::new();
+    for sign in signs {
+        match sign {
+            Sign::Is(name) => whole.push([name.as_bytes(), b"\0"].concat()),
+            Sign::Begins(prefix) if contains(source, strings, prefix.as_bytes())? => {
+                return Ok(true);
+            }
+            Sign::Begins(_) => {}
+        }
+    }
     let mut offsets = Vec::new();
-    find(source, strings, &name, &mut |at| {
+    find(source, strings, &whole, &mut |at| {
         offsets.extend(u32::try_from(at).ok());
         offsets.len() < MOST_NAMES
     })?;
@@ -174,39 +178,41 @@ fn defines(source: &Source, strings: Table, table: Table, sign: &Sign<'_>) -> Re
 /// True if `strings` has `sign` anywhere: names may be the ends of others.
 pub(super) fn contains(source: &Source, strings: Table, sign: &[u8]) -> Result<bool> {
     let mut found = false;
-    find(source, strings, sign, &mut |_| {
+    find(source, strings, &[sign], &mut |_| {
         found = true;
         false
     })?;
     Ok(found && !sign.is_empty())
 }
 
-/// Shows `visit` the offset in `strings` of each `sign`, until it returns false.
+/// Shows `visit` the offset in `strings` of each of `signs`, until it returns false.
 fn find(
     source: &Source,
     strings: Table,
-    sign: &[u8],
+    signs: &[impl AsRef<[u8]>],
     visit: &mut dyn FnMut(u64) -> bool,
 ) -> Result<()> {
-    let finder = Finder::new(sign);
+    let mut finders: Vec<(Finder<'_>, Vec<u8>)> = (signs.iter())
+        .map(|sign| (Finder::new(sign.as_ref()), Vec::new()))
+        .collect();
     let mut goes_on = true;
-    // The end of what came before, in which a sign may begin that ends in the next window.
-    let mut carried: Vec<u8> = Vec::new();
-    let kept = sign.len().saturating_sub(1);
     source.for_each_window(
         strings.at,
         strings.size,
         "a string table",
         |start, window| {
-            let before = carried.len() as u64;
-            carried.extend(window.iter().take(kept));
-            let across = finder
-                .find_iter(&carried)
-                .map(|at| at as u64 + start - before);
-            let within = finder.find_iter(window).map(|at| at as u64 + start);
-            goes_on = goes_on && across.chain(within).all(&mut *visit);
-            let end = window.len().saturating_sub(kept);
-            carried = window[end..].to_vec();
+            for (finder, carried) in &mut finders {
+                // The end of what came before, in which a sign may begin that ends here.
+                let kept = finder.needle().len().saturating_sub(1);
+                let before = carried.len() as u64;
+                carried.extend(window.iter().take(kept));
+                let across = finder
+                    .find_iter(carried)
+                    .map(|at| at as u64 + start - before);
+                let within = finder.find_iter(window).map(|at| at as u64 + start);
+                goes_on = goes_on && across.chain(within).all(&mut *visit);
+                *carried = window[window.len().saturating_sub(kept)..].to_vec();
+            }
             Ok(())
         },
     )
