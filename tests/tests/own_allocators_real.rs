@@ -19,6 +19,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         mimalloc_exported,
         mimalloc_by_its_own_names,
         operators_of_mimalloc,
+        snmalloc,
         the_compiler,
         the_linker,
         tcmalloc,
@@ -78,15 +79,21 @@ fn rust_mimalloc() {
     rust_program("with_mimalloc", "mi_free=free");
 }
 
-/// mimalloc 2 or 3 as an object file, of the C source that the crate for Rust brings along. (Debian has no archive of it.)
-fn mimalloc(dir: &Dir, compiler: Command, version: &str, flags: &[&str]) -> PathBuf {
-    let metadata = cargo(&["metadata", "--format-version", "1"]);
+/// Where the source of a package is that `tests/allocators` names.
+fn source(package: &str) -> PathBuf {
+    let metadata = cargo(&["metadata", "--format-version", "1", "--all-features"]);
     let metadata: serde_json::Value = serde_json::from_slice(&metadata).expect("metadata");
     let packages = metadata["packages"].as_array().expect("packages");
-    let package = (packages.iter()).find(|package| package["name"] == "libmimalloc-sys");
+    let package = (packages.iter()).find(|known| known["name"] == package);
     let manifest = package.and_then(|package| package["manifest_path"].as_str());
-    let source = Path::new(manifest.expect("libmimalloc-sys among them"))
-        .with_file_name("c_src/mimalloc")
+    let manifest = manifest.expect("the package among them");
+    Path::new(manifest).with_file_name("")
+}
+
+/// mimalloc 2 or 3 as an object file, of the C source that the crate for Rust brings along. (Debian has no archive of it.)
+fn mimalloc(dir: &Dir, compiler: Command, version: &str, flags: &[&str]) -> PathBuf {
+    let source = source("libmimalloc-sys")
+        .join("c_src/mimalloc")
         .join(version);
     let object = dir.join("mimalloc.o");
     compiler
@@ -153,6 +160,33 @@ fn operators_of_mimalloc() {
         assert!(answers(&file) > 15, "{outcome}");
         leads_back(&result);
     }
+}
+
+/// A C program with snmalloc, which defines malloc and all operators.
+fn snmalloc() {
+    let dir = Dir::new("own-snmalloc");
+    let source = source("snmalloc-sys").join("upstream/src");
+    let objects = ["malloc", "new"].map(|part| {
+        let object = dir.join(part).with_extension("o");
+        let file = source.join("snmalloc/override").join(part);
+        Command::new(needs("g++"))
+            .args(["-std=c++20", "-O2", "-mcx16", "-DNDEBUG", "-c", "-I"])
+            .args([&source, &file.with_extension("cc")])
+            .args(["-DSNMALLOC_USE_WAIT_ON_ADDRESS=1", "-o"])
+            .arg(&object)
+            .succeed();
+        object
+    });
+    let objects = objects.iter().map(|object| object.to_str().expect("UTF-8"));
+    let flags: Vec<_> = objects.chain(["-lstdc++", "-latomic"]).collect();
+    let program = compile(&dir, gcc(), "stress.c", &flags);
+    let result = rewrite(&dir, &program, &[]).succeed();
+    let names = diverted(&result);
+    for name in ["malloc", "calloc", "realloc", "free", "free_sized", "_Znwm"] {
+        assert!(names.contains(&name), "{names:?}");
+    }
+    is_known(&dir, &result, &["foreign"]);
+    leads_back(&result);
 }
 
 /// rustc has jemalloc in its executable, and exports it: it makes the same program, and all is seen.
