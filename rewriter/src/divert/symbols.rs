@@ -224,3 +224,39 @@ fn string(names: &[u8], at: u32) -> &[u8] {
     let end = memchr::memchr(0, rest).unwrap_or(0);
     &rest[..end]
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, Write};
+    use std::path::Path;
+
+    use super::*;
+    use crate::elf::FileOffset;
+
+    /// A name is found wherever it is, also where two of the pieces meet that are read at a time, and once.
+    #[test]
+    fn names_anywhere() -> io::Result<()> {
+        const SIZE: usize = 70_000;
+        let names: [&[u8]; 2] = [b"malloc\0", b"_Znwm\0"];
+        for at in (33_500..33_700).chain([0, SIZE - 7]) {
+            let mut bytes = vec![b'x'; SIZE];
+            bytes.splice(at..at + 7, *b"malloc\0");
+            let mut file = tempfile::tempfile()?;
+            file.write_all(&bytes)?;
+            let source = Source::new(file, Path::new("strings"), SIZE as u64);
+            let strings = Table {
+                vaddr: Vaddr(0),
+                at: FileOffset(0),
+                size: SIZE as u64,
+            };
+            let mut found = Vec::new();
+            let visited = find(&source, strings, &names, &mut |at| {
+                found.push(at);
+                true
+            });
+            assert!(visited.is_ok());
+            assert_eq!(found, [at as u64]);
+        }
+        Ok(())
+    }
+}
