@@ -4,16 +4,18 @@
 //! section headers works. Sections are read where they exist, only to keep them true. What the
 //! loader could not load is refused here; everything after can rely on what the fields say.
 
+mod headers;
 mod identify;
 mod tables;
 
 use std::path::PathBuf;
 
 use object::elf::{
-    DT_JMPREL, DT_NULL, DT_PLTRELSZ, DT_PREINIT_ARRAY, DT_PREINIT_ARRAYSZ, DT_STRSZ, DT_STRTAB,
-    DT_SYMTAB, DT_VERSYM, DynamicTag, PF_W, PT_DYNAMIC, PT_GNU_RELRO, PT_LOAD, PT_NULL,
+    DT_JMPREL, DT_PLTRELSZ, DT_PREINIT_ARRAY, DT_PREINIT_ARRAYSZ, DT_STRSZ, DT_STRTAB, DT_SYMTAB,
+    DT_VERSYM, DynamicTag, PF_W, PT_GNU_RELRO, PT_LOAD, PT_NULL,
 };
 
+pub(crate) use self::headers::{read_dynamic, read_sections, read_segments};
 pub(crate) use self::identify::read_header;
 use self::identify::{interpreter, refuse_overlap, refuse_shared_object, refuse_stray};
 pub(crate) use self::tables::{Tables, without_plt};
@@ -175,9 +177,9 @@ impl Image {
         {
             return Err(source.malformed("a relocation table ends in the middle of a relocation"));
         }
-        // What is appended would be among those that glibc takes for relative.
+        // What is appended would be among those that glibc takes for relative; musl does not count.
         let relocations = rela.map_or(0, |table| table.size / Rela::size(source.format()));
-        if dynamic.get(tags.count).unwrap_or(0) > relocations {
+        if !musl && dynamic.get(tags.count).unwrap_or(0) > relocations {
             return Err(
                 source.malformed("it counts more relative relocations than it has relocations")
             );
@@ -345,129 +347,6 @@ impl Image {
             .unwrap_or(PAGE)
             .max(PAGE)
     }
-}
-
-pub(crate) fn read_segments(
-    source: &Source,
-    header: &Header,
-) -> Result<(FileOffset, Vec<Segment>)> {
-    let (at, count, entry_size) = header.program_headers();
-    if count == 0 {
-        return Err(source.malformed("it has no program headers"));
-    }
-    if u64::from(entry_size) != Segment::size(source.format()) {
-        return Err(source.malformed(format!(
-            "its program headers are {entry_size} bytes each, not {}",
-            Segment::size(source.format())
-        )));
-    }
-    if count == u16::MAX {
-        return Err(source.malformed("it has more than 65,534 program headers"));
-    }
-    let segments: Vec<Segment> = source.table(at, u64::from(count), "the program header table")?;
-    for segment in &segments {
-        check_segment(source, segment)?;
-    }
-    Ok((at, segments))
-}
-
-fn check_segment(source: &Source, segment: &Segment) -> Result<()> {
-    if segment.kind == PT_NULL {
-        return Ok(());
-    }
-    // LLD's RELRO goes on to the end of a page, which the file need not have: only its addresses count.
-    if segment.kind != PT_GNU_RELRO {
-        source.check(segment.offset, segment.filesz, "a segment")?;
-    }
-    let ends = [
-        segment.vaddr.checked_add(segment.memsz),
-        segment.vaddr.checked_add(segment.filesz),
-    ];
-    if ends.iter().any(Option::is_none) {
-        return Err(source.malformed("a segment ends beyond the address space"));
-    }
-    if segment.kind != PT_LOAD {
-        return Ok(());
-    }
-    if segment.filesz > segment.memsz {
-        return Err(source.malformed("a segment is larger in the file than in memory"));
-    }
-    let align = segment.align.max(1);
-    if !align.is_power_of_two() {
-        return Err(source.malformed("a segment's alignment is no power of two"));
-    }
-    let align = align.max(PAGE);
-    if segment.filesz > 0 && segment.vaddr.0 % align != segment.offset.0 % align {
-        return Err(
-            source.malformed("a segment's file offset and address differ modulo its alignment")
-        );
-    }
-    Ok(())
-}
-
-pub(crate) fn read_sections(
-    source: &Source,
-    header: &Header,
-) -> Result<(FileOffset, Vec<Section>)> {
-    let (at, count, entry_size) = header.section_headers();
-    if at == FileOffset(0) {
-        return Ok((at, Vec::new()));
-    }
-    if u64::from(entry_size) != Section::size(source.format()) {
-        return Err(source.malformed(format!(
-            "its section headers are {entry_size} bytes each, not {}",
-            Section::size(source.format())
-        )));
-    }
-    // gABI, "ELF Header": with 0xff00 sections and more, the count is in the first one's sh_size.
-    let first: Vec<Section> = source.table(at, 1, "the section header table")?;
-    let count = match (count, first.first()) {
-        (0, Some(first)) => first.size,
-        _ => u64::from(count),
-    };
-    let sections: Vec<Section> = source.table(at, count, "the section header table")?;
-    for section in &sections {
-        source.check(section.offset, section.file_size(), "a section")?;
-        if section.vaddr.checked_add(section.size).is_none() {
-            return Err(source.malformed("a section ends beyond the address space"));
-        }
-    }
-    Ok((at, sections))
-}
-
-pub(crate) fn read_dynamic(source: &Source, segments: &[Segment]) -> Result<Dynamic> {
-    let segment = segments
-        .iter()
-        .rfind(|segment| segment.kind == PT_DYNAMIC)
-        .ok_or_else(|| source.malformed("it has a PT_INTERP, but no PT_DYNAMIC"))?;
-    let at = locate(segments, segment.vaddr, segment.filesz);
-    if at != Some(segment.offset) || segment.vaddr.0 % source.format().word() != 0 {
-        return Err(source.malformed("its PT_DYNAMIC lies in no PT_LOAD segment"));
-    }
-    let slots: Vec<Dyn> = source.table(
-        segment.offset,
-        segment.filesz / Dyn::size(source.format()),
-        "the dynamic section",
-    )?;
-    let used = slots
-        .iter()
-        .position(|entry| entry.tag == DT_NULL)
-        .unwrap_or(slots.len());
-    let spare = slots[used..]
-        .iter()
-        .take_while(|entry| entry.tag == DT_NULL);
-    let spare = spare.map(|entry| entry.value).collect();
-    let mut entries = slots;
-    entries.truncate(used);
-    Ok(Dynamic {
-        table: Table {
-            vaddr: segment.vaddr,
-            at: segment.offset,
-            size: segment.filesz,
-        },
-        entries,
-        spare,
-    })
 }
 
 /// File offset of `size` bytes at `address`, in the segment that maps them, or in several that follow

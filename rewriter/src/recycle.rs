@@ -217,9 +217,9 @@ fn is_versioned(source: &Source, image: &Image, index: u32) -> Result<bool> {
     Ok(!matches!(image.format.half(&bytes), Some(0 | 1)))
 }
 
-/// Number of relocations at the table's beginning that need not be looked at; those of preinit entries may be
-/// among glibc's.
-fn relative_count(image: &Image) -> u64 {
+/// Number of relocations at the table's beginning that need not be looked at. With a preinit array all are, for those of
+/// its entries may be among them; and for musl, which does not count.
+fn skipped(image: &Image) -> u64 {
     match (image.preinit, image.musl) {
         (None, false) => image.dynamic.relative_count(image.format, image.rela),
         _ => 0,
@@ -231,7 +231,7 @@ fn find_relocations(source: &Source, image: &Image, findings: &mut Findings) -> 
     let mut uses: Vec<Vec<(Option<u64>, Rela)>> = vec![Vec::new(); findings.dead.len()];
     let mut copies = Vec::new();
     let mut preinit = Vec::new();
-    let relative = relative_count(image);
+    let relative = skipped(image);
     for (table, plt) in [(image.rela, false), (image.jmprel, true)] {
         let Some(table) = table else { continue };
         let skip = if plt { 0 } else { relative };

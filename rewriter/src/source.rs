@@ -17,7 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::spans::{Content, Spans};
 
 /// Bytes read at a time while a table goes by: a multiple of every entry size (2, 4, 8, 12, 16, 24, 32, 40, 56, 64).
-const WINDOW: u64 = 6720 * 5;
+pub(crate) const WINDOW: u64 = 6720 * 5;
 
 /// An open file of known length.
 #[derive(Debug)]

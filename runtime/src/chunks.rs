@@ -221,8 +221,8 @@ pub(crate) fn at(address: usize) -> Option<Chunk> {
         .max_by_key(|chunk| chunk.base)
 }
 
-/// The same, if it is one of glibc's that begins close by, and nobody can give it back meanwhile or have it from another
-/// allocator: the usual case of a question, in few instructions.
+/// The same, if it is one of glibc's that begins close by, and nobody can give it back meanwhile or have it from
+/// another allocator: the usual case of a question, in few instructions.
 #[inline(always)]
 pub(crate) fn close_at_hand(address: usize) -> Option<Chunk> {
     if !are_at_hand() {

@@ -26,8 +26,8 @@ use crate::threads;
 pub(crate) const LARGE: usize = 63 << 10;
 /// How many words of marks a search looks at.
 const SEARCHED: usize = 64;
-/// How many of these are looked at first: enough for chunks of a page.
-const CLOSE: usize = 6;
+/// How many of these are looked at first, one by one: enough for chunks of four pages.
+const CLOSE: usize = 17;
 /// How many regions there can be: a terabyte of heap, if it lies close together. A power of two.
 const REGIONS: usize = 1 << 14;
 

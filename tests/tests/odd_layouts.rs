@@ -173,7 +173,6 @@ fn swap_segments(program: &Path) {
     }
 }
 
-/// The section headers follow the program headers, and only they can make way.
 /// Lets the section header of .dynsym, which no loader reads, speak of one symbol only.
 fn shorten_symbols(program: &Path) {
     let patch = Patch::open(program);
@@ -185,6 +184,7 @@ fn shorten_symbols(program: &Path) {
     patch.put(size(symbols.expect("a section .dynsym")), 24);
 }
 
+/// The section headers follow the program headers, and only they can make way.
 fn wild() {
     for pie in [true, false] {
         let dir = Dir::new("wild");

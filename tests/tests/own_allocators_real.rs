@@ -87,10 +87,12 @@ fn source(package: &str) -> PathBuf {
     let package = (packages.iter()).find(|known| known["name"] == package);
     let manifest = package.and_then(|package| package["manifest_path"].as_str());
     let manifest = manifest.expect("the package among them");
-    Path::new(manifest).with_file_name("")
+    let parent = Path::new(manifest).parent();
+    parent.expect("its directory").to_owned()
 }
 
-/// mimalloc 2 or 3 as an object file, of the C source that the crate for Rust brings along. (Debian has no archive of it.)
+/// mimalloc 2 or 3 as an object file, of the C source that the crate for Rust brings along. (Debian has no archive
+/// of it.)
 fn mimalloc(dir: &Dir, compiler: Command, version: &str, flags: &[&str]) -> PathBuf {
     let source = source("libmimalloc-sys")
         .join("c_src/mimalloc")

@@ -145,7 +145,7 @@ pub(crate) enum Scheme {
     Single(Vec<(String, Kind)>),
 }
 
-/// What a name of an allocator is.
+/// A name by which an allocator is noticed: the whole, or how it begins.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Sign<'a> {
     Is(&'a str),

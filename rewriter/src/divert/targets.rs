@@ -163,11 +163,16 @@ impl Targets<'_> {
     ) -> Result<()> {
         let mut instructions = Instructions::default();
         let mut carried: Vec<u8> = Vec::new();
+        let mut left = load.filesz;
         self.source
             .for_each_window(load.offset, load.filesz, "code", |position, window| {
                 // The last bytes of the window before, so that none is missed.
                 let start = (load.vaddr.0 + position).wrapping_sub(carried.len() as u64);
                 carried.extend(window);
+                left -= window.len() as u64;
+                if left == 0 {
+                    carried.push(NOP); // a call of five bytes may be the last
+                }
                 for (place, target, number) in interiors.branches(&carried, start) {
                     if !found.contains_key(&number)
                         && instructions.may_branch(self, frames, place, target)?
@@ -239,8 +244,8 @@ struct Interiors {
     all: Vec<Interior>,
     /// From the first to behind the last.
     span: Range<u64>,
-    /// None is a multiple of [`ALIGNMENT`]: what leads to such an address, as nearly all calls of an allocator do, leads
-    /// to none of them.
+    /// None is a multiple of [`ALIGNMENT`]: what leads to such an address, as nearly all calls of an allocator
+    /// do, leads to none of them.
     aligned: bool,
 }
 
@@ -251,8 +256,8 @@ impl Interiors {
         let start = all.first()?.range.0;
         let end = all.iter().map(|interior| interior.range.1).max()?;
         let span = start..end;
-        let mut starts = all.iter().map(|interior| interior.range);
-        let aligned = starts.all(|(first, end)| align_down(end - 1, ALIGNMENT) < first);
+        let mut ranges = all.iter().map(|interior| interior.range);
+        let aligned = ranges.all(|(first, end)| align_down(end - 1, ALIGNMENT) < first);
         Some(Self { all, span, aligned })
     }
 
@@ -270,17 +275,18 @@ impl Interiors {
 
     /// Whose first bytes a relocation of eight bytes at `place` changes.
     fn changed(&self, place: u64) -> Option<usize> {
-        let near = place.saturating_add(8) >= self.span.start && place < self.span.end;
-        let mut all = self.all.iter().filter(|_| near);
-        let changed = all.find(|interior| {
+        if place.saturating_add(8) < self.span.start || place >= self.span.end {
+            return None;
+        }
+        let changed = self.all.iter().find(|interior| {
             let (start, end) = interior.range;
             overlap(place, 8, start - 1, end + 1 - start)
         });
         changed.map(|interior| interior.number)
     }
 
-    /// What looks like a branch of 32 bits to one of them in the `code` at `start`, wherever it begins: its address, where
-    /// it leads, and whose that is.
+    /// What looks like a branch of 32 bits to one of them in the `code` at `start`, wherever it begins: its
+    /// address, where it leads, and whose that is.
     fn branches(&self, code: &[u8], start: u64) -> impl Iterator<Item = (u64, u64, usize)> {
         let starts = (0..code.len()).step_by(BLOCK);
         let blocks = starts.map(move |skip| {
@@ -290,18 +296,18 @@ impl Interiors {
         });
         blocks
             .filter(|&(start, block)| self.may_be_led_to(block, start))
-            .flat_map(|(start, block)| branches(block, start))
+            .flat_map(|(start, block)| like_branches(block, start))
             .filter_map(|(place, target)| Some((place, target, self.hit(target)?)))
     }
 
-    /// Whether any four bytes of the `code` at `start` may be a distance to one of them. (In a form that the compiler makes
-    /// vector instructions of: this looks at each byte of hundreds of MB.)
+    /// Whether any four bytes of the `code` at `start` may be a distance to one of them. (In a form that the
+    /// compiler makes vector instructions of: this looks at each byte of hundreds of MB.)
     fn may_be_led_to(&self, code: &[u8], start: u64) -> bool {
         // Addresses modulo 4 GiB are enough to leave most code out.
         let low = |address: u64| (address & u64::from(u32::MAX)) as u32;
         let first = align_down(self.span.start, ALIGNMENT);
-        let size = u32::try_from(self.span.end - first).unwrap_or(u32::MAX);
-        let (mask, aligned) = match self.aligned {
+        let last = u32::try_from(self.span.end - 1 - first).unwrap_or(u32::MAX);
+        let (mask, any) = match self.aligned {
             true => (low(ALIGNMENT - 1), 0),
             false => (0, 1),
         };
@@ -312,7 +318,7 @@ impl Interiors {
             let places = (0..).map(|number: u32| behind.wrapping_add(number.wrapping_mul(4)));
             let leads = words.iter().zip(places).map(|(word, behind)| {
                 let target = u32::from_le_bytes(*word).wrapping_add(behind);
-                (target < size) & ((target & mask) | aligned != 0)
+                (target <= last) & ((target & mask) | any != 0)
             });
             leads.fold(false, |any, leads| any | leads)
         })
@@ -323,11 +329,13 @@ impl Interiors {
 const ALIGNMENT: u64 = 16;
 /// How many bytes of code are looked at together.
 const BLOCK: usize = 512;
+/// What may stand behind code.
+const NOP: u8 = 0x90;
 /// Bytes of the longest branch of 32 bits.
 const LONGEST_BRANCH: usize = 6;
 
 /// What looks like a branch of 32 bits in the `code` at `start`, wherever it begins: its address, and where it leads.
-fn branches(code: &[u8], start: u64) -> impl Iterator<Item = (u64, u64)> {
+fn like_branches(code: &[u8], start: u64) -> impl Iterator<Item = (u64, u64)> {
     let windows = code.windows(LONGEST_BRANCH);
     (start..).zip(windows).filter_map(|(place, bytes)| {
         let (size, distance) = match *bytes {
@@ -348,30 +356,35 @@ mod tests {
     /// A branch is found wherever in a block it is, and over the end of one; and only if it leads inside.
     #[test]
     fn branches_anywhere() -> std::result::Result<(), &'static str> {
-        const START: u64 = 0x7000_0000;
-        for ranges in [
-            &[(0x1001, 0x1008)][..],
-            &[(0x1001, 0x1008), (0x200d, 0x2012)],
+        for (start, ranges) in [
+            (0x7000_0000_u64, &[(0x1001, 0x1008)][..]),
+            (0x7000_0000, &[(0x1001, 0x1008), (0x200d, 0x2012)]),
+            (
+                0xb000_0000,
+                &[(0x1001, 0x1008), (0x1_0000_0ff9, 0x1_0000_1000)],
+            ),
         ] {
-            let all = ranges
-                .iter()
-                .zip(7..)
-                .map(|(&range, number)| Interior { range, number });
+            let all = ranges.iter().zip(7..);
+            let all = all.map(|(&range, number)| Interior { range, number });
             let interiors = Interiors::new(all.collect()).ok_or("none")?;
             for at in 0..3 * BLOCK {
                 for opcode in [&[0xe8][..], &[0xe9], &[0x0f, 0x84]] {
-                    for &(first, end) in ranges {
+                    for (&(first, end), number) in ranges.iter().zip(7..) {
                         for target in [first - 1, first, end - 1, end] {
-                            let place = START + at as u64;
+                            let place = start + at as u64;
                             let behind = place + opcode.len() as u64 + 4;
-                            let distance = (target.wrapping_sub(behind) as u32).to_le_bytes();
-                            let mut code = vec![0x90; 3 * BLOCK + 8];
-                            code.splice(at..at + opcode.len() + 4, [opcode, &distance].concat());
-                            let found: Vec<_> = interiors.branches(&code, START).collect();
-                            let number = ranges.iter().position(|range| range.0 == first);
-                            let expected = (place, target, 7 + number.ok_or("none")?);
+                            let Ok(distance) =
+                                i32::try_from(target.cast_signed() - behind.cast_signed())
+                            else {
+                                continue;
+                            };
+                            let branch = [opcode, &distance.to_le_bytes()].concat();
+                            let mut code = vec![NOP; 3 * BLOCK + 8];
+                            code.splice(at..at + branch.len(), branch);
+                            let found: Vec<_> = interiors.branches(&code, start).collect();
                             let inside = (first..end).contains(&target);
-                            assert_eq!(found, Vec::from_iter(inside.then_some(expected)));
+                            let expected = inside.then_some((place, target, number));
+                            assert_eq!(found, Vec::from_iter(expected));
                         }
                     }
                 }

@@ -73,9 +73,12 @@ fn highest(bits: u64) -> usize {
     (bits | 1).ilog2() as usize
 }
 
-/// The last of `words` that is not 0. Those inside of a large chunk all are, so they are looked at in groups.
+fn is_marked(word: &AtomicU64) -> bool {
+    word.load(Ordering::SeqCst) != 0
+}
+
+/// The last of `words` that is not 0. Inside of a large chunk all are 0, so they are looked at in groups.
 fn last_marked(words: &[AtomicU64]) -> Option<usize> {
-    let is_marked = |word: &AtomicU64| word.load(Ordering::SeqCst) != 0;
     let (rest, groups) = words.as_rchunks::<8>();
     let bits = |group: &[AtomicU64; 8]| {
         let words = group.iter().map(|word| word.load(Ordering::SeqCst));
@@ -172,17 +175,16 @@ impl Region {
     /// The same in so few words that they are looked at one by one.
     #[inline(always)]
     pub(crate) fn close_below(&self, address: usize, most: usize) -> Option<usize> {
-        let is_marked = |word: &AtomicU64| word.load(Ordering::SeqCst) != 0;
         self.search(address, most, |words| words.iter().rposition(is_marked))
     }
 
-    /// The same, where `last_marked` finds the last word that is not 0.
+    /// The same, where `last_of` finds the last word that is not 0.
     #[inline(always)]
     fn search(
         &self,
         address: usize,
         most: usize,
-        last_marked: impl Fn(&[AtomicU64]) -> Option<usize>,
+        last_of: impl Fn(&[AtomicU64]) -> Option<usize>,
     ) -> Option<usize> {
         let last = word_of(address);
         let first = last.saturating_sub(most.checked_sub(1)?);
@@ -191,7 +193,7 @@ impl Region {
             return Some(self.address(last, bits));
         }
         let before = self.words.get(first..last)?;
-        let index = last_marked(before)?;
+        let index = last_of(before)?;
         let bits = before.get(index)?.load(Ordering::SeqCst);
         (bits != 0).then(|| self.address(first.wrapping_add(index), bits))
     }
