@@ -177,9 +177,10 @@ impl Image {
         {
             return Err(source.malformed("a relocation table ends in the middle of a relocation"));
         }
-        // What is appended would be among those that glibc takes for relative; musl does not count.
+        // What is appended would be among those that glibc takes for relative. musl does not count, and no linker
+        // makes this for it either.
         let relocations = rela.map_or(0, |table| table.size / Rela::size(source.format()));
-        if !musl && dynamic.get(tags.count).unwrap_or(0) > relocations {
+        if dynamic.get(tags.count).unwrap_or(0) > relocations {
             return Err(
                 source.malformed("it counts more relative relocations than it has relocations")
             );
