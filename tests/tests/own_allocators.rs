@@ -19,6 +19,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials!["own_allocators":
         jemalloc_exported,
         jemalloc_not_exported,
+        maps_for_itself,
         without_pie,
         other_linkers,
         stripped_afterwards,
@@ -127,6 +128,45 @@ fn jemalloc_not_exported() {
     );
     assert_eq!(calls[2], 500, "nobody else reallocates");
     assert!(report.number(&["live", "bytes"]) >= 5 * (10002 + 20002));
+    leads_back(&result);
+}
+
+/// An allocator that maps memory for itself: what it has given out is a chunk; when that is free and was the only one
+/// there, the mapping is all that is known.
+fn maps_for_itself() {
+    let dir = Dir::new("own-arena");
+    let source = dir.write(
+        "arena.c",
+        "#include <allocs.h>
+         #include <stdio.h>
+         #include <sys/mman.h>
+         static char *next;
+         void *malloc(size_t size) {
+             if (!next) next = mmap(NULL, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+             void *chunk = next;
+             next += (size + 15) & -16ul;
+             return chunk;
+         }
+         void free(void *chunk) {
+             for (volatile char *byte = chunk; byte && byte < (char *)chunk + 16; byte++) *byte = 0;
+         }
+         static void show(const void *address) {
+             struct alloc_info info;
+             if (alloc_get_info(address, &info) != ALLOC_OK) return;
+             fprintf(stderr, \"%s %zu\\n\", info.allocator->name, info.size);
+         }
+         int main(void) {
+             char *chunk = malloc(1234);
+             show(chunk + 17);
+             free(chunk);
+             show(chunk + 17);
+             return 0;
+         }\n",
+    );
+    let program = compile(&dir, gcc(), source.to_str().expect("UTF-8"), &[]);
+    let result = rewrite(&dir, &program, &[]).succeed();
+    let outcome = result.command().succeed();
+    assert_eq!(outcome.stderr(), "malloc 1234\nmmap 1048576\n", "{outcome}");
     leads_back(&result);
 }
 
