@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use allocs_tests::report::Report;
 use allocs_tests::sample::rustc;
+use allocs_tests::tool::Rewritten;
 use allocs_tests::{Command, Dir, census, needs, tool, trials};
 use libtest_mimic::Trial;
 
@@ -151,17 +152,23 @@ fn operators_of_mimalloc() {
         let object = mimalloc(&dir, compiler, version, &flags);
         let flags = ["-std=c++17", object.to_str().expect("UTF-8")];
         let program = compile(&dir, Command::new(needs("g++")), "operators.cpp", &flags);
-        let original = Command::new(&program).succeed();
-        let result = rewrite(&dir, &program, &[]).succeed();
+        let result = operators_are_known(&dir, &program);
         for name in ["malloc", "free", "_Znwm", "_ZnwmSt11align_val_t", "_ZdlPvm"] {
             assert!(diverted(&result).contains(&name), "{}", result.json);
         }
-        let file = dir.join("answers");
-        let outcome = result.command().env("ANSWERS", &file).run();
-        outcome.assert_same_as(&original);
-        assert!(answers(&file) > 15, "{outcome}");
-        leads_back(&result);
     }
+}
+
+/// `operators.cpp`, rewritten, prints what it did before, and knows what it made by operators.
+fn operators_are_known(dir: &Dir, program: &Path) -> Rewritten {
+    let original = Command::new(program).succeed();
+    let result = rewrite(dir, program, &[]).succeed();
+    let file = dir.join("answers");
+    let outcome = result.command().env("ANSWERS", &file).run();
+    outcome.assert_same_as(&original);
+    assert!(answers(&file) > 15, "{outcome}");
+    leads_back(&result);
+    result
 }
 
 /// A C program with snmalloc, which defines malloc and all operators.
@@ -291,14 +298,8 @@ fn operators_alone() {
         &["-std=c++17", "-static-libstdc++", "-static-libgcc"],
     ] {
         let program = compile(&dir, Command::new(needs("g++")), "operators.cpp", flags);
-        let original = Command::new(&program).succeed();
-        let result = rewrite(&dir, &program, &[]).succeed();
+        let result = operators_are_known(&dir, &program);
         assert!(diverted(&result).is_empty(), "{}", result.json);
-        let file = dir.join("answers");
-        let outcome = result.command().env("ANSWERS", &file).run();
-        outcome.assert_same_as(&original);
-        assert!(answers(&file) > 15, "{outcome}");
-        leads_back(&result);
     }
 }
 
