@@ -6,7 +6,7 @@ use crate::diverted;
 use crate::heap::{self, Heap, PROGRAM};
 use crate::holder::Holder;
 use crate::index::readers::Reader;
-use crate::index::{LARGE, Mark};
+use crate::index::{GRAIN, LARGE, Mark};
 use crate::next::{self, Next, Origin, Own};
 use crate::record::{self, RECORD, Record};
 use crate::site::Site;
@@ -16,9 +16,6 @@ use crate::sync::{
 };
 use crate::threads;
 
-/// Where chunks begin, at multiples of this: one mark stands for so many addresses.
-const GRAIN: usize = 16;
-
 /// Enters `chunk`, which the allocator has just made and for which the program asked for `size` bytes. It stays
 /// unknown if there is no memory for its mark, or if the allocator does not say how large it is.
 #[inline]
@@ -26,15 +23,22 @@ pub(crate) fn enter(next: Next, chunk: usize, size: usize, site: Site) -> bool {
     let Some(heap) = next.heap() else {
         return false;
     };
-    let Some(mark) = mark(heap, chunk).or_else(|| first_in_region(next, heap, chunk)) else {
+    let Some(mark) = heap
+        .chunks
+        .mark(chunk)
+        .or_else(|| first_in_region(next, heap, chunk))
+    else {
         return false;
     };
     if !next.has_records() {
         return enter_beside(next, heap, mark, chunk, size, site);
     }
     let capacity = next.capacity(chunk);
-    // SAFETY: the chunk is the caller's, of that capacity, and asked for with room.
-    if !unsafe { record::write(chunk, capacity, size, site) } {
+    let Some(usable_size) = capacity.checked_sub(RECORD) else {
+        return false;
+    };
+    // SAFETY: the chunk is the caller's, and of that capacity.
+    if !unsafe { record::write(chunk, usable_size, size, site) } {
         return false;
     }
     heap.chunks.note_large(chunk, chunk.wrapping_add(capacity));
@@ -61,7 +65,7 @@ fn enter_beside(
         heap.chunks
             .forget_large(chunk, chunk.wrapping_add(extent()));
     }
-    place.store(record::beside(size, site), Relaxed);
+    place.store(record::word(size, site), Relaxed);
     heap.chunks.note_large(chunk, chunk.wrapping_add(extent()));
     mark.set();
     true
@@ -78,36 +82,27 @@ pub(crate) fn enter_at_hand<O: Origin>(
 ) -> Option<bool> {
     let index = origin.index()?;
     let mark = index.mark_at_hand(chunk)?;
-    let capacity = origin.capacity_at_hand(chunk)?;
-    // SAFETY: the chunk is the caller's, of that capacity, and asked for with room.
-    if !unsafe { record::write(chunk, capacity, size, site) } {
+    let usable_size = origin.usable_size_at_hand(chunk)?;
+    // SAFETY: the chunk is the caller's, and that is without its record.
+    if !unsafe { record::write(chunk, usable_size, size, site) } {
         return None;
     }
     // Where there are headers, it is not large.
     if !O::HAS_HEADERS {
-        index.note_large(chunk, chunk.wrapping_add(capacity));
+        index.note_large(chunk, end(chunk, usable_size));
     }
     Some(mark.set())
 }
 
-/// The mark for the beginning of `chunk`. Not for an address that shares it with a chunk's beginning: the program
-/// may, by mistake, give back any.
-#[inline(always)]
-fn mark(heap: &'static Heap, chunk: usize) -> Option<Mark> {
-    if chunk.is_multiple_of(GRAIN) {
-        heap.chunks.mark(chunk)
-    } else {
-        None
-    }
+/// Where the record of `chunk` ends, and so the chunk.
+fn end(chunk: usize, usable_size: usize) -> usize {
+    chunk.wrapping_add(usable_size).wrapping_add(RECORD)
 }
 
 /// Makes the marks of a region, and looks at the way in which capacities are read.
 #[cold]
 #[inline(never)]
 fn first_in_region(next: Next, heap: &'static Heap, chunk: usize) -> Option<Mark> {
-    if !chunk.is_multiple_of(GRAIN) {
-        return None;
-    }
     if heap.is_programs() {
         next::check_header(chunk);
     } else if !heap.ask_first(|| next.capacity(chunk)) {
@@ -121,7 +116,7 @@ fn first_in_region(next: Next, heap: &'static Heap, chunk: usize) -> Option<Mark
 #[inline]
 pub(crate) fn leave(next: Next, chunk: usize) -> Option<Record> {
     let heap = next.heap()?;
-    let mark = mark(heap, chunk).filter(|mark| mark.is_set())?;
+    let mark = heap.chunks.mark(chunk).filter(|mark| mark.is_set())?;
     // SAFETY: the chunk is marked, so it is alive and has a record.
     let (record, capacity) = unsafe { record_of(next, heap, chunk) };
     heap.chunks
@@ -148,8 +143,10 @@ unsafe fn record_of(next: Next, heap: &Heap, chunk: usize) -> (Option<Record>, u
     if capacity >= LARGE && !heap.chunks.is_large(chunk) {
         return (None, capacity);
     }
+    let usable_size = capacity.checked_sub(RECORD);
     // SAFETY: as the caller says.
-    (unsafe { record::read(chunk, capacity) }, capacity)
+    let record = usable_size.map(|usable_size| unsafe { record::read(chunk, usable_size) });
+    (record, capacity)
 }
 
 /// The mark of `chunk` on the shorter way, if it was entered and is small: there is nothing else to take out.
@@ -164,15 +161,12 @@ pub(crate) fn small<O: Origin>(origin: O, chunk: usize) -> Option<Mark> {
 /// delete has taken it out, and calls free.
 #[inline(always)]
 pub(crate) fn small_or_unknown<O: Origin>(origin: O, chunk: usize) -> Option<Mark> {
-    if !chunk.is_multiple_of(GRAIN) {
-        return None;
-    }
     let index = origin.index()?;
     if !O::HAS_HEADERS {
         return index.small_mark_at_hand(chunk);
     }
     let mark = index.mark_at_hand(chunk).filter(|mark| mark.is_set())?;
-    origin.capacity_at_hand(chunk)?;
+    origin.usable_size_at_hand(chunk)?;
     Some(mark)
 }
 
@@ -182,8 +176,8 @@ pub(crate) fn small_or_unknown<O: Origin>(origin: O, chunk: usize) -> Option<Mar
 pub(crate) fn forget_at_hand(origin: impl Origin, chunk: usize) -> Option<Mark> {
     let index = origin.index()?;
     let mark = index.mark_at_hand(chunk).filter(|mark| mark.is_set())?;
-    let capacity = origin.capacity_at_hand(chunk)?;
-    index.forget_large(chunk, chunk.wrapping_add(capacity));
+    let usable_size = origin.usable_size_at_hand(chunk)?;
+    index.forget_large(chunk, end(chunk, usable_size));
     Some(mark)
 }
 
@@ -192,7 +186,7 @@ pub(crate) fn usable_size(next: Next, chunk: usize, capacity: usize) -> usize {
     if !next.has_records() {
         return capacity;
     }
-    let mark = next.heap().and_then(|heap| mark(heap, chunk));
+    let mark = next.heap().and_then(|heap| heap.chunks.mark(chunk));
     match mark.filter(|mark| mark.is_set()) {
         Some(_) => capacity.saturating_sub(RECORD),
         None => capacity,
@@ -229,9 +223,9 @@ pub(crate) fn close_at_hand(address: usize) -> Option<Chunk> {
         return None;
     }
     let base = PROGRAM.chunks.close_below(address)?;
-    let capacity = Own.capacity_at_hand(base)?;
+    let usable_size = Own.usable_size_at_hand(base)?;
     // SAFETY: the chunk is marked, so it is alive, and there is no other thread.
-    let record = unsafe { record::read(base, capacity) }?;
+    let record = unsafe { record::read(base, usable_size) };
     let heap = &PROGRAM;
     Some(Chunk { base, record, heap }).filter(|chunk| address < chunk.limit())
 }

@@ -23,7 +23,7 @@ use crate::index::Index;
 use crate::memory::Mapped;
 use crate::next::{self, Next, Origin};
 #[cfg(target_arch = "x86_64")]
-use crate::record::request;
+use crate::record::{RECORD, padded, request};
 use crate::sync::{
     AtomicPtr, AtomicUsize,
     Ordering::{AcqRel, Acquire},
@@ -118,7 +118,12 @@ impl Origin for Table {
     }
 
     #[inline(always)]
-    fn capacity_at_hand(self, chunk: usize) -> Option<usize> {
+    fn request_at_hand(self, size: usize) -> Option<usize> {
+        Some(size.checked_add(RECORD)?.max(padded(0)))
+    }
+
+    #[inline(always)]
+    fn usable_size_at_hand(self, chunk: usize) -> Option<usize> {
         let sizes = self.continuation(Hook::MallocUsableSize as usize)?;
         // Two chunks that are closer would share a mark.
         if !chunk.is_multiple_of(16) {
@@ -126,7 +131,7 @@ impl Origin for Table {
         }
         // SAFETY: that is the type of what the continuation does.
         let ask: extern "C" fn(usize) -> usize = unsafe { mem::transmute(sizes) };
-        Some(ask(chunk))
+        ask(chunk).checked_sub(RECORD)
     }
 }
 

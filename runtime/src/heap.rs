@@ -105,8 +105,7 @@ impl Heap {
     /// Whether the chunk that begins at `address` is in it.
     #[inline(always)]
     pub(crate) fn has(&'static self, address: usize) -> bool {
-        let mark = self.chunks.mark(address);
-        address.is_multiple_of(16) && mark.is_some_and(|mark| mark.is_set())
+        self.chunks.mark(address).is_some_and(|mark| mark.is_set())
     }
 }
 

@@ -3,7 +3,7 @@
 //! a large chunk from further below reaches into. So the chunk that contains an address is found by a bounded
 //! search backwards, whatever its size:
 //!
-//! 1. 64 words of marks, that is, at least [`LARGE`] bytes: finds the beginning of every smaller chunk;
+//! 1. 65 words of marks, that is, at least [`LARGE`] bytes: finds the beginning of every smaller chunk;
 //! 2. the pages of the region: finds every larger chunk that begins in it;
 //! 3. the entry of the region among those that are covered from below.
 //!
@@ -17,19 +17,21 @@ mod region;
 use core::ptr;
 
 use crate::index::covered::Covered;
-use crate::index::region::Region;
+use crate::index::region::{Place, Region};
 use crate::sync::{AtomicPtr, AtomicU64, Ordering};
 use crate::threads;
 
-/// Chunks from this size on are found by their page: the part of 64 words of marks, 1 KiB of heap each,
-/// that lies below any address in the first of them.
-pub(crate) const LARGE: usize = 63 << 10;
-/// How many words of marks a search looks at.
-const SEARCHED: usize = 64;
+/// Chunks from this size on are found by their page.
+pub(crate) const LARGE: usize = 64 << 10;
+/// How many words of marks, 1 KiB of heap each, a search for smaller ones looks at: that of the address, and so many below.
+const SEARCHED: usize = 1 + (LARGE >> 10);
 /// How many of these are looked at first, one by one: enough for chunks of four pages.
 const CLOSE: usize = 17;
 /// How many regions there can be: a terabyte of heap, if it lies close together. A power of two.
 const REGIONS: usize = 1 << 14;
+
+/// Where chunks begin, at multiples of this: one mark stands for so many addresses.
+pub(crate) const GRAIN: usize = 1 << region::GRAIN;
 
 /// The regions, each at the place of its number or, if that is taken, behind it.
 pub(crate) struct Index {
@@ -52,35 +54,39 @@ impl Index {
         }
     }
 
-    /// The place of the mark for `address`. `None` if nothing in its region was ever marked.
+    /// The place of the mark for `address`. `None` if nothing in its region was ever marked, or if it is no multiple
+    /// of 16: the program may, by mistake, give back any.
     #[inline(always)]
     pub(crate) fn mark(&self, address: usize) -> Option<Mark> {
-        self.region(address)?.mark(address)
+        self.region(address)?.mark(Place::of(address))
     }
 
     /// The same, if that takes no search.
     #[inline(always)]
     pub(crate) fn mark_at_hand(&self, address: usize) -> Option<Mark> {
-        loaded(self.home(address)?)
-            .filter(|region| region.contains(address))?
-            .mark(address)
+        let place = Place::of(address);
+        loaded(self.home(place.number())?)?.mark(place)
     }
 
     /// That, if no large chunk begins in the page of `address`.
     #[inline(always)]
     pub(crate) fn small_mark_at_hand(&self, address: usize) -> Option<Mark> {
-        loaded(self.home(address)?)
-            .filter(|region| region.contains(address) && !region.has_page(address))?
-            .mark(address)
+        let place = Place::of(address);
+        loaded(self.home(place.number())?)
+            .filter(|region| !region.has_page(address))?
+            .mark(place)
     }
 
     /// The place of the mark; makes the region if there is none yet, and with it, if they are wanted, records beside its
-    /// marks. `None` if there is no memory for it, or no place.
+    /// marks. `None` if there is no memory for it, or no place, and for what is no multiple of 16.
     #[cold]
     #[inline(never)]
     pub(crate) fn make_mark(&self, address: usize, with_records: bool) -> Option<Mark> {
+        if !address.is_multiple_of(GRAIN) {
+            return None;
+        }
         if let Some(region) = self.region(address) {
-            return region.mark(address);
+            return region.mark(Place::of(address));
         }
         let made = Region::map(address, with_records)?;
         for place in self.places(address) {
@@ -91,7 +97,7 @@ impl Index {
                 Ordering::Acquire,
             );
             match there {
-                Ok(_) => return made.mark(address),
+                Ok(_) => return made.mark(Place::of(address)),
                 Err(_) if loaded(place).is_some_and(|region| region.contains(address)) => break,
                 Err(_) => {}
             }
@@ -154,7 +160,7 @@ impl Index {
     /// The same, if it is close by.
     #[inline(always)]
     pub(crate) fn close_below(&self, address: usize) -> Option<usize> {
-        loaded(self.home(address)?)
+        loaded(self.home(region::number(address))?)
             .filter(|region| region.contains(address))?
             .close_below(address, CLOSE)
     }
@@ -189,7 +195,7 @@ impl Index {
 
     #[inline(always)]
     fn region(&self, address: usize) -> Option<&'static Region> {
-        match loaded(self.home(address)?) {
+        match loaded(self.home(region::number(address))?) {
             Some(region) if region.contains(address) => Some(region),
             Some(_) => self.region_elsewhere(address),
             None => None,
@@ -197,8 +203,8 @@ impl Index {
     }
 
     #[inline(always)]
-    fn home(&self, address: usize) -> Option<&AtomicPtr<Region>> {
-        self.regions.get(region::number(address) & (REGIONS - 1))
+    fn home(&self, number: usize) -> Option<&AtomicPtr<Region>> {
+        self.regions.get(number & (REGIONS - 1))
     }
 
     #[cold]
@@ -212,8 +218,7 @@ impl Index {
     /// Where the region of `address` can be: a place that is taken is never given up.
     fn places(&self, address: usize) -> impl Iterator<Item = &AtomicPtr<Region>> {
         let home = region::number(address);
-        (0..REGIONS)
-            .filter_map(move |step| self.regions.get(home.wrapping_add(step) & (REGIONS - 1)))
+        (0..REGIONS).filter_map(move |step| self.home(home.wrapping_add(step)))
     }
 }
 
@@ -250,5 +255,33 @@ impl Mark {
     /// The word that it is in.
     pub(crate) fn word(self) -> &'static AtomicU64 {
         self.word
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_multiple_of_16_has_a_mark() {
+        static INDEX: Index = Index::new();
+        // Addresses of 47 and of 57 bits, and of two regions with the same home.
+        let bases = [0x7f12_3400_0040, 0xff_0012_3400_0040, 0x7e12_3400_0040];
+        for base in bases {
+            assert!(INDEX.make_mark(base + 8, false).is_none());
+            assert!(INDEX.mark(base).is_none() && INDEX.mark_at_hand(base).is_none());
+            let mark = INDEX.make_mark(base, false);
+            assert!(mark.is_some_and(|mark| !mark.is_set()));
+            mark.map(Mark::set);
+            for address in base + 1..base + GRAIN {
+                assert!(INDEX.mark(address).is_none() && INDEX.mark_at_hand(address).is_none());
+            }
+        }
+        for base in bases {
+            let is_set = |address| INDEX.mark(address).is_some_and(Mark::is_set);
+            assert!(is_set(base) && !is_set(base + GRAIN) && !is_set(base - GRAIN));
+            assert_eq!(INDEX.at_or_below(base + LARGE), Some(base));
+            assert_eq!(INDEX.at_or_below(base - 1), None);
+        }
     }
 }

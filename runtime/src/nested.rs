@@ -2,7 +2,7 @@
 //! pools, slabs and obstacks. They have marks as chunks have, but their memory has no room for a record, so there
 //! is one for each mark, in memory that is resident only where something was announced.
 
-use crate::index::Index;
+use crate::index::{GRAIN, Index};
 use crate::site::Site;
 use crate::sync::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
@@ -63,8 +63,9 @@ pub(crate) fn announce(nested: Nested) -> bool {
         return false;
     }
     ANY.store(true, Relaxed);
-    let marks = NESTED.mark(nested.base);
-    let Some(mark) = marks.or_else(|| NESTED.make_mark(nested.base, true)) else {
+    let grain = nested.base & !(GRAIN - 1);
+    let mark = NESTED.mark(grain);
+    let Some(mark) = mark.or_else(|| NESTED.make_mark(grain, true)) else {
         return false;
     };
     let Some(record) = NESTED.record(nested.base).filter(|_| !mark.is_set()) else {
@@ -79,10 +80,11 @@ pub(crate) fn announce(nested: Nested) -> bool {
 /// Takes the allocation at `base` out again. False if `allocator` has none there.
 pub(crate) fn retract(allocator: usize, base: usize) -> bool {
     let is_it = |nested: &Nested| nested.allocator == allocator && nested.base == base;
-    let Some(nested) = beginning_at(base & !15).filter(is_it) else {
+    let grain = base & !(GRAIN - 1);
+    let Some(nested) = beginning_at(grain).filter(is_it) else {
         return false;
     };
-    if let Some(mark) = NESTED.mark(base) {
+    if let Some(mark) = NESTED.mark(grain) {
         NESTED.forget_large(base, nested.limit());
         mark.clear();
     }

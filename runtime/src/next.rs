@@ -12,7 +12,7 @@ use crate::hook::{self, HOOKS, Hook};
 use crate::index::{Index, LARGE};
 use crate::linkmap::LinkMap;
 use crate::memory::Mapped;
-use crate::record::request;
+use crate::record::{RECORD, request};
 use crate::symbol::Symbols;
 use crate::sync::{AtomicBool, AtomicUsize, Ordering};
 use crate::sys;
@@ -62,8 +62,12 @@ pub(crate) trait Origin: Copy {
     /// The index of the chunks that go the shorter way.
     fn index(self) -> Option<&'static Index>;
 
-    /// How large a chunk is that does. `None` if it is large and has a header, or has not its place to itself.
-    fn capacity_at_hand(self, chunk: usize) -> Option<usize>;
+    /// How much is asked for on the shorter way for a chunk of `size` bytes. `None` if it cannot be gone.
+    fn request_at_hand(self, size: usize) -> Option<usize>;
+
+    /// How much the program may use of a chunk that goes it. `None` if that is large and has a header, or has not its
+    /// place to itself.
+    fn usable_size_at_hand(self, chunk: usize) -> Option<usize>;
 }
 
 /// The runtime's own, which the loader has found for the program.
@@ -88,9 +92,15 @@ impl Origin for Own {
         Some(&PROGRAM.chunks)
     }
 
+    /// Glibc's chunks are large enough for their marks in any case.
     #[inline(always)]
-    fn capacity_at_hand(self, chunk: usize) -> Option<usize> {
-        small_header_capacity::<LARGE>(chunk)
+    fn request_at_hand(self, size: usize) -> Option<usize> {
+        (size < LARGE).then(|| size.wrapping_add(RECORD))
+    }
+
+    #[inline(always)]
+    fn usable_size_at_hand(self, chunk: usize) -> Option<usize> {
+        small_usable_size(chunk)
     }
 }
 
@@ -251,14 +261,17 @@ pub(crate) fn header_capacity(chunk: usize) -> Option<usize> {
     (header & MAPPED == 0).then_some((header & !FLAGS).wrapping_sub(size_of::<usize>()))
 }
 
-/// The same if it is less than `LIMIT`, in one comparison: a flag above all sizes says that it is another header.
+/// How much of that the program may use, if the chunk is not large, nor as large as one can be that is not: then one
+/// look at the header says that it is none with a mapping of its own, either.
 #[inline(always)]
-fn small_header_capacity<const LIMIT: usize>(chunk: usize) -> Option<usize> {
-    const HEADER: usize = size_of::<usize>();
+fn small_usable_size(chunk: usize) -> Option<usize> {
+    const { assert!(LARGE.is_power_of_two()) };
     // SAFETY: it has a header.
-    let header = unsafe { header(chunk) } & !(FLAGS & !MAPPED);
-    let is_small = header.rotate_right(MAPPED.trailing_zeros() + 1) < (LIMIT + HEADER) >> 2;
-    is_small.then_some(header.wrapping_sub(HEADER))
+    let header = unsafe { header(chunk) };
+    if header & (MAPPED | !(LARGE - 1)) != 0 {
+        return None;
+    }
+    Some((header & !FLAGS).wrapping_sub(size_of::<usize>() + RECORD))
 }
 
 /// Sees whether the header of `chunk` says what the allocator says, which is `capacity`. If not, there is

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  chunk                                       capacity, as the allocator gives it
-//!  |◀────── size, asked for ──────▶|◀─ slack ─▶|◀ 8 ▶|
-//!  |◀───────────── usable size ───────────────▶| slack << 24 | site
+//!  |◀────── size, asked for ──────▶|           |◀ 8 ▶|
+//!  |◀───────────── usable size ───────────────▶| size << 24 | site
 //! ```
 //!
 //! Hooks ask the allocator for eight bytes more, and malloc_usable_size says eight less, so that the record
@@ -61,62 +61,63 @@ pub(crate) const fn request(size: usize, has_record: bool) -> usize {
     }
 }
 
-/// A record of a chunk that has no room for it: size and site.
-pub(crate) fn beside(size: usize, site: Site) -> u64 {
+/// The word that says so; of a size that has too many bits, the lowest.
+#[inline(always)]
+pub(crate) fn word(size: usize, site: Site) -> u64 {
     (size as u64) << SITE | u64::from(site.number())
 }
 
-/// Reads one of [`beside`], of a chunk for which the allocator gives `capacity`, or 0 if it does not say.
-pub(crate) fn read_beside(record: u64, capacity: usize) -> Record {
-    let size = usize::try_from(record >> SITE).unwrap_or(usize::MAX);
-    let site = u32::try_from(record & ((1 << SITE) - 1)).unwrap_or_default();
+/// What `word` says of a chunk of which `usable_size` bytes may be used, and no more.
+#[inline(always)]
+pub(crate) fn read_word(word: u64, usable_size: usize) -> Record {
+    let size = usize::try_from(word >> SITE).unwrap_or(usize::MAX);
+    let site = u32::try_from(word & ((1 << SITE) - 1)).unwrap_or_default();
     Record {
-        size,
-        usable_size: if capacity == 0 {
-            request(size, false)
-        } else {
-            capacity
-        },
+        size: size.min(usable_size),
+        usable_size,
         site: Site::from_number(site),
     }
 }
 
-/// Writes the record of `chunk`, for which `size` bytes were asked, and for which the allocator gives
-/// `capacity`. False if there is no room.
+/// What `word` says of a chunk that has no room for it, and for which the allocator gives `capacity`, or 0 if it does not
+/// say.
+pub(crate) fn read_beside(word: u64, capacity: usize) -> Record {
+    let record = read_word(word, usize::MAX);
+    Record {
+        usable_size: if capacity == 0 {
+            request(record.size, false)
+        } else {
+            capacity
+        },
+        ..record
+    }
+}
+
+/// Writes the record of `chunk`, of which `usable_size` bytes may be used, and for which `size` bytes were asked. False if
+/// those are not in the chunk, or too many for the record.
 ///
 /// # Safety
-/// The chunk must be alive, of that capacity, and asked for with [`padded`] if it has room at all.
+/// The chunk must be alive, and have room for its record behind what may be used.
 #[inline(always)]
-pub(crate) unsafe fn write(chunk: usize, capacity: usize, size: usize, site: Site) -> bool {
-    let usable_size = capacity.wrapping_sub(RECORD);
-    let slack = usable_size.wrapping_sub(size);
-    // More than there are bits for, if one is less than the other.
-    if slack >> (u64::BITS - SITE) != 0 {
+pub(crate) unsafe fn write(chunk: usize, usable_size: usize, size: usize, site: Site) -> bool {
+    if size > usable_size || size >= 1 << (u64::BITS - SITE) {
         return false;
     }
     let at = ptr::with_exposed_provenance_mut::<u64>(chunk.wrapping_add(usable_size));
     // SAFETY: the last bytes of the chunk, which nobody else uses. Some allocators' capacities are odd.
-    unsafe { at.write_unaligned((slack as u64) << SITE | u64::from(site.number())) };
+    unsafe { at.write_unaligned(word(size, site)) };
     true
 }
 
-/// Reads the record of `chunk`. `None` if it has no room for one.
+/// Reads the record of `chunk`, of which `usable_size` bytes may be used.
 ///
 /// # Safety
-/// The chunk must be alive, of that capacity, and marked.
+/// The chunk must be alive, have room for its record behind them, and be marked.
 #[inline(always)]
-pub(crate) unsafe fn read(chunk: usize, capacity: usize) -> Option<Record> {
-    let usable_size = capacity.checked_sub(RECORD)?;
+pub(crate) unsafe fn read(chunk: usize, usable_size: usize) -> Record {
     let at = ptr::with_exposed_provenance::<u64>(chunk.wrapping_add(usable_size));
     // SAFETY: as in `write`; a mark says that it was written.
-    let record = unsafe { at.read_unaligned() };
-    let slack = usize::try_from(record >> SITE).unwrap_or(usize::MAX);
-    let site = u32::try_from(record & ((1 << SITE) - 1)).unwrap_or_default();
-    Some(Record {
-        size: usable_size.saturating_sub(slack),
-        usable_size,
-        site: Site::from_number(site),
-    })
+    read_word(unsafe { at.read_unaligned() }, usable_size)
 }
 
 #[cfg(test)]
@@ -127,23 +128,27 @@ mod tests {
     fn what_was_written_is_read() {
         let mut memory = [0_u64; 8];
         let chunk = memory.as_mut_ptr().expose_provenance();
-        for (size, capacity) in [(0, 16), (10, 24), (56, 64), (3, 57), (30, 61)] {
-            let site = Site::from_number(0xab_cdef);
-            // SAFETY: `memory` is that large.
-            assert!(unsafe { write(chunk, capacity, size, site) });
-            let usable_size = capacity - RECORD;
+        let site = Site::from_number(0xab_cdef);
+        for (size, usable_size) in [(0, 8), (10, 16), (56, 56), (3, 49), (30, 53)] {
+            // SAFETY: `memory` has room for the record behind it.
+            assert!(unsafe { write(chunk, usable_size, size, site) });
             let record = Record {
                 size,
                 usable_size,
                 site,
             };
             // SAFETY: as above.
-            assert_eq!(unsafe { read(chunk, capacity) }, Some(record));
+            assert_eq!(unsafe { read(chunk, usable_size) }, record);
         }
         // SAFETY: as above.
-        assert!(!unsafe { write(chunk, 7, 0, Site::UNKNOWN) });
-        // SAFETY: as above.
-        assert!(!unsafe { write(chunk, 24, 17, Site::UNKNOWN) });
+        assert!(!unsafe { write(chunk, 16, 17, site) });
+        // SAFETY: nothing is written.
+        assert!(!unsafe { write(chunk, 1 << 41, 1 << 40, site) });
+    }
+
+    #[test]
+    fn nothing_is_larger_than_its_chunk() {
+        assert_eq!(read_word(u64::MAX, 24).size, 24);
     }
 
     #[test]

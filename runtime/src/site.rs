@@ -135,7 +135,12 @@ pub(crate) fn all() -> impl Iterator<Item = Site> {
     (1..=numbers::taken()).map(Site)
 }
 
-/// Learns from the call of a hook, about one in 64.
+/// How many calls of hooks there should be from one that is learnt from to the next.
+pub(crate) fn calls_to_next_sample() -> u32 {
+    found::calls_to_next_sample()
+}
+
+/// Learns from the call of a hook.
 ///
 /// # Safety
 /// As for [`Site::of`].

@@ -12,39 +12,28 @@ use crate::hook::Hook;
 use crate::hooks::Chunk;
 use crate::index::Mark;
 use crate::next::{Next, Origin};
-use crate::record::{RECORD, Record, padded};
-use crate::site::Site;
+use crate::record::Record;
+use crate::site::{self, Site};
 use crate::sync::{AtomicU32, Ordering::Relaxed};
 use crate::threads;
 
 /// What every hook that allocates does: `ask` next for a chunk with room for its record, enter it, count it.
 #[inline(always)]
-pub(crate) fn allocate<F: Copy, O: Origin>(
-    origin: O,
+pub(crate) fn allocate<F: Copy>(
+    origin: impl Origin,
     hook: Hook,
     size: usize,
     call: Call,
     ask: impl FnOnce(F, usize) -> Chunk,
 ) -> Chunk {
-    if let Some(next) = origin.direct(hook)
-        && let Some(request) = short_request::<O>(size)
+    if let Some(request) = origin.request_at_hand(size)
+        && let Some(next) = origin.direct(hook)
     {
         // SAFETY: each hook names the function's type next to its own.
         let function = unsafe { next.function() };
         return enter(origin, ask(function, request), size, call);
     }
     allocate_and_count(origin, hook, size, call, ask)
-}
-
-/// How much is asked for on the shorter way. Glibc's chunks are large enough in any case.
-#[inline(always)]
-fn short_request<O: Origin>(size: usize) -> Option<usize> {
-    let request = size.checked_add(RECORD)?;
-    Some(if O::HAS_HEADERS {
-        request
-    } else {
-        request.max(padded(0))
-    })
 }
 
 /// Enters a chunk that was just made on the short way, and gives it back.
@@ -78,7 +67,7 @@ fn enter_at(origin: impl Origin, site: Site, chunk: Chunk, size: usize, call: Ca
 #[cold]
 #[inline(never)]
 fn sample(chunk: Chunk, call: Call) -> Chunk {
-    LEFT.store(EVERY, Relaxed);
+    LEFT.store(site::calls_to_next_sample(), Relaxed);
     call.sample();
     chunk
 }
@@ -97,9 +86,7 @@ fn enter_any(origin: impl Origin, chunk: Chunk, size: usize, site: Site, call: C
     chunk
 }
 
-/// One call in so many is looked at more closely.
-const EVERY: u32 = 64;
-/// The calls before the next one.
+/// The calls before the next one that is looked at more closely.
 static LEFT: AtomicU32 = AtomicU32::new(1);
 
 /// Whether the call that made the chunk at `address` is.
@@ -107,7 +94,7 @@ static LEFT: AtomicU32 = AtomicU32::new(1);
 pub(crate) fn is_sample(address: usize, is_single: bool) -> bool {
     // Threads would contend for a counter. Addresses say it as well, if not as well: they are used again.
     if !is_single {
-        return (address >> 4).is_multiple_of(EVERY as usize);
+        return (address >> 4).is_multiple_of(64);
     }
     let left = LEFT.load(Relaxed).wrapping_sub(1);
     LEFT.store(left, Relaxed);
@@ -250,8 +237,8 @@ fn take_out(next: Next, chunk: Chunk) -> Option<Record> {
 /// What realloc does under either of its names: take the old chunk out, `ask` next to resize it, enter the new
 /// one; or the old one again, if that could not be done.
 #[inline(always)]
-pub(crate) fn reallocate<F: Copy, O: Origin>(
-    origin: O,
+pub(crate) fn reallocate<F: Copy>(
+    origin: impl Origin,
     hook: Hook,
     old: Chunk,
     size: usize,
@@ -260,7 +247,7 @@ pub(crate) fn reallocate<F: Copy, O: Origin>(
 ) -> Chunk {
     if let Some(next) = origin.direct(hook).filter(|_| size != 0)
         && let Some(mark) = chunks::small(origin, old.expose_provenance())
-        && let Some(request) = short_request::<O>(size)
+        && let Some(request) = origin.request_at_hand(size)
     {
         if !mark.clear() {
             mark.wait();

@@ -11,7 +11,7 @@ use crate::threads;
 /// Size of a region, as a power of two.
 const REGION: u32 = 26;
 /// Bytes that one mark stands for: no allocator gives out chunks that are closer.
-const GRAIN: u32 = 4;
+pub(super) const GRAIN: u32 = 4;
 /// Bytes that a word of marks stands for.
 const WORD: u32 = GRAIN + u64::BITS.trailing_zeros();
 /// Bytes that a bit of `pages` stands for, and a word of them.
@@ -28,6 +28,8 @@ type Records = [AtomicU64; MARKS];
 /// The marks of one region.
 #[repr(C)]
 pub(crate) struct Region {
+    /// The marks. First, so that they lie where the region does.
+    words: [AtomicU64; WORDS],
     /// Number of the region.
     number: AtomicUsize,
     /// Records, one beside each mark; null if there are none.
@@ -36,8 +38,24 @@ pub(crate) struct Region {
     groups: [AtomicU64; PAGE_WORDS.div_ceil(u64::BITS as usize)],
     /// The pages in which a large chunk begins.
     pages: [AtomicU64; PAGE_WORDS],
-    /// The marks.
-    words: [AtomicU64; WORDS],
+}
+
+/// An address that a mark may stand for, with the bits that have to be 0 above all others: then it takes no comparison of
+/// their own to see that they are.
+#[derive(Clone, Copy)]
+pub(crate) struct Place(usize);
+
+impl Place {
+    #[inline(always)]
+    pub(crate) fn of(address: usize) -> Self {
+        Self(address.rotate_right(GRAIN))
+    }
+
+    /// The number of its region; none that there is if there can be no mark.
+    #[inline(always)]
+    pub(crate) fn number(self) -> usize {
+        self.0 >> (REGION - GRAIN)
+    }
 }
 
 /// The number of the region of `address`.
@@ -145,11 +163,17 @@ impl Region {
         self.begin().saturating_add(1 << REGION)
     }
 
+    /// The mark at `place`. `None` if that is not in the region, or no multiple of 16.
     #[inline(always)]
-    pub(crate) fn mark(&'static self, address: usize) -> Option<Mark> {
+    pub(crate) fn mark(&'static self, place: Place) -> Option<Mark> {
+        if self.number.load(Ordering::Relaxed) != place.number() {
+            return None;
+        }
         Some(Mark {
-            word: self.words.get(word_of(address))?,
-            bit: 1 << ((address >> GRAIN) & 63),
+            word: self
+                .words
+                .get((place.0 >> u64::BITS.trailing_zeros()) & (WORDS - 1))?,
+            bit: 1 << (place.0 & 63),
         })
     }
 

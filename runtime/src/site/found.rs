@@ -1,6 +1,6 @@
 //! Facades that have no name: the program was stripped, or calls its malloc as nobody else does.
 //!
-//! About one call in 64 is a sample: who called the function that called, and so on. A function is taken for
+//! One call in 64 is a sample at first, and then one in 512: who called the function that called, and so on. A function is taken for
 //! a facade if
 //! - an eighth of all samples so far were made there, and no fewer than [`ENOUGH`];
 //! - it is small, for whoever only hands memory on has not much code;
@@ -19,9 +19,11 @@ use crate::sync::{
     Ordering::{Acquire, Relaxed, Release},
 };
 
-/// After so many samples no more are taken. A program that has a chunk made at the same address again and
+/// After so many samples no more are taken. A program with threads that has a chunk made at the same address again and
 /// again may make a sample of each.
 const ALL: usize = 1 << 13;
+/// So many are taken at a high rate.
+const FREQUENT: usize = 1 << 10;
 const ENOUGH: usize = 16;
 /// The smallest part of the samples, one in so many.
 const SHARE: usize = 8;
@@ -60,6 +62,15 @@ static SEEN: [Function; FUNCTIONS] = [const {
 static NUMBERS: AtomicUsize = AtomicUsize::new(1);
 /// Numbers of functions by return addresses, or 0 if it is in none; by the second keys of their beginnings, too.
 static CALLS: Table = Table::new();
+
+/// How many calls there should be from one sample to the next.
+pub(super) fn calls_to_next_sample() -> u32 {
+    if SAMPLES.load(Relaxed) < FREQUENT {
+        64
+    } else {
+        512
+    }
+}
 
 /// Takes the call with `frame`, the direct caller's, for a sample.
 pub(crate) fn sample(frame: Frame) {

@@ -7,8 +7,8 @@
 //!
 //! There are four arrays of slots, each sixteen or eight times the size of the one before. A key belongs
 //! in the first free one of its slots, the arrays taken in order; slots never become free, so all
-//! threads agree on it. Looked up is first where the newest array would have it: keys of older ones are
-//! copied there when they are met.
+//! threads agree on it. Looked up is first in a cache, where each key has one slot: what was met last is
+//! copied there.
 //!
 //! A value may be the number of something: whoever finds it sees what was written before it was added.
 
@@ -25,6 +25,8 @@ const VALUE: u32 = 24;
 const FIXED: u32 = 8;
 /// How many slots of one array are looked at for a key.
 const PROBES: usize = 8;
+/// Slots of the cache.
+const CACHED: usize = 1 << 10;
 /// Slots of the first array.
 const FIRST: usize = 1 << 10;
 /// Slots of the arrays.
@@ -63,6 +65,7 @@ impl Key {
 
 /// The map. All zeros is empty.
 pub(crate) struct Table {
+    cache: [AtomicU64; CACHED],
     /// What the newest array's size has over that of the first.
     larger: AtomicUsize,
     /// Distance of the reservation from where it would lie if the first array were its part.
@@ -74,6 +77,7 @@ pub(crate) struct Table {
 impl Table {
     pub(crate) const fn new() -> Self {
         Self {
+            cache: [const { AtomicU64::new(0) }; CACHED],
             larger: AtomicUsize::new(0),
             distance: AtomicUsize::new(0),
             entries: AtomicUsize::new(0),
@@ -85,9 +89,14 @@ impl Table {
     /// instructions. The key may be there even so.
     #[inline(always)]
     pub(crate) fn at_hand(&self, key: Key) -> u64 {
-        let mask = self.larger.load(Acquire) | (FIRST - 1);
-        let slot = self.slot(mask, key.0 as usize);
-        slot.load(Acquire) ^ (key.0 << (64 - 48))
+        let entry = self.cached(key).map_or(0, |slot| slot.load(Acquire));
+        entry ^ (key.0 << (64 - 48))
+    }
+
+    /// The slot of `key` in the cache.
+    #[inline(always)]
+    fn cached(&self, key: Key) -> Option<&AtomicU64> {
+        self.cache.get(key.0 as usize & (CACHED - 1))
     }
 
     /// Slots of the newest array.
@@ -97,7 +106,6 @@ impl Table {
 
     /// The slot numbered by the bits of `index` under `mask`, in the array of that size. A mask larger than the first
     /// array's has to come from `larger`, acquired: `grow` has set the distance before it releases that.
-    #[inline(always)]
     fn slot(&self, mask: usize, index: usize) -> &AtomicU64 {
         let base = self.first.as_ptr().wrapping_sub(FIRST);
         let base = base.wrapping_byte_add(self.distance.load(Relaxed));
@@ -139,20 +147,17 @@ impl Table {
         Some(value)
     }
 
-    /// Puts `key`, which is in `home`, where it is looked for first. While another thread changes the value, this one
-    /// writes the copy and reads `home`, that one writes `home` and reads the copy: with one order of all four, one of
-    /// them sees what the other has written.
+    /// Puts `key`, which is in `home`, into the cache. While another thread changes the value, this one writes the cache
+    /// and reads `home`, that one writes `home` and reads the cache: with one order of all four, one of them sees what
+    /// the other has written.
     fn copy(&self, key: Key, home: &AtomicU64) {
-        let size = self.largest();
-        for slot in self.slots(size, key) {
-            let entry = home.load(SeqCst);
-            let copied = slot.compare_exchange(0, entry, SeqCst, SeqCst);
-            if copied.is_ok() && home.load(SeqCst) != entry {
-                self.change(key, value(home.load(SeqCst), key).unwrap_or_default());
-            }
-            if copied.is_ok() || copied.is_err_and(|found| value(found, key).is_some()) {
-                break;
-            }
+        let entry = home.load(SeqCst);
+        if let Some(slot) = self.cached(key) {
+            slot.store(entry, SeqCst);
+        }
+        let now = home.load(SeqCst);
+        if now != entry {
+            self.change(key, value(now, key).unwrap_or_default());
         }
     }
 
@@ -188,7 +193,7 @@ impl Table {
 
     /// Gives `key`, if it is there, another value, in an order with [`Self::copy`].
     pub(crate) fn change(&self, key: Key, value: u32) {
-        for slot in self.all_slots(key) {
+        for slot in self.all_slots(key).chain(self.cached(key)) {
             let entry = slot.load(SeqCst);
             if self::value(entry, key).is_some() {
                 // The key stays, so whoever else changes the value does so in full.
@@ -278,13 +283,14 @@ mod tests {
             TABLE.find(Key::of_address(address));
         }
         let at_hand = addresses(3000)
+            .skip(2000)
             .filter(|address| {
                 let found = TABLE.at_hand(Key::of_address(*address));
                 assert!(found == u64::from(value(*address)) || found >= 1 << VALUE);
                 found < 1 << VALUE
             })
             .count();
-        assert!(at_hand > 2500, "{at_hand}");
+        assert!(at_hand > 600, "{at_hand}");
         for address in addresses(3000) {
             assert!(TABLE.at_hand(Key::of_address(address + 1)) >= 1 << VALUE);
         }
@@ -325,7 +331,7 @@ mod tests {
         }
     }
 
-    /// One thread changes a key's value while others find it, and copy it to the newest array.
+    /// One thread changes a key's value while others find it, and copy it to the cache.
     #[test]
     fn a_change_reaches_every_copy() {
         static TABLE: Table = Table::new();

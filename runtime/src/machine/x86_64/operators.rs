@@ -59,7 +59,7 @@ macro_rules! sized_first {
                 "call rax",
                 "mov rdi, rax",
                 "mov rsi, [rsp + 24]",
-                add_call!(352: _ _),
+                add_call!(344: _ _),
                 "mov r8, [rsp + 320]",
                 "mov r9d, {slot}",
                 call_and_put_back!("made" -> Chunk),
@@ -166,8 +166,13 @@ impl Origin for Continuation {
     }
 
     #[inline(always)]
-    fn capacity_at_hand(self, chunk: usize) -> Option<usize> {
-        self.table.capacity_at_hand(chunk)
+    fn request_at_hand(self, size: usize) -> Option<usize> {
+        self.table.request_at_hand(size)
+    }
+
+    #[inline(always)]
+    fn usable_size_at_hand(self, chunk: usize) -> Option<usize> {
+        self.table.usable_size_at_hand(chunk)
     }
 }
 
@@ -257,7 +262,7 @@ diverted!(
     /// jemalloc's rallocx, and what else resizes a chunk and takes one more argument.
     allocs_divert_rallocx(Chunk, usize, usize) -> Chunk,
     "r9" => resize,
-    add_call!(352: _ _ _)
+    add_call!(344: _ _ _)
 );
 
 unsafe extern "C" fn resize(

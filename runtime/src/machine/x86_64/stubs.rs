@@ -10,7 +10,7 @@ use crate::site::step::Frame;
 pub(crate) struct Call {
     /// rbp, which the caller may reach its frame by.
     rbp: usize,
-    /// The stack pointer that the caller has when the function has returned.
+    /// The stack pointer at the beginning of the function: where the return address lies.
     stack: usize,
 }
 
@@ -18,8 +18,8 @@ impl Call {
     /// The return address.
     #[inline(always)]
     pub(crate) fn caller(self) -> usize {
-        // SAFETY: the call has not returned: its return address lies below what it leaves.
-        unsafe { Mapped::new(self.stack.wrapping_sub(size_of::<usize>())) }.word()
+        // SAFETY: the call has not returned.
+        unsafe { Mapped::new(self.stack) }.word()
     }
 
     /// What the stack tells about the call.
@@ -27,7 +27,7 @@ impl Call {
     pub(crate) fn frame(self) -> Frame {
         Frame {
             caller: self.caller(),
-            stack: self.stack,
+            stack: self.stack.wrapping_add(size_of::<usize>()),
             frame_pointer: self.rbp,
         }
     }
@@ -56,12 +56,12 @@ macro_rules! register {
 }
 pub(crate) use register;
 
-/// Adds a [`Call`] to so many arguments. The return address is the word below `rsp + $returned`.
+/// Adds a [`Call`] to so many arguments. The return address is the word at `rsp + $at`.
 macro_rules! add_call {
-    ($returned:literal: $($argument:tt)*) => {
+    ($at:literal: $($argument:tt)*) => {
         concat!(
             "mov ", $crate::machine::stubs::register!($($argument)*), ", rbp\n",
-            "lea ", $crate::machine::stubs::register!(_ $($argument)*), ", [rsp + ", $returned, "]",
+            "lea ", $crate::machine::stubs::register!(_ $($argument)*), ", [rsp + ", $at, "]",
         )
     };
 }
@@ -85,7 +85,7 @@ macro_rules! called {
         #[cfg_attr(not(test), unsafe(no_mangle))]
         pub unsafe extern "C" fn $name($(_: $type),*) $(-> $result)? {
             core::arch::naked_asm!(
-                $crate::machine::stubs::add_call!(8: $($argument)*),
+                $crate::machine::stubs::add_call!(0: $($argument)*),
                 "jmp {}",
                 sym $name::called,
             )
@@ -114,7 +114,7 @@ macro_rules! entry {
             $(#[$doc])*
             $entry($($type),*) $(-> $result)?,
             $crate::machine::stubs::register!(_ _ $($argument)*) => $entry::diverted,
-            $crate::machine::stubs::add_call!(352: $($argument)*)
+            $crate::machine::stubs::add_call!(344: $($argument)*)
         );
     };
     ($(#[$doc:meta])* $entry:ident($($argument:ident: $type:ty),*) $(-> $result:ty)?, $table:ident => $does:expr) => {
