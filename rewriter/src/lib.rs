@@ -47,6 +47,7 @@ mod output;
 mod parse;
 mod phase;
 mod plan;
+mod processors;
 mod recycle;
 mod refuse;
 mod relr;

@@ -1,5 +1,6 @@
 //! Which allocators an executable brings, and which of their functions can be moved.
 
+use object::elf::PF_X;
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -9,7 +10,7 @@ use super::names::{Kind, Scheme};
 use super::symbols::{Function, Symbols, contains};
 use super::targets::Targets;
 use super::{ENTRY, is_entry};
-use crate::elf::Vaddr;
+use crate::elf::{Segment, Vaddr};
 use crate::error::{ErrorKind, Result};
 use crate::parse::{Image, Table};
 use crate::source::Source;
@@ -128,7 +129,7 @@ pub(crate) fn survey(
                 continue;
             }
         }
-        // That takes a look at the whole file.
+        // That takes a look at most of what is not code.
         if plain && is_sanitizer(source, image)? {
             continue;
         }
@@ -184,9 +185,14 @@ pub(crate) fn has_malloc(source: &Source, image: &Image) -> Result<bool> {
 /// malloc is there to find errors, and works only after its own start. No symbol says so in a stripped
 /// program, but each of these runtimes has the names of their common options
 /// (compiler-rt lib/sanitizer_common/sanitizer_flags.inc).
+///
+/// Linkers that keep the headers apart from code do so with strings as well; else they are all in one segment.
 fn is_sanitizer(source: &Source, image: &Image) -> Result<bool> {
     const OPTION: &[u8] = b"dedup_token_length\0";
-    for (_, load) in image.loads() {
+    let is_code = |load: &Segment| load.flags.0 & PF_X.0 != 0;
+    let mut loads = image.loads().map(|(_, load)| load);
+    let apart = loads.any(|load| load.offset.0 == 0 && !is_code(load));
+    for (_, load) in image.loads().filter(|(_, load)| !(apart && is_code(load))) {
         let segment = Table {
             vaddr: load.vaddr,
             at: load.offset,

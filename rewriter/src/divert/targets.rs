@@ -12,9 +12,10 @@ use object::elf::{ET_EXEC, PF_W, PF_X, R_X86_64_RELATIVE};
 use super::code::{Prologue, is_branch, is_short_only};
 use super::instructions::Instructions;
 use super::symbols::Symbols;
-use crate::elf::{Entry, Rela, Segment, Vaddr, align_down, overlap};
+use crate::elf::{Entry, FileOffset, Rela, Segment, Vaddr, align_down, overlap};
 use crate::error::Result;
 use crate::parse::Image;
+use crate::processors::on_all;
 use crate::source::Source;
 use crate::unwind::Read;
 
@@ -162,27 +163,43 @@ impl Targets<'_> {
         found: &mut Reasons,
     ) -> Result<()> {
         let mut instructions = Instructions::default();
-        let mut carried: Vec<u8> = Vec::new();
-        let mut left = load.filesz;
-        self.source
-            .for_each_window(load.offset, load.filesz, "code", |position, window| {
-                // The last bytes of the window before, so that none is missed.
-                let start = (load.vaddr.0 + position).wrapping_sub(carried.len() as u64);
-                carried.extend(window);
-                left -= window.len() as u64;
-                if left == 0 {
-                    carried.push(NOP); // a call of five bytes may be the last
-                }
-                for (place, target, number) in interiors.branches(&carried, start) {
+        let pieces: Vec<u64> = (0..load.filesz).step_by(PIECE).collect();
+        for pieces in pieces.chunks(AT_ONCE) {
+            let scan = |&piece: &u64| self.like_branches(load, interiors, piece);
+            let scanned = match pieces {
+                [only] => vec![scan(only)],
+                _ => on_all(1, pieces, scan, || ()),
+            };
+            for piece in scanned {
+                for (place, target, number) in piece? {
                     if !found.contains_key(&number)
                         && instructions.may_branch(self, frames, place, target)?
                     {
                         found.insert(number, format!("the branch at {place:#x} leads into it"));
                     }
                 }
-                carried.drain(..carried.len().saturating_sub(5));
-                Ok(())
-            })
+            }
+        }
+        Ok(())
+    }
+
+    /// What looks like one in the piece of `load` that begins `piece` bytes behind its beginning.
+    fn like_branches(
+        &self,
+        load: &Segment,
+        interiors: &Interiors,
+        piece: u64,
+    ) -> Result<Vec<LikeBranch>> {
+        let left = load.filesz - piece;
+        // With so much of the next that none is missed.
+        let size = left.min((PIECE + LONGEST_BRANCH - 1) as u64);
+        let at = FileOffset(load.offset.0.saturating_add(piece));
+        let mut code = self.source.bytes(at, size, "code")?;
+        if size == left {
+            code.push(NOP); // a call of five bytes may be the last
+        }
+        let start = load.vaddr.0.wrapping_add(piece);
+        Ok(interiors.branches(&code, start).collect())
     }
 
     /// Words of data. In a PIE, only what can be written has addresses.
@@ -228,6 +245,9 @@ impl Targets<'_> {
         Ok(())
     }
 }
+
+/// What looks like a branch: its address, where it leads, and whose that is.
+type LikeBranch = (u64, u64, usize);
 
 /// Why functions cannot be moved, by their numbers: the last that was found.
 type Reasons = BTreeMap<usize, String>;
@@ -285,9 +305,8 @@ impl Interiors {
         changed.map(|interior| interior.number)
     }
 
-    /// What looks like a branch of 32 bits to one of them in the `code` at `start`, wherever it begins: its
-    /// address, where it leads, and whose that is.
-    fn branches(&self, code: &[u8], start: u64) -> impl Iterator<Item = (u64, u64, usize)> {
+    /// What looks like a branch of 32 bits to one of them in the `code` at `start`, wherever it begins.
+    fn branches(&self, code: &[u8], start: u64) -> impl Iterator<Item = LikeBranch> {
         let starts = (0..code.len()).step_by(BLOCK);
         let blocks = starts.map(move |skip| {
             let end = code.len().min(skip + BLOCK + LONGEST_BRANCH - 1);
@@ -327,6 +346,10 @@ impl Interiors {
 
 /// What functions begin at a multiple of.
 const ALIGNMENT: u64 = 16;
+/// How many bytes of code are read together, and how many times that before what looks like a branch is looked into: a
+/// file full of such takes no more memory.
+const PIECE: usize = 256 << 10;
+const AT_ONCE: usize = 256;
 /// How many bytes of code are looked at together.
 const BLOCK: usize = 512;
 /// What may stand behind code.

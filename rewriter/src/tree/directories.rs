@@ -7,8 +7,9 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::walk::{Entry, Found};
-use super::{Tree, retain_outside, same, workers};
+use super::{Tree, retain_outside, same};
 use crate::error::{Error, ErrorKind, Result};
+use crate::processors::on_all;
 use crate::{attributes, temporary};
 
 /// What its owner needs to make files in a directory.
@@ -82,7 +83,7 @@ pub(crate) fn finish(tree: &Tree<'_>, found: &Found) -> Vec<Error> {
     let (open, closed): (Vec<_>, Vec<_>) =
         directories.partition(|directory| directory.metadata.mode() & PASSABLE != 0);
     let finish = |directory: &&Entry| finish_one(tree, directory);
-    let mut finished = workers::on_all(1, &open, finish, || ());
+    let mut finished = on_all(1, &open, finish, || ());
     finished.extend(closed.iter().map(finish));
     finished.into_iter().filter_map(Result::err).collect()
 }

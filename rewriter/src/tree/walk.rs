@@ -7,9 +7,10 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::{Tree, links, workers};
+use super::{Tree, links};
 use crate::direct;
 use crate::error::{Error, Result};
+use crate::processors::on_all;
 use crate::temporary;
 
 /// Something with a name in the tree.
@@ -120,7 +121,7 @@ fn contents(tree: &Tree<'_>) -> HashMap<PathBuf, Content> {
     let mut all = HashMap::new();
     let mut level = vec![PathBuf::new()];
     while !level.is_empty() {
-        let read = workers::on_all(1, &level, |directory| content(tree, directory), || ());
+        let read = on_all(1, &level, |directory| content(tree, directory), || ());
         let entries = read.iter().flatten().flatten();
         let directories = entries.filter(|entry| entry.metadata.is_dir());
         let next = directories.map(|entry| entry.path.clone()).collect();
