@@ -23,7 +23,8 @@ use crate::index::Index;
 use crate::memory::Mapped;
 use crate::next::{self, Next, Origin};
 #[cfg(target_arch = "x86_64")]
-use crate::record::{RECORD, padded, request};
+use crate::record::request;
+use crate::record::{RECORD, padded};
 use crate::sync::{
     AtomicPtr, AtomicUsize,
     Ordering::{AcqRel, Acquire},
