@@ -1,12 +1,24 @@
 //! Work on all processors.
 
 use std::panic::resume_unwind;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread::{self, ScopedJoinHandle, Thread};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{self, Builder, ScopedJoinHandle, Thread};
 use std::time::Duration;
 
 /// How often `meanwhile` is called.
 const PATIENCE: Duration = Duration::from_millis(50);
+
+/// Whether all processors have their work: what is then to be done on all is a part of that.
+static BUSY: AtomicBool = AtomicBool::new(false);
+
+/// That they have, until it ends in whatever way.
+struct Busy;
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        BUSY.store(false, Ordering::Release);
+    }
+}
 
 /// A thread that works; when it ends, in whatever way, the one that waits hears of it.
 struct Working<'s> {
@@ -21,7 +33,8 @@ impl Drop for Working<'_> {
     }
 }
 
-/// What `act` gives for each of `items`, in their order, on so many threads for each processor. `meanwhile` is called
+/// What `act` gives for each of `items`, in their order, on so many threads for each processor; on this one alone where
+/// there is nothing to share, where the system gives no other, and for what is itself done on all. `meanwhile` is called
 /// now and then.
 pub(crate) fn on_all<T: Sync, D: Send>(
     per_processor: usize,
@@ -31,20 +44,27 @@ pub(crate) fn on_all<T: Sync, D: Send>(
 ) -> Vec<D> {
     let processors = thread::available_parallelism().map_or(1, usize::from);
     let threads = (processors * per_processor).min(items.len());
-    let (next, working) = (AtomicUsize::new(0), AtomicUsize::new(threads));
+    if BUSY.swap(true, Ordering::Acquire) {
+        return alone(items, act, meanwhile);
+    }
+    let _busy = Busy;
+    let (next, working) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let main = thread::current();
     let mut all: Vec<(usize, D)> = thread::scope(|scope| {
         let (next, working, main, act) = (&next, &working, &main, &act);
         let work = || {
-            scope.spawn(move || {
-                let _ended = Working { working, main };
+            working.fetch_add(1, Ordering::Relaxed);
+            let ended = Working { working, main };
+            let worker = move || {
+                let _ended = ended;
                 let taken = || Some(next.fetch_add(1, Ordering::Relaxed));
                 std::iter::from_fn(taken)
                     .map_while(|index| Some((index, act(items.get(index)?))))
                     .collect::<Vec<_>>()
-            })
+            };
+            Builder::new().spawn_scoped(scope, worker).ok()
         };
-        let workers: Vec<_> = (0..threads).map(|_| work()).collect();
+        let workers: Vec<_> = (0..threads).map_while(|_| work()).collect();
         while working.load(Ordering::Acquire) > 0 {
             thread::park_timeout(PATIENCE);
             meanwhile();
@@ -53,6 +73,17 @@ pub(crate) fn on_all<T: Sync, D: Send>(
         let done = done.map(|done| done.unwrap_or_else(|panic| resume_unwind(panic)));
         done.flatten().collect()
     });
+    if all.len() < items.len() {
+        return alone(items, act, meanwhile); // no thread could be had
+    }
     all.sort_unstable_by_key(|(index, _)| *index);
     all.into_iter().map(|(_, done)| done).collect()
+}
+
+fn alone<T, D>(items: &[T], act: impl Fn(&T) -> D, mut meanwhile: impl FnMut()) -> Vec<D> {
+    let one = |item| {
+        meanwhile();
+        act(item)
+    };
+    items.iter().map(one).collect()
 }

@@ -103,6 +103,10 @@ fn end(chunk: usize, usable_size: usize) -> usize {
 #[cold]
 #[inline(never)]
 fn first_in_region(next: Next, heap: &'static Heap, chunk: usize) -> Option<Mark> {
+    // There are allocators whose smallest chunks are like that.
+    if !chunk.is_multiple_of(GRAIN) {
+        return None;
+    }
     if heap.is_programs() {
         next::check_header(chunk);
     } else if !heap.ask_first(|| next.capacity(chunk)) {

@@ -126,10 +126,6 @@ impl Origin for Table {
     #[inline(always)]
     fn usable_size_at_hand(self, chunk: usize) -> Option<usize> {
         let sizes = self.continuation(Hook::MallocUsableSize as usize)?;
-        // Two chunks that are closer would share a mark.
-        if !chunk.is_multiple_of(16) {
-            return None;
-        }
         // SAFETY: that is the type of what the continuation does.
         let ask: extern "C" fn(usize) -> usize = unsafe { mem::transmute(sizes) };
         ask(chunk).checked_sub(RECORD)

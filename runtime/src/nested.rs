@@ -80,11 +80,10 @@ pub(crate) fn announce(nested: Nested) -> bool {
 /// Takes the allocation at `base` out again. False if `allocator` has none there.
 pub(crate) fn retract(allocator: usize, base: usize) -> bool {
     let is_it = |nested: &Nested| nested.allocator == allocator && nested.base == base;
-    let grain = base & !(GRAIN - 1);
-    let Some(nested) = beginning_at(grain).filter(is_it) else {
+    let Some(nested) = beginning_at(base).filter(is_it) else {
         return false;
     };
-    if let Some(mark) = NESTED.mark(grain) {
+    if let Some(mark) = NESTED.mark(base & !(GRAIN - 1)) {
         NESTED.forget_large(base, nested.limit());
         mark.clear();
     }
@@ -102,8 +101,9 @@ pub(crate) fn at(address: usize) -> Option<Nested> {
     beginning_at(base).filter(|nested| (nested.base..nested.limit()).contains(&address))
 }
 
-/// The allocation that begins in the 16 bytes from `grain` on.
-fn beginning_at(grain: usize) -> Option<Nested> {
+/// The allocation that begins in the 16 bytes around `address`.
+fn beginning_at(address: usize) -> Option<Nested> {
+    let grain = address & !(GRAIN - 1);
     let mark = NESTED.mark(grain).filter(|mark| mark.is_set());
     mark?;
     let record = NESTED.record(grain)?.load(Relaxed);
@@ -171,5 +171,11 @@ mod tests {
         assert!(retract(3, base));
         assert!(!retract(3, base));
         assert_eq!(at(base), None);
+        // A large one, from one 64 MiB into the next.
+        let base = 0x1234_7bff_fff8;
+        assert!(announce(nested(base, 0x20000)));
+        assert_eq!(at(base + 0x18000), Some(nested(base, 0x20000)));
+        assert!(retract(3, base));
+        assert_eq!(at(base + 0x18000), None);
     }
 }

@@ -65,8 +65,8 @@ pub(crate) trait Origin: Copy {
     /// How much is asked for on the shorter way for a chunk of `size` bytes. `None` if it cannot be gone.
     fn request_at_hand(self, size: usize) -> Option<usize>;
 
-    /// How much the program may use of a chunk that goes it. `None` if that is large and has a header, or has not its
-    /// place to itself.
+    /// How much the program may use of a chunk that goes it and has a mark. `None` if it is large and has a header, or has
+    /// no room for a record.
     fn usable_size_at_hand(self, chunk: usize) -> Option<usize>;
 }
 

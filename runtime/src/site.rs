@@ -23,6 +23,7 @@
 //! An object that is unloaded leaves its return addresses in the table. Should another come to the
 //! same place, and should a call in it end at the very same address, it is taken for the old one.
 
+mod cached;
 pub(crate) mod cfa;
 mod cursor;
 mod found;
@@ -37,9 +38,10 @@ pub(crate) mod step;
 mod table;
 
 use crate::auxv::InitialStack;
+use crate::site::cached::Cached;
 use crate::site::frame::Function;
 use crate::site::step::{Frame, Outer, Step};
-use crate::site::table::{Key, Table};
+use crate::site::table::Key;
 use crate::sync::{AtomicUsize, Ordering::Relaxed};
 
 /// Where an allocation was made.
@@ -47,7 +49,7 @@ use crate::sync::{AtomicUsize, Ordering::Relaxed};
 pub(crate) struct Site(u32);
 
 /// Return addresses. The value is the site's number, or this and the step out of a facade.
-static CALLERS: Table = Table::new();
+static CALLERS: Cached = Cached::new();
 const FACADE: u32 = 1 << 23;
 
 /// How many return addresses a site stands for; 0 is as good as 1.

@@ -1,6 +1,6 @@
 //! Which allocators an executable brings, and which of their functions can be moved.
 
-use object::elf::PF_X;
+use object::elf::{SHF_EXECINSTR, SHT_NOBITS};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -10,7 +10,7 @@ use super::names::{Kind, Scheme};
 use super::symbols::{Function, Symbols, contains};
 use super::targets::Targets;
 use super::{ENTRY, is_entry};
-use crate::elf::{Segment, Vaddr};
+use crate::elf::{FileOffset, Section, Vaddr};
 use crate::error::{ErrorKind, Result};
 use crate::parse::{Image, Table};
 use crate::source::Source;
@@ -186,20 +186,30 @@ pub(crate) fn has_malloc(source: &Source, image: &Image) -> Result<bool> {
 /// program, but each of these runtimes has the names of their common options
 /// (compiler-rt lib/sanitizer_common/sanitizer_flags.inc).
 ///
-/// Linkers that keep the headers apart from code do so with strings as well; else they are all in one segment.
+/// No string is in a section of code.
 fn is_sanitizer(source: &Source, image: &Image) -> Result<bool> {
     const OPTION: &[u8] = b"dedup_token_length\0";
-    let is_code = |load: &Segment| load.flags.0 & PF_X.0 != 0;
-    let mut loads = image.loads().map(|(_, load)| load);
-    let apart = loads.any(|load| load.offset.0 == 0 && !is_code(load));
-    for (_, load) in image.loads().filter(|(_, load)| !(apart && is_code(load))) {
-        let segment = Table {
-            vaddr: load.vaddr,
-            at: load.offset,
-            size: load.filesz,
-        };
-        if contains(source, segment, OPTION)? {
-            return Ok(true);
+    let mut code: Vec<&Section> = (image.sections.iter())
+        .filter(|section| section.flags.contains(SHF_EXECINSTR) && section.kind != SHT_NOBITS)
+        .collect();
+    code.sort_by_key(|section| section.offset);
+    for (_, load) in image.loads() {
+        let end = load.offset.0.saturating_add(load.filesz);
+        let mut left = load.offset.0..end;
+        let ends = code.iter().map(|section| {
+            let start = section.offset.0;
+            (start, start.saturating_add(section.size))
+        });
+        for (start, behind) in ends.chain([(end, end)]) {
+            let strings = Table {
+                vaddr: load.vaddr,
+                at: FileOffset(left.start),
+                size: start.min(end).saturating_sub(left.start),
+            };
+            if contains(source, strings, OPTION)? {
+                return Ok(true);
+            }
+            left.start = left.start.max(behind.min(end));
         }
     }
     Ok(false)

@@ -163,12 +163,13 @@ impl Targets<'_> {
         found: &mut Reasons,
     ) -> Result<()> {
         let mut instructions = Instructions::default();
-        let pieces: Vec<u64> = (0..load.filesz).step_by(PIECE).collect();
-        for pieces in pieces.chunks(AT_ONCE) {
+        for first in (0..load.filesz).step_by(PIECE * AT_ONCE) {
+            let pieces = (first..load.filesz).step_by(PIECE).take(AT_ONCE);
+            let pieces: Vec<u64> = pieces.collect();
             let scan = |&piece: &u64| self.like_branches(load, interiors, piece);
-            let scanned = match pieces {
+            let scanned = match pieces.as_slice() {
                 [only] => vec![scan(only)],
-                _ => on_all(1, pieces, scan, || ()),
+                pieces => on_all(1, pieces, scan, || ()),
             };
             for piece in scanned {
                 for (place, target, number) in piece? {
@@ -347,9 +348,9 @@ impl Interiors {
 /// What functions begin at a multiple of.
 const ALIGNMENT: u64 = 16;
 /// How many bytes of code are read together, and how many times that before what looks like a branch is looked into: a
-/// file full of such takes no more memory.
+/// file full of such takes five times the memory of these.
 const PIECE: usize = 256 << 10;
-const AT_ONCE: usize = 256;
+const AT_ONCE: usize = 64;
 /// How many bytes of code are looked at together.
 const BLOCK: usize = 512;
 /// What may stand behind code.

@@ -1,7 +1,7 @@
 //! Facades that have no name: the program was stripped, or calls its malloc as nobody else does.
 //!
-//! One call in 64 is a sample at first, and then one in 512: who called the function that called, and so on. A function is taken for
-//! a facade if
+//! About one call in 64 is a sample; with one thread, one in 512 once there are many: who called the function
+//! that called, and so on. A function is taken for a facade if
 //! - an eighth of all samples so far were made there, and no fewer than [`ENOUGH`];
 //! - it is small, for whoever only hands memory on has not much code;
 //! - it was called by [`SEVERAL`] different functions at least, or if it is [`TINY`] by two.

@@ -4,13 +4,14 @@ use core::iter;
 use core::mem::MaybeUninit;
 use core::slice;
 
+use crate::site::cached::Cached;
 use crate::site::numbers;
 use crate::site::step::{Frame, Outer, Step};
 use crate::site::table::{Key, Table};
 use crate::site::{DEEPEST, FACADE, FACADES, kind};
 
 /// Return addresses with their step, or [`NO_STEP`]; and [`FACADE`] for facades.
-static STEPS: Table = Table::new();
+static STEPS: Cached = Cached::new();
 /// Nothing is known of a frame. (No step is so long.)
 const NO_STEP: u32 = FACADE - 1;
 /// Sites by the hash of their return addresses.
@@ -94,7 +95,7 @@ fn step(caller: usize) -> u32 {
     };
     match STEPS.at_hand(key) {
         step if step < u64::from(2 * FACADE) => step as u32,
-        _ => STEPS.find(key).or_else(enter).unwrap_or(NO_STEP),
+        _ => STEPS.meet(key).or_else(enter).unwrap_or(NO_STEP),
     }
 }
 

@@ -7,26 +7,25 @@
 //!
 //! There are four arrays of slots, each sixteen or eight times the size of the one before. A key belongs
 //! in the first free one of its slots, the arrays taken in order; slots never become free, so all
-//! threads agree on it. Looked up is first in a cache, where each key has one slot: what was met last is
-//! copied there.
+//! threads agree on it.
 //!
 //! A value may be the number of something: whoever finds it sees what was written before it was added.
 
+use core::ptr;
+
 use crate::machine::CODE_ALIGNMENT;
 use crate::sync::{
-    AtomicU64, AtomicUsize,
-    Ordering::{Acquire, Relaxed, Release, SeqCst},
+    AtomicPtr, AtomicU64, AtomicUsize,
+    Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst},
 };
 use crate::sys;
 
 /// Bits of a value.
-const VALUE: u32 = 24;
+pub(crate) const VALUE: u32 = 24;
 /// Bits that a key has in common with the number of each of its slots.
 const FIXED: u32 = 8;
 /// How many slots of one array are looked at for a key.
 const PROBES: usize = 8;
-/// Slots of the cache.
-const CACHED: usize = 1 << 10;
 /// Slots of the first array.
 const FIRST: usize = 1 << 10;
 /// Slots of the arrays.
@@ -52,6 +51,12 @@ impl Key {
         Self((address.wrapping_mul(Self::FACTOR << 17) as u64).swap_bytes())
     }
 
+    /// Its low bits, which say where it is found.
+    #[inline(always)]
+    pub(crate) const fn index(self) -> usize {
+        self.0 as usize
+    }
+
     /// One that no address has, one for each.
     pub(crate) const fn second(self) -> Self {
         Self(self.0 | 1 << 40)
@@ -65,11 +70,10 @@ impl Key {
 
 /// The map. All zeros is empty.
 pub(crate) struct Table {
-    cache: [AtomicU64; CACHED],
-    /// What the newest array's size has over that of the first.
-    larger: AtomicUsize,
-    /// Distance of the reservation from where it would lie if the first array were its part.
-    distance: AtomicUsize,
+    /// Slots of the newest array, if that is another than the first; else 0.
+    newest: AtomicUsize,
+    /// The reservation, once there is one.
+    reserved: AtomicPtr<AtomicU64>,
     entries: AtomicUsize,
     first: [AtomicU64; FIRST],
 }
@@ -77,56 +81,38 @@ pub(crate) struct Table {
 impl Table {
     pub(crate) const fn new() -> Self {
         Self {
-            cache: [const { AtomicU64::new(0) }; CACHED],
-            larger: AtomicUsize::new(0),
-            distance: AtomicUsize::new(0),
+            newest: AtomicUsize::new(0),
+            reserved: AtomicPtr::new(ptr::null_mut()),
             entries: AtomicUsize::new(0),
             first: [const { AtomicU64::new(0) }; FIRST],
         }
     }
 
-    /// The value of `key`, or a number that is no value: the usual case of a look-up, in few
-    /// instructions. The key may be there even so.
-    #[inline(always)]
-    pub(crate) fn at_hand(&self, key: Key) -> u64 {
-        let entry = self.cached(key).map_or(0, |slot| slot.load(Acquire));
-        entry ^ (key.0 << (64 - 48))
-    }
-
-    /// The slot of `key` in the cache.
-    #[inline(always)]
-    fn cached(&self, key: Key) -> Option<&AtomicU64> {
-        self.cache.get(key.0 as usize & (CACHED - 1))
-    }
-
     /// Slots of the newest array.
     fn largest(&self) -> usize {
-        self.larger.load(Acquire).wrapping_add(FIRST)
+        self.newest.load(Acquire).max(FIRST)
     }
 
-    /// The slot numbered by the bits of `index` under `mask`, in the array of that size. A mask larger than the first
-    /// array's has to come from `larger`, acquired: `grow` has set the distance before it releases that.
-    fn slot(&self, mask: usize, index: usize) -> &AtomicU64 {
-        let base = self.first.as_ptr().wrapping_sub(FIRST);
-        let base = base.wrapping_byte_add(self.distance.load(Relaxed));
-        let slot = base.wrapping_add((index & mask).wrapping_add(mask).wrapping_add(1));
-        // SAFETY: either the distance is 0 and the mask that of the first array, since with a larger one the distance
-        // is seen that was set before; or it leads to the reservation, which has room for every array at its size.
-        unsafe { &*slot }
+    /// The slot numbered by the low bits of `index` in the array of `size`, if there is one.
+    fn slot(&self, size: usize, index: usize) -> Option<&AtomicU64> {
+        let index = index & (size.wrapping_sub(1));
+        if size == FIRST {
+            return self.first.get(index);
+        }
+        let there_is = size <= self.largest();
+        let slot = self
+            .reserved
+            .load(Relaxed)
+            .wrapping_add(size.wrapping_add(index));
+        // SAFETY: `grow` has set the reservation before it released the size, and that has room for every array at its
+        // size.
+        there_is.then(|| unsafe { &*slot })
     }
 
     /// The slots of `key` in the array of `size`, if there is one.
     fn slots(&self, size: usize, key: Key) -> impl Iterator<Item = &AtomicU64> {
-        let index = move |probe: usize| (key.0 as usize).wrapping_add(probe << FIXED);
-        let probes = (size >> FIXED).min(PROBES);
-        let exists = size == FIRST || size <= self.largest();
-        (0..if exists { probes } else { 0 }).filter_map(move |probe| {
-            if size == FIRST {
-                self.first.get(index(probe) & (FIRST - 1))
-            } else {
-                Some(self.slot(size.wrapping_sub(1), index(probe)))
-            }
-        })
+        let index = move |probe: usize| key.index().wrapping_add(probe << FIXED);
+        (0..(size >> FIXED).min(PROBES)).map_while(move |probe| self.slot(size, index(probe)))
     }
 
     /// The slots of `key` in the order in which they are taken.
@@ -138,27 +124,13 @@ impl Table {
 
     /// The value of `key`.
     pub(crate) fn find(&self, key: Key) -> Option<u32> {
-        let home = self.all_slots(key).find_map(|slot| {
-            let value = value(slot.load(Acquire), key)?;
-            Some((slot, value))
-        });
-        let (slot, value) = home?;
-        self.copy(key, slot);
-        Some(value)
+        self.find_slot(key).map(|(_, value)| value)
     }
 
-    /// Puts `key`, which is in `home`, into the cache. While another thread changes the value, this one writes the cache
-    /// and reads `home`, that one writes `home` and reads the cache: with one order of all four, one of them sees what
-    /// the other has written.
-    fn copy(&self, key: Key, home: &AtomicU64) {
-        let entry = home.load(SeqCst);
-        if let Some(slot) = self.cached(key) {
-            slot.store(entry, SeqCst);
-        }
-        let now = home.load(SeqCst);
-        if now != entry {
-            self.change(key, value(now, key).unwrap_or_default());
-        }
+    /// The slot of `key`, and its value.
+    pub(crate) fn find_slot(&self, key: Key) -> Option<(&AtomicU64, u32)> {
+        self.all_slots(key)
+            .find_map(|slot| Some((slot, value(slot.load(Acquire), key)?)))
     }
 
     /// Adds `key` with `value`. Gives the value that it has then, which is another if it was there, and
@@ -167,7 +139,7 @@ impl Table {
         if key.0 >> FIXED == 0 {
             return None;
         }
-        let entry = key.0 << (64 - 48) ^ u64::from(value);
+        let entry = entry(key, value);
         if self.entries.load(Relaxed) > self.largest() / 4 {
             self.grow();
         }
@@ -191,52 +163,52 @@ impl Table {
         }
     }
 
-    /// Gives `key`, if it is there, another value, in an order with [`Self::copy`].
+    /// Gives `key`, if it is there, another value.
     pub(crate) fn change(&self, key: Key, value: u32) {
-        for slot in self.all_slots(key).chain(self.cached(key)) {
-            let entry = slot.load(SeqCst);
-            if self::value(entry, key).is_some() {
-                // The key stays, so whoever else changes the value does so in full.
-                slot.store(key.0 << (64 - 48) ^ u64::from(value), SeqCst);
-            }
+        if let Some((slot, _)) = self.find_slot(key) {
+            // The key stays, so whoever else changes the value does so in full.
+            slot.store(entry(key, value), SeqCst);
         }
     }
 
     /// Whether there is one array more now.
     #[cold]
     fn grow(&self) -> bool {
+        const BYTES: usize = RESERVED * size_of::<AtomicU64>();
         let size = self.largest();
         let Some(next) = SIZES.into_iter().find(|next| *next > size) else {
             return false;
         };
-        if self.distance.load(Relaxed) == 0 {
-            const BYTES: usize = RESERVED * size_of::<u64>();
+        if self.reserved.load(Relaxed).is_null() {
             let Some(reserved) = sys::map_zeros(BYTES) else {
                 return false;
             };
-            let base = self.first.as_ptr().wrapping_sub(FIRST).addr();
-            let distance = reserved.wrapping_sub(base);
-            let set = self
-                .distance
-                .compare_exchange(0, distance, Relaxed, Relaxed);
+            let mapped = ptr::with_exposed_provenance_mut(reserved);
+            let set = (self.reserved).compare_exchange(ptr::null_mut(), mapped, AcqRel, Relaxed);
             if set.is_err() {
                 // SAFETY: nobody else has seen it.
                 unsafe { sys::unmap(reserved, BYTES) };
             }
         }
-        self.larger.fetch_max(next.wrapping_sub(FIRST), Release);
+        self.newest.fetch_max(next, AcqRel);
         true
     }
 }
 
+/// The entry of `key` with `value`.
+#[inline(always)]
+pub(crate) fn entry(key: Key, value: u32) -> u64 {
+    key.0 << (64 - 48) ^ u64::from(value)
+}
+
 /// The value in `entry`, if it is that of `key`.
-fn value(entry: u64, key: Key) -> Option<u32> {
-    let value = entry ^ (key.0 << (64 - 48));
+pub(crate) fn value(entry: u64, key: Key) -> Option<u32> {
+    let value = entry ^ self::entry(key, 0);
     (entry != 0 && value < 1 << VALUE).then_some(value as u32)
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     #![allow(
         clippy::unwrap_used,
         clippy::expect_used,
@@ -251,7 +223,7 @@ mod tests {
     use crate::sync;
 
     /// Return addresses as programs have them: some thousand in a few objects.
-    fn addresses(count: usize) -> impl Iterator<Item = usize> {
+    pub(crate) fn addresses(count: usize) -> impl Iterator<Item = usize> {
         (0..count).map(|index| 0x7f12_3456_0000 + ((index % 7) << 28) + index * 13)
     }
 
@@ -272,28 +244,6 @@ mod tests {
         let key = Key::of_address(addresses(1).next().unwrap());
         TABLE.change(key, 99);
         assert_eq!(TABLE.find(key), Some(99));
-    }
-
-    #[test]
-    fn what_is_at_hand_is_right() {
-        static TABLE: Table = Table::new();
-        let value = |address: usize| u32::try_from(address & 0x7f_ffff).unwrap();
-        for address in addresses(3000) {
-            TABLE.add(Key::of_address(address), value(address));
-            TABLE.find(Key::of_address(address));
-        }
-        let at_hand = addresses(3000)
-            .skip(2000)
-            .filter(|address| {
-                let found = TABLE.at_hand(Key::of_address(*address));
-                assert!(found == u64::from(value(*address)) || found >= 1 << VALUE);
-                found < 1 << VALUE
-            })
-            .count();
-        assert!(at_hand > 600, "{at_hand}");
-        for address in addresses(3000) {
-            assert!(TABLE.at_hand(Key::of_address(address + 1)) >= 1 << VALUE);
-        }
     }
 
     #[test]
@@ -328,30 +278,6 @@ mod tests {
         assert!(seen.iter().all(|values| *values == seen[0]));
         for (address, value) in addresses(20_000).zip(&seen[0]) {
             assert_eq!(TABLE.find(Key::of_address(address)), *value);
-        }
-    }
-
-    /// One thread changes a key's value while others find it, and copy it to the cache.
-    #[test]
-    fn a_change_reaches_every_copy() {
-        static TABLE: Table = Table::new();
-        const KEYS: usize = 200;
-        let keys = || addresses(KEYS).map(Key::of_address);
-        for key in keys() {
-            assert_eq!(TABLE.add(key, 1), Some(1));
-        }
-        for (array, value) in (0_u64..).zip(2..5) {
-            assert!(TABLE.grow());
-            for (key, seed) in keys().zip(array * 1000..) {
-                let find = || {
-                    let found = TABLE.find(key);
-                    assert!(found.is_some_and(|found| (value - 1..=value).contains(&found)));
-                };
-                sync::interleave(seed, &[&find, &|| TABLE.change(key, value), &find]);
-                let at_hand = TABLE.at_hand(key);
-                assert_eq!(at_hand, u64::from(value), "array {array}, seed {seed}");
-                assert_eq!(TABLE.find(key), Some(value), "array {array}, seed {seed}");
-            }
         }
     }
 
