@@ -168,7 +168,7 @@ fn behind(mut value: u64, innermost: Frame) -> Site {
             if depth > 1 {
                 return Site(stack::number(frame, depth).unwrap_or_default());
             }
-            let known = CALLERS.find(Key::of_address(frame.caller));
+            let known = CALLERS.meet(Key::of_address(frame.caller));
             match known.or_else(|| enter(frame)) {
                 Some(known) => value = u64::from(known),
                 None => return Site::UNKNOWN,

@@ -225,6 +225,23 @@ fn a_function_that_only_hands_on_is_found() {
     );
 }
 
+#[test]
+fn a_site_that_was_met_is_at_hand() {
+    let caller = (a_site_that_was_met_is_at_hand as fn() as *const ()).addr() + 1;
+    let frame = Frame {
+        caller,
+        stack: 0,
+        frame_pointer: 0,
+    };
+    // Other tests may take its place in the cache, but not each time.
+    let is_at_hand = (0..100).any(|_| {
+        // SAFETY: no facade is stepped out of, so the stack is not read.
+        let site = unsafe { Site::of(frame) };
+        Site::at_hand(caller) == Some(site) && site != Site::UNKNOWN
+    });
+    assert!(is_at_hand);
+}
+
 fn in_function(site: Site, function: *const ()) -> bool {
     let kind = kind(site.address()).expect("a function");
     kind.function.0 == function.expose_provenance()
