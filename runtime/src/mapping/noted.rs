@@ -2,17 +2,15 @@
 //! kernel tells differs: it joins neighbours and splits them by their rights.
 //!
 //! The table is short and searched from one end to the other, by mmap and munmap, too, beside whose cost that is
-//! nothing. When it is full, calls go unnoted. A slot belongs to the thread that sets its base to `TAKEN`, until it
-//! sets it to something else; readers look at the base before and after the rest. (A process that forks while
-//! another thread has taken a slot loses that slot.)
+//! nothing. When it is full, calls go unnoted. A slot belongs to the thread that has taken it, until it fills it in or
+//! frees it; readers look at its [`Begin`] before and after the rest. (A process that forks while another thread has
+//! taken a slot loses that slot.)
 
 use crate::pages;
 use crate::sync::{AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release, fence};
 
 /// How many mappings are noted at a time.
 const SLOTS: usize = 4096;
-const FREE: usize = 0;
-const TAKEN: usize = 1;
 
 static SLOTS_OF_ALL: Table = Table::new();
 
@@ -54,38 +52,71 @@ pub(crate) fn of(address: usize) -> Option<Noted> {
     SLOTS_OF_ALL.of(address)
 }
 
+/// Where the mapping of a slot begins, if there is one; and in the bits that are 0 in any such address a number that is
+/// another one after each change, so that nobody takes one mapping for the next in the same place.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Begin(usize);
+
+impl Begin {
+    const TIMES: usize = pages::LEAST - 1;
+    const FREE: usize = 0;
+    /// The last page is the kernel's.
+    const TAKEN: usize = !Self::TIMES;
+
+    fn address(self) -> usize {
+        self.0 & !Self::TIMES
+    }
+
+    /// What follows, with another address.
+    fn then(self, address: usize) -> Self {
+        let times = self.0.wrapping_add(1) & Self::TIMES;
+        Self(address & !Self::TIMES | times)
+    }
+}
+
 struct Slot {
-    base: AtomicUsize,
+    begin: AtomicUsize,
     size: AtomicUsize,
     site: AtomicUsize,
     protection: AtomicUsize,
 }
 
 impl Slot {
-    fn read(&self) -> Option<Noted> {
-        let base = self.base.load(Acquire);
+    /// The mapping in it, and what to take it by.
+    fn read(&self) -> Option<(Begin, Noted)> {
+        let begin = Begin(self.begin.load(Acquire));
         let noted = Noted {
-            base,
+            base: begin.address(),
             size: self.size.load(Relaxed),
             site: self.site.load(Relaxed),
             protection: u32::try_from(self.protection.load(Relaxed)).unwrap_or_default(),
         };
         fence(Acquire);
-        (base > TAKEN && self.base.load(Relaxed) == base).then_some(noted)
+        let is_whole = ![Begin::FREE, Begin::TAKEN].contains(&noted.base);
+        (is_whole && self.begin.load(Relaxed) == begin.0).then_some((begin, noted))
     }
 
-    /// Takes it, if its base is still `base`.
-    fn take(&self, base: usize) -> bool {
-        let taken = self.base.compare_exchange(base, TAKEN, Acquire, Relaxed);
-        taken.is_ok()
+    /// Takes it, if it is still free.
+    fn take_free(&self) -> Option<Begin> {
+        let begin = Begin(self.begin.load(Relaxed));
+        (begin.address() == Begin::FREE).then(|| self.take(begin))?
+    }
+
+    /// Takes it, if it is still as it was. What there is then.
+    fn take(&self, begin: Begin) -> Option<Begin> {
+        let taken = begin.then(Begin::TAKEN);
+        let before = (self.begin).compare_exchange(begin.0, taken.0, Acquire, Relaxed);
+        // What is written next is not seen before that.
+        fence(Release);
+        before.is_ok().then_some(taken)
     }
 
     /// Fills it in and gives it up. The caller has taken it.
-    fn publish(&self, noted: Noted) {
+    fn publish(&self, taken: Begin, noted: Noted) {
         self.size.store(noted.size, Relaxed);
         self.site.store(noted.site, Relaxed);
         self.protection.store(noted.protection as usize, Relaxed);
-        self.base.store(noted.base, Release);
+        self.begin.store(taken.then(noted.base).0, Release);
     }
 }
 
@@ -100,7 +131,7 @@ impl Table {
         Self {
             slots: [const {
                 Slot {
-                    base: AtomicUsize::new(FREE),
+                    begin: AtomicUsize::new(Begin::FREE),
                     size: AtomicUsize::new(0),
                     site: AtomicUsize::new(0),
                     protection: AtomicUsize::new(0),
@@ -117,6 +148,7 @@ impl Table {
     fn of(&self, address: usize) -> Option<Noted> {
         self.used()
             .filter_map(Slot::read)
+            .map(|(_, noted)| noted)
             .find(|noted| (noted.base..noted.limit()).contains(&address))
     }
 
@@ -126,11 +158,10 @@ impl Table {
     }
 
     fn add(&self, noted: Noted) {
-        let mut places = (1..).zip(&self.slots);
-        let is_ours =
-            |(_, slot): &(usize, &Slot)| slot.base.load(Relaxed) == FREE && slot.take(FREE);
-        if let Some((used, slot)) = places.find(is_ours) {
-            slot.publish(noted);
+        let places = (1..).zip(&self.slots);
+        let mut ours = places.filter_map(|(used, slot)| Some((used, slot, slot.take_free()?)));
+        if let Some((used, slot, taken)) = ours.next() {
+            slot.publish(taken, noted);
             self.used.fetch_max(used, Release);
         }
     }
@@ -138,11 +169,15 @@ impl Table {
     fn forget(&self, base: usize, size: usize) {
         let end = limit(base, size);
         for slot in self.used() {
-            let Some(noted) = slot.read() else { continue };
-            let is_touched = noted.base < end && base < noted.limit();
-            if !is_touched || !slot.take(noted.base) {
+            let Some((begin, noted)) = slot.read() else {
+                continue;
+            };
+            if noted.base >= end || base >= noted.limit() {
                 continue;
             }
+            let Some(taken) = slot.take(begin) else {
+                continue;
+            };
             let before = Noted {
                 size: base.saturating_sub(noted.base),
                 ..noted
@@ -153,12 +188,12 @@ impl Table {
                 size: noted.size.saturating_sub(gone),
                 ..noted
             };
-            slot.base.store(FREE, Release);
-            for rest in [before, behind] {
-                if rest.size != 0 {
-                    self.add(rest);
-                }
+            let mut left = [before, behind].into_iter().filter(|rest| rest.size != 0);
+            match left.next() {
+                Some(rest) => slot.publish(taken, rest),
+                None => slot.begin.store(taken.then(Begin::FREE).0, Release),
             }
+            left.for_each(|rest| self.add(rest));
         }
     }
 }
@@ -169,6 +204,7 @@ mod tests {
 
     use super::*;
     use crate::pages::LEAST as PAGE;
+    use crate::sync;
 
     const AT: usize = 0x7f00_0000_0000;
 
@@ -184,7 +220,7 @@ mod tests {
     fn all(table: &Table) -> Vec<(usize, usize, usize)> {
         let noted = table.used().filter_map(Slot::read);
         let mut all: Vec<_> = noted
-            .map(|noted| (noted.base, noted.size, noted.site))
+            .map(|(_, noted)| (noted.base, noted.size, noted.site))
             .collect();
         all.sort_unstable();
         all
@@ -254,5 +290,46 @@ mod tests {
             }
         });
         assert_eq!(all(&table), []);
+    }
+
+    /// While one thread unmaps and maps in the same place and another cuts off the end, a third is told of none but
+    /// mappings that there were.
+    #[test]
+    fn nobody_reads_half_of_one_and_half_of_another() {
+        static TABLE: Table = Table::new();
+        let kept = noted(AT - 9 * PAGE, 8 * PAGE);
+        for seed in 0..3000 {
+            TABLE.note(kept);
+            TABLE.note(noted(AT, 9 * PAGE));
+            let again = || {
+                for pages in 1..4 {
+                    TABLE.forget(AT, 9 * PAGE);
+                    TABLE.note(noted(AT, pages * PAGE));
+                }
+            };
+            let cut = || TABLE.forget(AT - 3 * PAGE, 2 * PAGE);
+            let read = || {
+                for _ in 0..4 {
+                    if let Some(read) = TABLE.of(AT) {
+                        assert_eq!(read, noted(read.base, read.size), "seed {seed}");
+                    }
+                    if let Some(read) = TABLE.of(kept.base) {
+                        let site = kept.site;
+                        let expected = [
+                            kept,
+                            Noted {
+                                size: 6 * PAGE,
+                                ..kept
+                            },
+                        ];
+                        assert!(expected.contains(&read) && read.site == site, "seed {seed}");
+                    }
+                }
+            };
+            sync::interleave(seed, &[&again, &read, &cut]);
+            let first = (kept.base, 6 * PAGE, kept.site);
+            let last = (AT, 3 * PAGE, AT + 3 * PAGE);
+            assert_eq!(all(&TABLE), [first, last], "seed {seed}");
+        }
     }
 }
