@@ -176,3 +176,61 @@ impl AtSite {
         self.bytes.store(0, Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(
+        clippy::expect_used,
+        reason = "a test says that something is wrong by panicking"
+    )]
+
+    use super::*;
+    use crate::sync;
+
+    /// Threads count at the same sites, two of which have one place in a shard; one thread has no shard of its own.
+    #[test]
+    fn nothing_is_lost_in_any_order() {
+        static OWN: [Shard; 2] = [const { Shard::new() }; 2];
+        let shards = [&OWN[0], &OWN[1], &SHARED];
+        // More than a thread keeps to itself, and less.
+        let sizes = [100_000, 7, 300];
+        let sites = [0x70_0001, 0x70_0041, 0x70_0002].map(Site::from_number);
+        let chunks = || sites.into_iter().zip(sizes);
+        let work = |shard: &Shard| {
+            for _ in 0..2 {
+                chunks().for_each(|(site, size)| shard.born(site, size));
+                chunks().for_each(|(site, size)| shard.died(site, size));
+            }
+            chunks().for_each(|(site, size)| shard.born(site, size));
+        };
+        for seed in 0..500 {
+            let body = |number: usize| move || work(shards[number]);
+            sync::interleave(seed, &[&body(0), &body(1), &body(2)]);
+            let rounds = 3 * (seed as usize + 1);
+            for (site, size) in chunks() {
+                let counts = sites::counts(site).expect("memory");
+                let kept = || {
+                    let all = OWN.iter().flat_map(Shard::sites);
+                    all.filter(move |(kept, _)| *kept == site)
+                };
+                let calls: usize = kept().map(|(_, kept)| kept.calls.load(Relaxed)).sum();
+                let bytes: usize = kept().map(|(_, kept)| kept.bytes.load(Relaxed)).sum();
+                let live: isize = kept().map(|(_, kept)| kept.live.now()).sum();
+                let peaks: isize = kept().map(|(_, kept)| kept.live.peak()).sum();
+                assert_eq!(
+                    counts.calls.load(Relaxed) + calls,
+                    3 * rounds,
+                    "seed {seed}"
+                );
+                assert_eq!(
+                    counts.bytes.load(Relaxed) + bytes,
+                    3 * rounds * size,
+                    "seed {seed}"
+                );
+                let live = counts.live.now() + live;
+                assert_eq!(live, (rounds * size).cast_signed(), "seed {seed}");
+                assert!(counts.live.peak(peaks) >= rounds * size, "seed {seed}");
+            }
+        }
+    }
+}
