@@ -24,20 +24,8 @@ pub(crate) struct SiteCounts {
 /// of counts; whose turn it is may use it.
 pub(crate) fn sites(_turn: &Turn<'_>, mut visit: impl FnMut(Site, &SiteCounts)) {
     for (_, counts) in sites::all() {
-        for count in [
-            &counts.kept_calls,
-            &counts.kept_bytes,
-            &counts.found_chunks,
-            &counts.found_bytes,
-        ] {
+        for count in [&counts.found_chunks, &counts.found_bytes] {
             count.store(0, Relaxed);
-        }
-    }
-    for (site, kept) in counters::kept() {
-        if let Some(counts) = sites::counts(site) {
-            add(&counts.kept_calls, kept.calls.load(Relaxed));
-            add(&counts.kept_bytes, kept.bytes.load(Relaxed));
-            counts.live.note_peak(kept.live.peak());
         }
     }
     for heap in heap::all() {
@@ -50,14 +38,13 @@ pub(crate) fn sites(_turn: &Turn<'_>, mut visit: impl FnMut(Site, &SiteCounts)) 
         });
     }
     for (site, counts) in sites::all() {
-        let sum = |counted: &AtomicUsize, kept: &AtomicUsize| {
-            counted.load(Relaxed).wrapping_add(kept.load(Relaxed))
-        };
+        let counted = counters::at(site, counts);
+        counts.live.note_peak(counted.peak);
         let counts = SiteCounts {
             live_chunks: counts.found_chunks.load(Relaxed),
             live_bytes: counts.found_bytes.load(Relaxed),
-            calls: sum(&counts.calls, &counts.kept_calls),
-            bytes: sum(&counts.bytes, &counts.kept_bytes),
+            calls: counted.calls,
+            bytes: counted.bytes,
             peak_bytes: counts.live.peak(0),
         };
         if counts.live_chunks != 0 || counts.calls != 0 {

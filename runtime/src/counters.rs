@@ -12,11 +12,13 @@ mod level;
 mod shard;
 pub(crate) mod sites;
 
+use core::hint;
 use core::ops::Deref;
 use core::ptr;
 
 use crate::counters::level::Level;
-use crate::counters::shard::{AtSite, Calls, Shard};
+use crate::counters::shard::{Calls, Kept, Shard};
+use crate::counters::sites::Counts;
 use crate::holder::Holder;
 use crate::hook::Hook;
 use crate::site::Site;
@@ -29,6 +31,8 @@ use crate::sys;
 
 /// A power of two, so that finding a shard is a mask.
 const SHARDS: usize = 512;
+/// How often what is passed on meanwhile is waited for.
+const PATIENCE: usize = 16;
 /// How far from its home a thread looks for a free shard.
 const PROBES: usize = 16;
 
@@ -197,9 +201,48 @@ fn sum(counter: impl Fn(&'static Shard) -> &'static AtomicUsize) -> usize {
     })
 }
 
-/// What threads keep to themselves of the counts of sites.
-pub(crate) fn kept() -> impl Iterator<Item = (Site, &'static AtSite)> {
-    shards().flat_map(Shard::sites)
+/// What was counted at `site` since the start: `counts`, and what threads keep to themselves. Other threads may go on
+/// counting, and pass on what they kept.
+pub(crate) fn at(site: Site, counts: &Counts) -> Kept {
+    added_up(own(), site, counts)
+}
+
+fn added_up(shards: &[Shard], site: Site, counts: &Counts) -> Kept {
+    let mut sum = at_once(shards, site, counts);
+    for _ in 0..PATIENCE {
+        if let Ok(sum) = sum {
+            return sum;
+        }
+        hint::spin_loop();
+        sum = at_once(shards, site, counts);
+    }
+    // A handler may have come in while its own thread passed something on.
+    sum.unwrap_or_else(|sum| sum)
+}
+
+/// The same, as an error if something was passed on meanwhile.
+fn at_once(shards: &[Shard], site: Site, counts: &Counts) -> Result<Kept, Kept> {
+    let counted = || (counts.calls.load(Acquire), counts.bytes.load(Acquire));
+    let before = counted();
+    let mut sum = Kept {
+        calls: before.0,
+        bytes: before.1,
+        peak: 0,
+    };
+    let mut is_whole = true;
+    for shard in shards.iter().filter(|shard| shard.owner.load(Relaxed) != 0) {
+        let kept = shard.kept(site);
+        is_whole &= kept.is_some();
+        let kept = kept.unwrap_or_default();
+        sum.calls = sum.calls.wrapping_add(kept.calls);
+        sum.bytes = sum.bytes.wrapping_add(kept.bytes);
+        sum.peak = sum.peak.max(kept.peak);
+    }
+    if is_whole && counted() == before {
+        Ok(sum)
+    } else {
+        Err(sum)
+    }
 }
 
 fn shards() -> impl Iterator<Item = &'static Shard> {
@@ -210,4 +253,54 @@ fn shards() -> impl Iterator<Item = &'static Shard> {
 pub(crate) fn thread_pointers() -> impl Iterator<Item = usize> {
     let owners = own().iter().map(|shard| shard.owner.load(Relaxed));
     owners.filter(|owner| *owner != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(
+        clippy::expect_used,
+        reason = "a test says that something is wrong by panicking"
+    )]
+
+    use super::*;
+    use crate::sync;
+
+    /// While threads pass on what they kept of one site, since others take its place, who adds up is never told of more
+    /// calls than there were, nor of fewer than before.
+    #[test]
+    fn what_is_passed_on_is_counted_once() {
+        static SHARDS: [Shard; 2] = [const { Shard::new() }; 2];
+        const SIZE: usize = 10;
+        let [site, rival] = [0x71_0001, 0x71_0041].map(Site::from_number);
+        let counts = sites::counts(site).expect("memory");
+        for (shard, thread) in SHARDS.iter().zip(1..) {
+            shard.owner.store(thread, Relaxed);
+        }
+        for seed in 0..3000 {
+            let work = |shard: &Shard| {
+                for _ in 0..3 {
+                    shard.born(site, SIZE);
+                    shard.born(site, SIZE);
+                    shard.born(rival, 1);
+                }
+            };
+            let before = added_up(&SHARDS, site, counts).calls;
+            let read = || {
+                let mut last = before;
+                for _ in 0..4 {
+                    let Ok(sum) = at_once(&SHARDS, site, counts) else {
+                        continue;
+                    };
+                    assert!((last..=before + 12).contains(&sum.calls), "seed {seed}");
+                    // A call is counted before its bytes are.
+                    let bytes = sum.calls.saturating_sub(2) * SIZE..=(sum.calls + 2) * SIZE;
+                    assert!(bytes.contains(&sum.bytes), "seed {seed}");
+                    last = sum.calls;
+                }
+            };
+            sync::interleave(seed, &[&|| work(&SHARDS[0]), &read, &|| work(&SHARDS[1])]);
+            let sum = added_up(&SHARDS, site, counts);
+            assert_eq!((sum.calls, sum.bytes), (before + 12, (before + 12) * SIZE));
+        }
+    }
 }

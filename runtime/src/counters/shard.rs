@@ -9,7 +9,11 @@ use crate::counters::sites;
 use crate::counters::{LIVE, SHARED};
 use crate::hook::{HOOKS, Hook};
 use crate::site::Site;
-use crate::sync::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+use crate::sync::{
+    AtomicU32, AtomicUsize,
+    Ordering::{Acquire, Relaxed, Release},
+    fence,
+};
 
 /// How many sites a shard has counts of. A power of two.
 const SITES: usize = 64;
@@ -21,11 +25,24 @@ pub(crate) struct Calls {
 }
 
 /// What was counted at one site since the shard has it.
-pub(crate) struct AtSite {
+struct AtSite {
+    /// Its number, or [`MOVING`].
     site: AtomicU32,
-    pub(crate) calls: AtomicUsize,
-    pub(crate) bytes: AtomicUsize,
-    pub(crate) live: Change,
+    calls: AtomicUsize,
+    bytes: AtomicUsize,
+    live: Change,
+}
+
+/// The counts are being passed on.
+const MOVING: u32 = u32::MAX;
+
+/// What threads keep to themselves of the counts of one site.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Kept {
+    pub(crate) calls: usize,
+    pub(crate) bytes: usize,
+    /// The highest that the change of live bytes has been.
+    pub(crate) peak: isize,
 }
 
 /// What one thread counted.
@@ -149,31 +166,47 @@ impl Shard {
     #[inline(always)]
     fn at(&self, site: Site) -> Option<(&'static sites::Counts, &AtSite)> {
         let at_site = self.sites.get(site.number() as usize & (SITES - 1))?;
-        if at_site.site.load(Relaxed) != site.number() {
-            at_site.give();
-            at_site.site.store(site.number(), Relaxed);
+        let before = at_site.site.load(Relaxed);
+        if before != site.number() {
+            at_site.give(Site::from_number(before));
+            at_site.site.store(site.number(), Release);
         }
         Some((sites::counts(site)?, at_site))
     }
 
-    /// The sites that it has counts of.
-    pub(crate) fn sites(&self) -> impl Iterator<Item = (Site, &AtSite)> {
-        let sites = self.sites.iter();
-        sites.map(|at_site| (Site::from_number(at_site.site.load(Relaxed)), at_site))
+    /// What it keeps of `site`; `None` if that may be on its way to what all threads have counted.
+    pub(crate) fn kept(&self, site: Site) -> Option<Kept> {
+        let at_site = self.sites.get(site.number() as usize & (SITES - 1))?;
+        let whose = at_site.site.load(Acquire);
+        if whose == MOVING {
+            return None;
+        }
+        if whose != site.number() {
+            return Some(Kept::default());
+        }
+        let kept = Kept {
+            calls: at_site.calls.load(Relaxed),
+            bytes: at_site.bytes.load(Relaxed),
+            peak: at_site.live.peak(),
+        };
+        fence(Acquire);
+        (at_site.site.load(Relaxed) == whose).then_some(kept)
     }
 }
 
 impl AtSite {
-    /// Passes everything on to what all threads have counted.
+    /// Passes everything on to what all threads have counted at `site`. Whoever adds both up sees that it is about to be
+    /// in neither or in both ([`Shard::kept`]), or that the sum of all has changed.
     #[inline(never)]
-    fn give(&self) {
-        if let Some(counts) = sites::counts(Site::from_number(self.site.load(Relaxed))) {
-            counts.calls.fetch_add(self.calls.load(Relaxed), Relaxed);
-            counts.bytes.fetch_add(self.bytes.load(Relaxed), Relaxed);
+    fn give(&self, site: Site) {
+        self.site.store(MOVING, Relaxed);
+        if let Some(counts) = sites::counts(site) {
+            (counts.calls).fetch_add(self.calls.load(Relaxed), Release);
+            (counts.bytes).fetch_add(self.bytes.load(Relaxed), Release);
             self.live.give(&counts.live);
         }
-        self.calls.store(0, Relaxed);
-        self.bytes.store(0, Relaxed);
+        self.calls.store(0, Release);
+        self.bytes.store(0, Release);
     }
 }
 
@@ -209,14 +242,12 @@ mod tests {
             let rounds = 3 * (seed as usize + 1);
             for (site, size) in chunks() {
                 let counts = sites::counts(site).expect("memory");
-                let kept = || {
-                    let all = OWN.iter().flat_map(Shard::sites);
-                    all.filter(move |(kept, _)| *kept == site)
-                };
-                let calls: usize = kept().map(|(_, kept)| kept.calls.load(Relaxed)).sum();
-                let bytes: usize = kept().map(|(_, kept)| kept.bytes.load(Relaxed)).sum();
-                let live: isize = kept().map(|(_, kept)| kept.live.now()).sum();
-                let peaks: isize = kept().map(|(_, kept)| kept.live.peak()).sum();
+                let kept = OWN.iter().map(|shard| shard.kept(site).unwrap_or_default());
+                let calls: usize = kept.clone().map(|kept| kept.calls).sum();
+                let bytes: usize = kept.clone().map(|kept| kept.bytes).sum();
+                let peaks: isize = kept.map(|kept| kept.peak).sum();
+                let all = OWN.iter().filter_map(|shard| shard.at(site));
+                let live: isize = all.map(|(_, at_site)| at_site.live.now()).sum();
                 assert_eq!(
                     counts.calls.load(Relaxed) + calls,
                     3 * rounds,

@@ -4,7 +4,7 @@
 use core::ptr;
 
 use crate::counters::level::Level;
-use crate::site::Site;
+use crate::site::{self, Site};
 use crate::sync::{
     AtomicPtr, AtomicUsize,
     Ordering::{AcqRel, Acquire, Relaxed},
@@ -17,9 +17,7 @@ pub(crate) struct Counts {
     pub(crate) calls: AtomicUsize,
     pub(crate) bytes: AtomicUsize,
     pub(crate) live: Level,
-    /// What a census adds to that: what threads keep to themselves, and what it finds alive.
-    pub(crate) kept_calls: AtomicUsize,
-    pub(crate) kept_bytes: AtomicUsize,
+    /// What a census finds alive.
     pub(crate) found_chunks: AtomicUsize,
     pub(crate) found_bytes: AtomicUsize,
 }
@@ -61,11 +59,13 @@ pub(crate) fn unborn(site: Site, size: usize) {
 
 /// All sites whose counts have a place, and their counts.
 pub(crate) fn all() -> impl Iterator<Item = (Site, &'static Counts)> {
-    let parts = (0_u32..).step_by(PART).zip(&TABLE);
-    let parts = parts.filter_map(|(first, slot)| Some((first, part(slot)?)));
-    parts
-        .flat_map(|(first, part)| (first..).zip(part))
-        .map(|(number, counts)| (Site::from_number(number), counts))
+    [Site::UNKNOWN]
+        .into_iter()
+        .chain(site::all())
+        .filter_map(|site| {
+            let (index, offset) = place(site);
+            Some((site, part(TABLE.get(index)?)?.get(offset)?))
+        })
 }
 
 fn place(site: Site) -> (usize, usize) {
