@@ -34,7 +34,7 @@ pub(crate) fn taken() -> u32 {
 fn take(meaning: usize) -> Option<u32> {
     let next = |taken: usize| Some(taken.wrapping_add(1)).filter(|next| *next < LIMIT);
     let number = TAKEN
-        .fetch_update(Relaxed, Relaxed, next)
+        .fetch_update(Acquire, Relaxed, next)
         .ok()?
         .wrapping_add(1);
     let Some(place) = place(number, true) else {
@@ -74,8 +74,8 @@ pub(crate) fn give_back(number: u32) {
     if let Some(place) = place(number, false) {
         place.store(0, Relaxed);
     }
-    // No matter if not.
-    let _ = TAKEN.compare_exchange(number, number.wrapping_sub(1), Relaxed, Relaxed);
+    // No matter if not. Whoever takes it next writes after that.
+    let _ = TAKEN.compare_exchange(number, number.wrapping_sub(1), Release, Relaxed);
 }
 
 /// How many return addresses `number` stands for.
