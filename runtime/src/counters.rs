@@ -303,4 +303,40 @@ mod tests {
             assert_eq!((sum.calls, sum.bytes), (before + 12, (before + 12) * SIZE));
         }
     }
+
+    /// Threads count at the same sites, two of which have one place in a shard; one thread has no shard of its own.
+    #[test]
+    fn nothing_is_lost_in_any_order() {
+        static SHARDS: [Shard; 2] = [const { Shard::new() }; 2];
+        let shards = [&SHARDS[0], &SHARDS[1], &SHARED];
+        // More than a thread keeps to itself, and less.
+        let sizes = [100_000, 7, 300];
+        let sites = [0x70_0001, 0x70_0041, 0x70_0002].map(Site::from_number);
+        let rivals = [0x70_0081, 0x70_0042].map(Site::from_number);
+        let chunks = || sites.into_iter().zip(sizes);
+        let work = |shard: &Shard| {
+            for _ in 0..2 {
+                chunks().for_each(|(site, size)| shard.born(site, size));
+                chunks().for_each(|(site, size)| shard.died(site, size));
+            }
+            chunks().for_each(|(site, size)| shard.born(site, size));
+        };
+        for seed in 0..500 {
+            let body = |number: usize| move || work(shards[number]);
+            sync::interleave(seed, &[&body(0), &body(1), &body(2)]);
+            // Has each shard pass on what it keeps.
+            for shard in &SHARDS {
+                rivals.iter().for_each(|rival| shard.born(*rival, 0));
+            }
+            let rounds = 3 * (seed as usize + 1);
+            for (site, size) in chunks() {
+                let counts = sites::counts(site).expect("memory");
+                assert_eq!(counts.calls.load(Relaxed), 3 * rounds, "seed {seed}");
+                assert_eq!(counts.bytes.load(Relaxed), 3 * rounds * size, "seed {seed}");
+                let live = (rounds * size).cast_signed();
+                assert_eq!(counts.live.now(), live, "seed {seed}");
+                assert!(counts.live.peak(0) >= rounds * size, "seed {seed}");
+            }
+        }
+    }
 }

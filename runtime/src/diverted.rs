@@ -120,7 +120,7 @@ impl Origin for Table {
 
     #[inline(always)]
     fn request_at_hand(self, size: usize) -> Option<usize> {
-        Some(size.checked_add(RECORD)?.max(padded(0)))
+        Some(padded(size))
     }
 
     #[inline(always)]

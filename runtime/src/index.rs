@@ -17,7 +17,7 @@ mod region;
 use core::ptr;
 
 use crate::index::covered::Covered;
-use crate::index::region::{Place, Region};
+use crate::index::region::{Region, Rotated};
 use crate::sync::{AtomicPtr, AtomicU64, Ordering};
 use crate::threads;
 
@@ -58,23 +58,23 @@ impl Index {
     /// of 16: the program may, by mistake, give back any.
     #[inline(always)]
     pub(crate) fn mark(&self, address: usize) -> Option<Mark> {
-        self.region(address)?.mark(Place::of(address))
+        self.region(address)?.mark(Rotated::of(address))
     }
 
     /// The same, if that takes no search.
     #[inline(always)]
     pub(crate) fn mark_at_hand(&self, address: usize) -> Option<Mark> {
-        let place = Place::of(address);
-        loaded(self.home(place.number())?)?.mark(place)
+        let address = Rotated::of(address);
+        loaded(self.home(address.number())?)?.mark(address)
     }
 
     /// That, if no large chunk begins in the page of `address`.
     #[inline(always)]
     pub(crate) fn small_mark_at_hand(&self, address: usize) -> Option<Mark> {
-        let place = Place::of(address);
-        loaded(self.home(place.number())?)
+        let rotated = Rotated::of(address);
+        loaded(self.home(rotated.number())?)
             .filter(|region| !region.has_page(address))?
-            .mark(place)
+            .mark(rotated)
     }
 
     /// The place of the mark; makes the region if there is none yet, and with it, if they are wanted, records beside its
@@ -86,7 +86,7 @@ impl Index {
             return None;
         }
         if let Some(region) = self.region(address) {
-            return region.mark(Place::of(address));
+            return region.mark(Rotated::of(address));
         }
         let made = Region::map(address, with_records)?;
         for place in self.places(address) {
@@ -97,7 +97,7 @@ impl Index {
                 Ordering::Acquire,
             );
             match there {
-                Ok(_) => return made.mark(Place::of(address)),
+                Ok(_) => return made.mark(Rotated::of(address)),
                 Err(_) if loaded(place).is_some_and(|region| region.contains(address)) => break,
                 Err(_) => {}
             }

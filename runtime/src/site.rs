@@ -37,6 +37,8 @@ mod stack;
 pub(crate) mod step;
 mod table;
 
+pub(crate) use found::{EVERY, calls_to_next_sample};
+
 use crate::auxv::InitialStack;
 use crate::site::cached::Cached;
 use crate::site::frame::Function;
@@ -135,11 +137,6 @@ impl Site {
 /// All sites that there are; one or the other may stand for nothing.
 pub(crate) fn all() -> impl Iterator<Item = Site> {
     (1..=numbers::taken()).map(Site)
-}
-
-/// How many calls of hooks there should be from one that is learnt from to the next.
-pub(crate) fn calls_to_next_sample() -> u32 {
-    found::calls_to_next_sample()
 }
 
 /// Learns from the call of a hook.

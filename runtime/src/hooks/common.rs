@@ -10,7 +10,7 @@ use crate::counters;
 use crate::holder::Holder;
 use crate::hook::Hook;
 use crate::hooks::Chunk;
-use crate::index::Mark;
+use crate::index::{GRAIN, Mark};
 use crate::next::{Next, Origin};
 use crate::record::Record;
 use crate::site::{self, Site};
@@ -94,7 +94,7 @@ static LEFT: AtomicU32 = AtomicU32::new(1);
 pub(crate) fn is_sample(address: usize, is_single: bool) -> bool {
     // Threads would contend for a counter. Addresses say it as well, if not as well: they are used again.
     if !is_single {
-        return (address >> 4).is_multiple_of(64);
+        return (address / GRAIN).is_multiple_of(site::EVERY as usize);
     }
     let left = LEFT.load(Relaxed).wrapping_sub(1);
     LEFT.store(left, Relaxed);

@@ -28,7 +28,7 @@ type Records = [AtomicU64; MARKS];
 /// The marks of one region.
 #[repr(C)]
 pub(crate) struct Region {
-    /// The marks. First, so that they lie where the region does.
+    /// The marks. They come first: an addition less on the way to them.
     words: [AtomicU64; WORDS],
     /// Number of the region.
     number: AtomicUsize,
@@ -40,12 +40,12 @@ pub(crate) struct Region {
     pages: [AtomicU64; PAGE_WORDS],
 }
 
-/// An address that a mark may stand for, with the bits that have to be 0 above all others: then it takes no comparison of
-/// their own to see that they are.
+/// An address that a mark may stand for, rotated so that the bits that have to be 0 are above all others: it takes no
+/// comparison of their own to see that they are.
 #[derive(Clone, Copy)]
-pub(crate) struct Place(usize);
+pub(crate) struct Rotated(usize);
 
-impl Place {
+impl Rotated {
     #[inline(always)]
     pub(crate) fn of(address: usize) -> Self {
         Self(address.rotate_right(GRAIN))
@@ -163,17 +163,17 @@ impl Region {
         self.begin().saturating_add(1 << REGION)
     }
 
-    /// The mark at `place`. `None` if that is not in the region, or no multiple of 16.
+    /// The mark for `address`. `None` if that is not in the region, or no multiple of 16.
     #[inline(always)]
-    pub(crate) fn mark(&'static self, place: Place) -> Option<Mark> {
-        if self.number.load(Ordering::Relaxed) != place.number() {
+    pub(crate) fn mark(&'static self, address: Rotated) -> Option<Mark> {
+        if self.number.load(Ordering::Relaxed) != address.number() {
             return None;
         }
         Some(Mark {
             word: self
                 .words
-                .get((place.0 >> u64::BITS.trailing_zeros()) & (WORDS - 1))?,
-            bit: 1 << (place.0 & 63),
+                .get((address.0 >> u64::BITS.trailing_zeros()) & (WORDS - 1))?,
+            bit: 1 << (address.0 & 63),
         })
     }
 

@@ -24,6 +24,8 @@ use crate::sync::{
 const ALL: usize = 1 << 13;
 /// So many are taken at a high rate.
 const FREQUENT: usize = 1 << 10;
+/// One call in so many is a sample then, and one in eight times as many later.
+pub(crate) const EVERY: u32 = 64;
 const ENOUGH: usize = 16;
 /// The smallest part of the samples, one in so many.
 const SHARE: usize = 8;
@@ -64,11 +66,11 @@ static NUMBERS: AtomicUsize = AtomicUsize::new(1);
 static CALLS: Table = Table::new();
 
 /// How many calls there should be from one sample to the next.
-pub(super) fn calls_to_next_sample() -> u32 {
-    if SAMPLES.load(Relaxed) < FREQUENT {
-        64
-    } else {
-        512
+pub(crate) fn calls_to_next_sample() -> u32 {
+    match SAMPLES.load(Relaxed) {
+        ..FREQUENT => EVERY,
+        FREQUENT..ALL => 8 * EVERY,
+        _ => u32::MAX,
     }
 }
 
