@@ -34,7 +34,7 @@ impl Drop for Working<'_> {
 }
 
 /// What `act` gives for each of `items`, in their order, on so many threads for each processor; on this one alone where
-/// there is nothing to share, where the system gives no other, and for what is itself done on all. `meanwhile` is called
+/// the system gives no other, and while something else is done on all, of which it may be a part. `meanwhile` is called
 /// now and then.
 pub(crate) fn on_all<T: Sync, D: Send>(
     per_processor: usize,
@@ -86,4 +86,22 @@ fn alone<T, D>(items: &[T], act: impl Fn(&T) -> D, mut meanwhile: impl FnMut()) 
         act(item)
     };
     items.iter().map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Also of what is itself done on all.
+    #[test]
+    fn answers_are_in_the_order_of_the_items() {
+        let inner: Vec<u64> = (0..50).collect();
+        let outer: Vec<u64> = (0..100).collect();
+        let sums = |times: &u64| on_all(1, &inner, |item| item * times, || ());
+        let expected: Vec<Vec<u64>> = (outer.iter())
+            .map(|times| inner.iter().map(|item| item * times).collect())
+            .collect();
+        assert_eq!(on_all(2, &outer, sums, || ()), expected);
+        assert!(on_all(1, &[0; 0], |item| *item, || ()).is_empty());
+    }
 }

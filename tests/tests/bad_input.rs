@@ -354,15 +354,23 @@ fn binary_for_all(dir: &Dir) -> PathBuf {
 
 /// `allocs-rewrite PROG -o OUT` as a user without privileges.
 pub(crate) fn as_nobody(dir: &Dir, prog: &Path, out: &Path) -> Command {
-    let binary = binary_for_all(dir);
-    let start = if rustix::process::geteuid().is_root() {
-        Command::new(needs("setpriv"))
-            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
-            .arg(binary)
-    } else {
-        Command::new(binary)
+    limited_nobody(dir, &[], prog, out)
+}
+
+/// The same, with limits as prlimit(1) takes them.
+pub(crate) fn limited_nobody(dir: &Dir, limits: &[&str], prog: &Path, out: &Path) -> Command {
+    let limited = Command::new(needs("prlimit")).args(limits);
+    let start = match rustix::process::geteuid().is_root() {
+        true => limited.args([
+            "setpriv",
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+        ]),
+        false => limited,
     };
-    start.arg(prog).arg("-o").arg(out)
+    let start = start.arg(binary_for_all(dir)).arg(prog);
+    start.arg("-o").arg(out)
 }
 
 fn not_readable() {

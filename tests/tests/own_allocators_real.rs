@@ -1,7 +1,8 @@
 //! Programs as they are shipped that bring an allocator, or operators new and delete: all that they allocate is
 //! seen, and they do what they did.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use allocs_tests::report::Report;
@@ -10,6 +11,7 @@ use allocs_tests::tool::Rewritten;
 use allocs_tests::{Command, Dir, census, needs, tool, trials};
 use libtest_mimic::Trial;
 
+use crate::bad_input::limited_nobody;
 use crate::index::{answers, compile, gcc};
 use crate::own_allocators::{diverted, is_known, leads_back, rewrite};
 
@@ -25,6 +27,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         the_linker,
         tcmalloc,
         operators_alone,
+        without_threads,
         node,
     ]
 }
@@ -301,6 +304,23 @@ fn operators_alone() {
         let result = operators_are_known(&dir, &program);
         assert!(diverted(&result).is_empty(), "{}", result.json);
     }
+}
+
+/// A program whose code is looked through on all processors, where the system gives no second thread.
+fn without_threads() {
+    let dir = Dir::new("without-threads");
+    let gdb = needs("gdb").canonicalize().expect("a real path");
+    let (shared, alone) = (dir.make("shared"), dir.make("alone"));
+    fs::set_permissions(&alone, Permissions::from_mode(0o777)).expect("mode 0777");
+    let (shared, alone) = (shared.join("gdb"), alone.join("gdb"));
+    Command::new(tool::binary())
+        .arg(&gdb)
+        .arg("-o")
+        .arg(&shared)
+        .succeed();
+    limited_nobody(&dir, &["--nproc=1"], &gdb, &alone).succeed();
+    let bytes = |path: &Path| fs::read(path).expect("a result");
+    assert!(bytes(&shared) == bytes(&alone), "other bytes came out");
 }
 
 /// node allocates by operators: what the report names is the code that called them, most of it node's own.

@@ -1,5 +1,8 @@
 //! Which allocators an executable brings, and which of their functions can be moved.
 
+use std::iter;
+use std::ops::Range;
+
 use object::elf::{SHF_EXECINSTR, SHT_NOBITS};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -10,7 +13,7 @@ use super::names::{Kind, Scheme};
 use super::symbols::{Function, Symbols, contains};
 use super::targets::Targets;
 use super::{ENTRY, is_entry};
-use crate::elf::{FileOffset, Section, Vaddr};
+use crate::elf::{FileOffset, Vaddr};
 use crate::error::{ErrorKind, Result};
 use crate::parse::{Image, Table};
 use crate::source::Source;
@@ -129,7 +132,7 @@ pub(crate) fn survey(
                 continue;
             }
         }
-        // That takes a look at most of what is not code.
+        // That takes a look at all of the file but code.
         if plain && is_sanitizer(source, image)? {
             continue;
         }
@@ -189,30 +192,46 @@ pub(crate) fn has_malloc(source: &Source, image: &Image) -> Result<bool> {
 /// No string is in a section of code.
 fn is_sanitizer(source: &Source, image: &Image) -> Result<bool> {
     const OPTION: &[u8] = b"dedup_token_length\0";
-    let mut code: Vec<&Section> = (image.sections.iter())
-        .filter(|section| section.flags.contains(SHF_EXECINSTR) && section.kind != SHT_NOBITS)
-        .collect();
-    code.sort_by_key(|section| section.offset);
+    let code = code_sections(image);
     for (_, load) in image.loads() {
         let end = load.offset.0.saturating_add(load.filesz);
-        let mut left = load.offset.0..end;
-        let ends = code.iter().map(|section| {
-            let start = section.offset.0;
-            (start, start.saturating_add(section.size))
-        });
-        for (start, behind) in ends.chain([(end, end)]) {
+        let first = code.partition_point(|section| section.end <= load.offset.0);
+        let inside = code.iter().skip(first);
+        let inside = inside.take_while(|section| section.start < end).cloned();
+        let mut start = load.offset.0;
+        for section in inside.chain(iter::once(end..end)) {
             let strings = Table {
-                vaddr: load.vaddr,
-                at: FileOffset(left.start),
-                size: start.min(end).saturating_sub(left.start),
+                vaddr: Vaddr(load.vaddr.0.wrapping_add(start - load.offset.0)),
+                at: FileOffset(start),
+                size: section.start.saturating_sub(start),
             };
             if contains(source, strings, OPTION)? {
                 return Ok(true);
             }
-            left.start = left.start.max(behind.min(end));
+            start = section.end.min(end);
         }
     }
     Ok(false)
+}
+
+/// Where in the file sections of code are: in order, and none in another.
+fn code_sections(image: &Image) -> Vec<Range<u64>> {
+    let code = (image.sections.iter())
+        .filter(|section| section.flags.contains(SHF_EXECINSTR) && section.kind != SHT_NOBITS);
+    let ranges = code.map(|section| {
+        let start = section.offset.0;
+        start..start.saturating_add(section.size)
+    });
+    let mut ranges: Vec<_> = ranges.collect();
+    ranges.sort_by_key(|range| range.start);
+    ranges.dedup_by(|next, range| {
+        let joins = next.start <= range.end;
+        if joins {
+            range.end = range.end.max(next.end);
+        }
+        joins
+    });
+    ranges
 }
 
 /// A function, and which one it is.

@@ -166,7 +166,7 @@ impl Targets<'_> {
         for first in (0..load.filesz).step_by(PIECE * AT_ONCE) {
             let pieces = (first..load.filesz).step_by(PIECE).take(AT_ONCE);
             let pieces: Vec<u64> = pieces.collect();
-            let scan = |&piece: &u64| self.like_branches(load, interiors, piece);
+            let scan = |&piece: &u64| self.in_piece(load, interiors, piece);
             let scanned = match pieces.as_slice() {
                 [only] => vec![scan(only)],
                 pieces => on_all(1, pieces, scan, || ()),
@@ -185,7 +185,7 @@ impl Targets<'_> {
     }
 
     /// What looks like one in the piece of `load` that begins `piece` bytes behind its beginning.
-    fn like_branches(
+    fn in_piece(
         &self,
         load: &Segment,
         interiors: &Interiors,
