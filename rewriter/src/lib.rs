@@ -31,6 +31,7 @@ mod attributes;
 mod census;
 #[doc(hidden)]
 pub mod cli;
+mod copy;
 mod direct;
 mod divert;
 mod elf;
@@ -187,7 +188,7 @@ pub fn undo(file: &Path, output: &Destination, progress: &mut Progress<'_>) -> R
     let input = input::open_to_change(file)?;
     let target = output::resolve(output, &input)?;
     let (found, original) = undo::original(&input.source)?;
-    let (pending, replaced) = Pending::make(&input, &target, &original, progress)?;
+    let (pending, replaced) = Pending::make(&input, &target, None, &original, progress)?;
     let written = pending.finish(&input, &target, progress)?;
     Ok(Undone {
         input: file.to_owned(),
@@ -299,6 +300,7 @@ impl Job<'_> {
             surroundings,
         } = *self;
         let image = Image::parse(original)?;
+        let begun = output::begin(input, target);
         let findings = recycle::find(original, &image)?;
 
         let chosen = self.choose_runtime(original, &image)?;
@@ -321,7 +323,7 @@ impl Job<'_> {
         let layout = undo::record(original, &image, &findings, &plan, request)?;
 
         let spans = layout.spans.over(made);
-        let (pending, replaced) = Pending::make(input, target, &spans, progress)?;
+        let (pending, replaced) = Pending::make(input, target, begun, &spans, progress)?;
         let result = pending.source(input, &spans)?;
         let bytes_changed = verify::verify(original, &result, &layout, request)?;
         let installed = match options.runtime {

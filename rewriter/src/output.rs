@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::Progress;
 use crate::attributes::{self, Inode};
+use crate::copy::Copier;
 use crate::direct::Direct;
 use crate::error::{Error, ErrorKind, Result};
 use crate::input::{CAPABILITIES, Input};
@@ -161,6 +162,17 @@ fn entry(path: &Path) -> Option<PathBuf> {
     Some(directory.join(path.file_name()?))
 }
 
+/// Starts a result of which it is not yet known what it will be, if that saves time; whatever prevents it is said
+/// when it is made.
+pub(crate) fn begin(input: &Input, target: &Target) -> Option<Output> {
+    if target.direct || !Copier::pays(&input.source) {
+        return None;
+    }
+    let mut output = Output::create(&target.path).ok()?;
+    output.begin(input).ok()?;
+    Some(output)
+}
+
 /// A result that has not got its name yet.
 #[derive(Debug)]
 pub(crate) enum Pending {
@@ -169,11 +181,12 @@ pub(crate) enum Pending {
 }
 
 impl Pending {
-    /// Makes what `spans` say of the input, up to the last step; `progress` hears of bytes copied, and
-    /// of how many. Says why a program that was to be edited has to be replaced.
+    /// Makes what `spans` say of the input, up to the last step, where it may have `begun`; `progress` hears of bytes
+    /// copied, and of how many. Says why a program that was to be edited has to be replaced.
     pub(crate) fn make(
         input: &Input,
         target: &Target,
+        begun: Option<Output>,
         spans: &Spans,
         progress: &mut Progress<'_>,
     ) -> Result<(Self, Option<&'static str>)> {
@@ -184,9 +197,12 @@ impl Pending {
                 Err(reason) => why = Some(reason),
             }
         }
-        let output = Output::create(&target.path)?;
+        let mut output = match begun {
+            Some(begun) => begun,
+            None => Output::create(&target.path)?,
+        };
         let mut copied = 0;
-        output.fill(&input.source, input.is_sparse(), spans, |bytes| {
+        output.fill(input, spans, |bytes| {
             copied += bytes;
             go_on(&target.path, progress(copied, spans.len()))
         })?;

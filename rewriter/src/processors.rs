@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, Builder, ScopedJoinHandle, Thread};
 use std::time::Duration;
 
+/// A file as long as this is worth a thread, in bytes: to copy it takes ten times as long as to start one.
+pub(crate) const LARGE: u64 = 2 << 20;
 /// How often `meanwhile` is called.
 const PATIENCE: Duration = Duration::from_millis(50);
 
@@ -31,6 +33,12 @@ impl Drop for Working<'_> {
         self.working.fetch_sub(1, Ordering::Release);
         self.main.unpark();
     }
+}
+
+/// Whether a processor would have nothing else to do than what one thread makes of it.
+pub(crate) fn is_one_free() -> bool {
+    let several = thread::available_parallelism().is_ok_and(|all| all.get() > 1);
+    several && !BUSY.load(Ordering::Acquire)
 }
 
 /// What `act` gives for each of `items`, in their order, on so many threads for each processor; on this one alone where

@@ -20,7 +20,7 @@ use crate::spans::{Content, Spans};
 pub(crate) const WINDOW: u64 = 6720 * 5;
 
 /// An open file of known length.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Source {
     file: Arc<File>,
     path: PathBuf,

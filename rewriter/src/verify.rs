@@ -23,6 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::layout::Layout;
 use crate::parse::Image;
 use crate::phase::Phase;
+use crate::processors::{LARGE, on_all};
 use crate::runtime::Request;
 use crate::source::Source;
 use crate::spans::{Content, Gap, Spans};
@@ -65,8 +66,7 @@ pub(crate) fn verify(
     check.strings(&dead)?;
     check.hash(&dead)?;
     check.preinit_array()?;
-    check.relocations()?;
-    check.unwinding()?;
+    check.long_tables()?;
     check.small_things()?;
     check.mapped_bytes(&layout.spans)?;
     check.changed_bytes(&layout.spans, &dead)
@@ -127,6 +127,18 @@ impl Check<'_> {
         match holds {
             true => Ok(()),
             false => Err(self.broken(what)),
+        }
+    }
+
+    /// The checks that take long where there is much of it.
+    fn long_tables(&self) -> Result<()> {
+        let all = [Self::relocations, Self::fill_alone, Self::unwinding];
+        match self.after.source.len() < LARGE {
+            true => all.iter().try_for_each(|check| check(self)),
+            false => {
+                let done = on_all(1, &all, |check| check(self), || ());
+                done.into_iter().collect()
+            }
         }
     }
 

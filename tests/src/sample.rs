@@ -227,6 +227,13 @@ impl Sample {
         self.compile(dir, compiler, &gcc)
     }
 
+    /// Builds it with gcc and 6 MiB of data, which is enough to be copied while a plan is made.
+    pub fn build_large(&self, dir: &Path) -> PathBuf {
+        let data = dir.join("large.c");
+        fs::write(&data, "const char large[6 << 20] = {1};\n").expect("its source");
+        self.build(dir, Variant::GCC, &[&data.to_string_lossy()])
+    }
+
     /// True for those in C that need no library of the machine beside libc.
     pub fn is_portable(&self) -> bool {
         let sanitized = self.flags.iter().any(|flag| flag.contains("sanitize"));

@@ -37,8 +37,19 @@ struct Place {
 
 impl Place {
     fn new(name: &str) -> Self {
+        Self::of(name, |dir| {
+            Sample::named("threads").build(dir, Variant::GCC, &[])
+        })
+    }
+
+    /// With a program that is copied while a plan is made.
+    fn large(name: &str) -> Self {
+        Self::of(name, |dir| Sample::named("threads").build_large(dir))
+    }
+
+    fn of(name: &str, build: impl Fn(&Path) -> PathBuf) -> Self {
         let dir = Dir::new(name);
-        let program = Sample::named("threads").build(&dir.path(), Variant::GCC, &[]);
+        let program = build(&dir.path());
         let out = dir.make("out").join("threads");
         Self { dir, program, out }
     }
@@ -107,9 +118,10 @@ fn written_to() {
         },
     ];
     let mut changed = 0;
-    for way in ways {
+    let places = [Place::new, Place::large];
+    for (way, place) in ways.iter().flat_map(|way| places.map(|place| (way, place))) {
         for moment in 1.. {
-            let place = Place::new("written-to");
+            let place = place("written-to");
             // A file system's clock may stand still for some milliseconds.
             std::thread::sleep(Duration::from_millis(20));
             let mut reached = false;
@@ -128,7 +140,7 @@ fn written_to() {
             place.assert_nothing_written();
         }
     }
-    assert!(changed >= 6, "{changed} changes");
+    assert!(changed >= 12, "{changed} changes");
 }
 
 /// Who replaces the program by another gets the rewrite of the old one elsewhere, and keeps his own
@@ -251,22 +263,23 @@ fn directory_in_the_way() {
 
 /// Who asks for the progress can end the run.
 fn stopped() {
-    let place = Place::new("stopped");
-    let options = Options::new(&place.program, place.to_out());
-    for moment in 1.. {
-        let mut calls = 0;
-        let result = allocs_rewrite::rewrite(&options, &mut |_, _| {
-            calls += 1;
-            match calls == moment {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
-            }
-        });
-        let Err(error) = result else {
-            assert!(moment > 2, "it was never asked");
-            break;
-        };
-        assert!(matches!(error.kind(), ErrorKind::Stopped), "{error}");
-        place.assert_nothing_written();
+    for place in [Place::new("stopped"), Place::large("stopped-large")] {
+        let options = Options::new(&place.program, place.to_out());
+        for moment in 1.. {
+            let mut calls = 0;
+            let result = allocs_rewrite::rewrite(&options, &mut |_, _| {
+                calls += 1;
+                match calls == moment {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                }
+            });
+            let Err(error) = result else {
+                assert!(moment > 2, "it was never asked");
+                break;
+            };
+            assert!(matches!(error.kind(), ErrorKind::Stopped), "{error}");
+            place.assert_nothing_written();
+        }
     }
 }

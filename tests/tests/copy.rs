@@ -1,6 +1,7 @@
 //! The copy is the program in all other ways: mode, appended bytes, holes; and the same bytes
 //! every time.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
@@ -21,6 +22,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         appended_zip_still_works,
         holes_stay_holes,
         blocks_are_shared,
+        while_a_plan_is_made,
         onto_itself,
         onto_itself_through_a_link,
         while_it_runs,
@@ -47,10 +49,16 @@ fn both_ways(prog: &Path, dir: &Dir, check: impl Fn(&Path)) {
     check(&grown(prog, dir));
 }
 
-fn grown(prog: &Path, dir: &Dir) -> PathBuf {
+/// The runtime under a path that no old string has room for.
+fn long_runtime(dir: &Dir) -> PathBuf {
     let long = dir.make("a/path/that/is/longer/than/any/string/that/can/be/recycled");
     let runtime = long.join(tool::RUNTIME);
     fs::copy(tool::runtime(), &runtime).expect("the runtime copied");
+    runtime
+}
+
+fn grown(prog: &Path, dir: &Dir) -> PathBuf {
+    let runtime = long_runtime(dir);
     let grown = dir.make("grown").join("program");
     let result = Rewrite::new(prog, &grown)
         .arg("--runtime")
@@ -237,6 +245,44 @@ fn blocks_are_shared() {
         fs::read(&shared).expect("the program") == fs::read(&expected).expect("expected"),
         "in place"
     );
+}
+
+/// A large program is copied while a plan is made, where there is a processor for that: the result is the same
+/// where there is none, also if some of the program moves, or nearly all of it.
+fn while_a_plan_is_made() {
+    let dir = Dir::new("while-a-plan-is-made");
+    let large = Sample::named("threads").build_large(&dir.path());
+    let with_payload = dir.join("with-payload");
+    copy_program(&large, &with_payload);
+    append(&with_payload, &b"payload ".repeat(1 << 17));
+    let mostly_payload = Sample::named("threads").build(&dir.make("small"), Variant::GCC, &[]);
+    append(&mostly_payload, &b"payload ".repeat(1 << 20));
+    for prog in [large, with_payload, mostly_payload] {
+        let original = Command::new(&prog).succeed();
+        let bytes = fs::read(&prog).expect("the program");
+        for runtime in [None, Some(long_runtime(&dir))] {
+            let on_all = Command::new(tool::binary());
+            let on_one = Command::new(needs("taskset"))
+                .args(["-c", "0"])
+                .arg(tool::binary());
+            let results = [("all", on_all), ("one", on_one)].map(|(name, command)| {
+                let out = dir.make(name).join("program");
+                let command = command.arg("-q").arg(&prog).arg("-o").arg(&out);
+                let runtime = runtime.iter().map(|path| path.as_os_str());
+                command
+                    .args(runtime.flat_map(|path| [OsStr::new("--runtime"), path]))
+                    .succeed();
+                Command::new(&out).succeed().assert_same_as(&original);
+                assert!(tool::undo(&out) == bytes, "{name}: undo");
+                fs::read(out).expect("the result")
+            });
+            let name = prog.display();
+            assert!(
+                results[0] == results[1],
+                "{name}, {runtime:?}: bytes differ"
+            );
+        }
+    }
 }
 
 fn onto_itself() {

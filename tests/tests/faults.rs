@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use allocs_tests::dir::listing;
 use allocs_tests::sample::{Sample, Variant};
@@ -16,6 +16,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         ignored_signals,
         killed,
         failing_calls,
+        while_copied_ahead,
         file_size_limit,
         disk_full_at_every_size,
         read_only_file_system,
@@ -33,8 +34,13 @@ struct Place {
 
 impl Place {
     fn new(name: &str) -> Self {
+        let build = |dir: &Path| Sample::named("threads").build(dir, Variant::GCC, &[]);
+        Self::of(name, build)
+    }
+
+    fn of(name: &str, build: impl Fn(&Path) -> PathBuf) -> Self {
         let dir = Dir::new(name);
-        let program = Sample::named("threads").build(&dir.path(), Variant::GCC, &[]);
+        let program = build(&dir.path());
         let expected = dir.join("expected");
         Rewrite::new(&program, &expected).succeed();
         Self {
@@ -230,6 +236,42 @@ fn failing_calls() {
             });
             assert!(failed > 0, "{error}: {failed} times");
         }
+    }
+}
+
+/// A large program, which is copied by a thread of its own while a plan is made; it goes without one, too.
+fn while_copied_ahead() {
+    for in_place in [false, true] {
+        let place = Place::of("copied-ahead", |dir| {
+            Sample::named("threads").build_large(dir)
+        });
+        let calls = ["copy_file_range", "pwrite64"];
+        for fault in ["error=EIO", "error=ENOSPC", "signal=INT", "signal=KILL"] {
+            let ended = at_every_call(&place, in_place, &calls, fault, |outcome| {
+                let status = outcome.status.expect("an end");
+                let left = place.temporary_files();
+                match fault.split_once('=') {
+                    Some(("error", _)) => {
+                        assert_eq!(outcome.code(), Some(1), "{outcome}");
+                        assert_eq!(outcome.stderr().lines().count(), 1, "{outcome}");
+                    }
+                    Some((_, "INT")) => assert_eq!(status.signal(), Some(2), "{outcome}"),
+                    _ => assert_eq!(status.signal(), Some(9), "{outcome}"),
+                }
+                assert!(
+                    left.is_empty() || status.signal() == Some(9),
+                    "{outcome}{left:?}"
+                );
+                for file in left {
+                    fs::remove_file(file).expect("removed");
+                }
+            });
+            assert!(ended > 2, "{fault}: {ended} times");
+        }
+        let without = with_fault("clone3", "error=EAGAIN", 1);
+        let outcome = place.command(without, in_place).succeed();
+        place.assert_whole(&outcome);
+        assert!(outcome.stderr().is_empty(), "{outcome}");
     }
 }
 

@@ -323,6 +323,30 @@ impl Interiors {
     /// Whether any four bytes of the `code` at `start` may be a distance to one of them. (In a form that the
     /// compiler makes vector instructions of: this looks at each byte of hundreds of MB.)
     fn may_be_led_to(&self, code: &[u8], start: u64) -> bool {
+        self.may_be_near(code, start) && self.may_be_hit(code, start)
+    }
+
+    /// The same by the upper halves of distances alone, of which few are possible in so little code: this takes a third
+    /// of the time, and leaves most code out. (As a part of its caller, it is less of a loop.)
+    #[inline(never)]
+    fn may_be_near(&self, code: &[u8], start: u64) -> bool {
+        let behind = start.wrapping_add(code.len() as u64);
+        let half = |distance: u64| (distance >> 16 & u64::from(u16::MAX)) as u16;
+        let least = half(self.span.start.wrapping_sub(behind));
+        // The longest distance is as much longer than the shortest as both the span and the code are long.
+        let width = self.span.end - self.span.start + code.len() as u64;
+        let width = u16::try_from((width >> 16) + 1).unwrap_or(u16::MAX);
+        [2, 3].into_iter().any(|skip| {
+            let (halves, _) = code.get(skip..).unwrap_or_default().as_chunks::<2>();
+            let near = halves
+                .iter()
+                .map(|half| u16::from_le_bytes(*half).wrapping_sub(least) <= width);
+            near.fold(false, |any, near| any | near)
+        })
+    }
+
+    /// The same for all of a distance.
+    fn may_be_hit(&self, code: &[u8], start: u64) -> bool {
         // Addresses modulo 4 GiB are enough to leave most code out.
         let low = |address: u64| (address & u64::from(u32::MAX)) as u32;
         let first = align_down(self.span.start, ALIGNMENT);
@@ -383,6 +407,8 @@ mod tests {
         for (start, ranges) in [
             (0x7000_0000_u64, &[(0x1001, 0x1008)][..]),
             (0x7000_0000, &[(0x1001, 0x1008), (0x200d, 0x2012)]),
+            (0x6fff_fd00, &[(0xfffd, 0x1_0003)]),
+            (0x20_0000, &[(0x28_fff1, 0x29_0002)]),
             (
                 0xb000_0000,
                 &[(0x1001, 0x1008), (0x1_0000_0ff9, 0x1_0000_1000)],

@@ -156,7 +156,7 @@ fn copy(tree: &Tree<'_>, item: &Item<'_>, progress: &mut Progress<'_>) -> Result
     check_same(&input, item)?;
     let target = Target::in_copy(to);
     let all = Spans::copy(input.source.len());
-    let (pending, _) = Pending::make(&input, &target, &all, progress)?;
+    let (pending, _) = Pending::make(&input, &target, None, &all, progress)?;
     pending.finish(&input, &target, progress)?;
     Ok(true)
 }

@@ -1,7 +1,6 @@
 //! The check of what leads the program's own allocator to the runtime: from each function's jump to the
 //! slot, the table and the continuation, as a decoder reads the result.
 
-use goblin::elf::dynamic as tag;
 use goblin::elf::program_header as pt;
 use goblin::elf::reloc::{R_X86_64_64, Reloc};
 use goblin::elf::sym::{STB_GLOBAL, st_bind};
@@ -12,7 +11,7 @@ use super::{Check, Relro, end};
 use crate::divert::code::{CONTINUATION, ENDBR64, JUMP, TRAP, is_branch};
 use crate::divert::names::{Kind, NAMES};
 use crate::divert::{Diverted, ENTRY, keeps_r11};
-use crate::elf::{FileOffset, overlap};
+use crate::elf::FileOffset;
 use crate::error::Result;
 
 /// What was found behind the jumps.
@@ -208,35 +207,9 @@ impl Check<'_> {
         Ok(true)
     }
 
-    /// Each slot is filled by one relocation and by no other; `filled` are those that do.
-    pub(super) fn slots_filled(&self, filled: usize) -> Result<()> {
-        let slots = &self.diverted.slots;
-        self.require(
-            filled == slots.len(),
-            "a slot is not filled by exactly one relocation",
-        )?;
-        let mut count = 0;
-        for (tag, size) in [
-            (tag::DT_RELA, self.after.get(tag::DT_RELASZ).unwrap_or(0)),
-            (
-                tag::DT_JMPREL,
-                self.after.get(tag::DT_PLTRELSZ).unwrap_or(0),
-            ),
-        ] {
-            let Some(table) = self.after.table(tag, size)?.filter(|_| filled > 0) else {
-                continue;
-            };
-            let (at, source) = (FileOffset(table.at), self.after.source);
-            source.for_each_window(at, size, "a relocation table", |_, window| {
-                let entries = self.after.relocations(window)?.into_iter();
-                count += entries
-                    .map(|entry| entry.r_offset)
-                    .filter(|&place| slots.iter().any(|&(slot, _)| overlap(place, 8, slot, 8)))
-                    .count();
-                Ok(())
-            })?;
-        }
-        self.require(count == filled, "another relocation fills a slot")
+    /// Addresses of the slots.
+    pub(super) fn slots(&self) -> impl Iterator<Item = u64> {
+        self.diverted.slots.iter().map(|&(slot, _)| slot)
     }
 
     /// File ranges of the jumps and of the slots, in the result.

@@ -118,7 +118,7 @@ impl Check<'_> {
             let (at, left) = (FileOffset(table.at + skip), table.size - skip);
             let source = before.source;
             source.for_each_window(at, left, "a relocation table", |_, window| {
-                let symbols = before.relocations(window)?.into_iter().map(|new| new.r_sym);
+                let symbols = before.relocations(window)?.map(|entry| entry.r_sym);
                 count = count.max(symbols.max().map_or(0, |last| last as u64 + 1));
                 Ok(())
             })?;
@@ -308,8 +308,8 @@ impl Check<'_> {
             |_, old, new| {
                 if old != new {
                     let (old, new) = (self.before.relocations(old)?, self.after.relocations(new)?);
-                    for (old, new) in old.iter().zip(&new) {
-                        init += u32::from(self.changed_relocation(old, new)?);
+                    for (old, new) in old.zip(new) {
+                        init += u32::from(self.changed_relocation(&old, &new)?);
                     }
                 }
                 Ok(())
@@ -327,38 +327,53 @@ impl Check<'_> {
                 false => init += u32::from(self.new_relocation(&new)?),
             }
         }
-        self.slots_filled(slots)?;
+        self.require(
+            slots == self.slots().count(),
+            "a slot is not filled by exactly one relocation",
+        )?;
         self.require(
             init == 1,
             "the new preinit entry is not filled by exactly one relocation",
-        )?;
-        self.fills_alone(after)
+        )
     }
 
-    /// No relocation that was there before, of whatever kind, touches the new entry; and the one that does is
-    /// not among the first, which glibc takes for relative.
-    fn fills_alone(&self, table: Range) -> Result<()> {
+    /// No relocation that was there before, of whatever kind, touches the new entry or a slot; and the one that fills
+    /// the new entry is not among the first, which glibc takes for relative.
+    pub(super) fn fill_alone(&self) -> Result<()> {
+        let table = Self::relocation_table(&self.after)?;
         let word = self.after.word();
-        let slot = self.array(&self.after)?.vaddr;
+        let new = self.array(&self.after)?.vaddr;
+        let filled = || self.slots().chain([new]);
+        let span = filled().fold((new, new), |(first, last), place| {
+            (first.min(place), last.max(place))
+        });
+        let span_len = (span.1 - span.0).saturating_add(word);
+        let touches = |entry: &Reloc, place| overlap(entry.r_offset, word, place, word);
         let relative = self.after.get(self.after.relative_tag()).unwrap_or(0);
         let plt = self.after.table(tag::DT_JMPREL, self.plt_size())?;
-        let (mut count, mut misread) = (0, false);
-        for (table, relative) in [(Some(table), relative), (plt, 0)] {
+        let (mut count, mut of_slots, mut misread) = (0, 0, false);
+        for (table, relative) in [(table, relative), (plt, 0)] {
             let Some(table) = table else { continue };
             let at = FileOffset(table.at);
             let source = self.after.source;
             source.for_each_window(at, table.size, "a relocation table", |start, window| {
                 let first = start / self.after.relocation_size();
-                for (index, entry) in (first..).zip(self.after.relocations(window)?) {
-                    if overlap(entry.r_offset, word, slot, word) {
+                let entries = (first..).zip(self.after.relocations(window)?);
+                // There may be millions, and nearly all are elsewhere.
+                let near = |entry: &Reloc| overlap(entry.r_offset, word, span.0, span_len);
+                for (index, entry) in entries.filter(|(_, entry)| near(entry)) {
+                    if touches(&entry, new) {
                         count += 1;
                         misread |= index < relative;
                     }
+                    of_slots += usize::from(self.slots().any(|slot| touches(&entry, slot)));
                 }
                 Ok(())
             })?;
         }
         self.require(count == 1, "another relocation fills the new preinit entry")?;
+        let alone = of_slots == self.slots().count();
+        self.require(alone, "another relocation fills a slot")?;
         self.require(
             !misread,
             "the loader takes the new relocation for a relative one",

@@ -139,13 +139,13 @@ impl<'a> View<'a> {
     }
 
     /// The relocations that `bytes` are.
-    pub(crate) fn relocations(&self, bytes: &[u8]) -> Result<Vec<Reloc>> {
+    pub(crate) fn relocations(&self, bytes: &[u8]) -> Result<impl Iterator<Item = Reloc>> {
         let parsed = RelocSection::parse(bytes, 0, bytes.len(), self.has_addends(), self.ctx);
         let parsed = parsed.map_err(|error| broken(self.source, error.to_string()))?;
         let mips64el = self.header.e_machine == header::EM_MIPS
             && self.ctx.is_big()
             && self.ctx.is_little_endian();
-        let parsed = parsed.iter().map(|entry| match mips64el {
+        Ok(parsed.into_iter().map(move |entry| match mips64el {
             // MIPS's ELF-64, "Relocation": the symbol is first, then come three types, the last one first.
             true => Reloc {
                 r_sym: usize::try_from(entry.r_type).unwrap_or(usize::MAX),
@@ -153,8 +153,7 @@ impl<'a> View<'a> {
                 ..entry
             },
             false => entry,
-        });
-        Ok(parsed.collect())
+        }))
     }
 
     /// The symbols that `bytes` are.
