@@ -82,6 +82,10 @@ static void begin(ucontext_t *context) {
     registers[REG_RAX] = 3;
     registers[REG_RIP] = start;
     registers[REG_EFL] = 0x246 | TRAP_FLAG;
+    // What libc last did is in these, which depends on the processor.
+    struct _libc_fpstate *vectors = context->uc_mcontext.fpregs;
+    for (unsigned i = 0; i < sizeof now.vectors / 4; i++) vectors->_xmm[i / 4].element[i % 4] = i;
+    ((uint64_t *)(vectors + 1))[0] |= 2; // XSTATE_BV: the kernel reads them (Intel SDM vol. 1, 13.4.2)
 }
 
 // Of SIGUSR1: begins. Of any other: an instruction is done, or has failed.
