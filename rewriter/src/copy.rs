@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io;
+use std::mem;
 use std::os::unix::fs::FileExt;
 use std::panic::resume_unwind;
 use std::path::PathBuf;
@@ -128,11 +129,18 @@ impl Copier {
         }
         let (tell, copied) = mpsc::channel();
         let thread = Builder::new().spawn(move || {
+            let mut untold = 0; // a file may have very many holes
             let all = self.source.len();
             self.copy(FileOffset(0), all, FileOffset(0), &mut |len| {
-                let stopped = |_| Error::new(&self.path, ErrorKind::Stopped);
-                tell.send(len).map_err(stopped)
-            })
+                untold += len;
+                let told = match untold < CHUNK {
+                    true => Ok(()),
+                    false => tell.send(mem::take(&mut untold)),
+                };
+                told.map_err(|_| Error::new(&self.path, ErrorKind::Stopped))
+            })?;
+            let _ = tell.send(untold); // or nobody asks any more
+            Ok(())
         });
         match thread {
             Ok(thread) => Base::Coming(Ahead { copied, thread }),

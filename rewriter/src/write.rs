@@ -78,7 +78,7 @@ impl Output {
     ) -> Result<()> {
         let pages = changed_pages(spans);
         let others = around(&pages, spans);
-        let kept = self.keep(input, &others, &mut copied)?;
+        let kept = self.keep(input, &others, spans.len(), &mut copied)?;
         if input.is_sparse() || spans.ends_in_zeros() {
             self.checked("write", self.file().set_len(spans.len()))?;
         }
@@ -92,28 +92,29 @@ impl Output {
         Ok(())
     }
 
-    /// Keeps as many bytes of what is there of the input as stay at their place, up to the first that does not, and
-    /// says how many.
+    /// Keeps as many bytes of what is there of the input as stay at their place in a result of `len` bytes, up to the
+    /// first that does not, and says how many.
     fn keep(
         &mut self,
         input: &Input,
         others: &[Span],
+        len: u64,
         copied: impl FnMut(u64) -> Result<()>,
     ) -> Result<u64> {
-        let len = input.source.len();
+        let all = input.source.len();
         let moves = |span: &&Span| match span.content {
             Content::Input(from) => from != span.at,
-            _ => span.at.0 < len,
+            _ => span.at.0 < all,
         };
         let first = others.iter().find(moves);
-        let stay = first.map_or(len, |first| first.at.0);
+        let stay = first.map_or(len, |first| first.at.0).min(all);
         let kept = match mem::take(&mut self.base) {
-            Base::Coming(ahead) if stay > len / 2 => ahead.wait(copied).map(|()| stay)?,
+            Base::Coming(ahead) if stay > all / 2 => ahead.wait(copied).map(|()| stay)?,
             Base::Coming(ahead) => ahead.end().map_or(0, |()| 0), // whatever came of it
             Base::Empty if !self.copier(input)?.share() => return Ok(0),
             Base::Empty | Base::Whole => stay,
         };
-        if kept < len {
+        if kept < all {
             self.checked("write", self.file().set_len(kept))?;
         }
         Ok(kept)

@@ -58,14 +58,17 @@ fn long_runtime(dir: &Dir) -> PathBuf {
 }
 
 fn grown(prog: &Path, dir: &Dir) -> PathBuf {
-    let runtime = long_runtime(dir);
     let grown = dir.make("grown").join("program");
-    let result = Rewrite::new(prog, &grown)
+    grow(prog, dir, &grown);
+    grown
+}
+
+fn grow(prog: &Path, dir: &Dir, out: &Path) {
+    let result = Rewrite::new(prog, out)
         .arg("--runtime")
-        .arg(runtime)
+        .arg(long_runtime(dir))
         .succeed();
     assert!(!result.recycled(), "this was to grow: {}", result.json);
-    grown
 }
 
 fn mode_is_kept() {
@@ -244,6 +247,20 @@ fn blocks_are_shared() {
     assert!(
         fs::read(&shared).expect("the program") == fs::read(&expected).expect("expected"),
         "in place"
+    );
+
+    let large = Sample::named("threads").build_large(xfs.dir());
+    let before = used();
+    let [grown, undone] = ["grown", "undone"].map(|name| xfs.dir().join(name));
+    grow(&large, &dir, &grown);
+    let undo = Command::new(tool::binary()).arg("undo").arg(&grown);
+    undo.arg("-o").arg(&undone).succeed();
+    let more = used() - before;
+    assert!(more < 1 << 20, "they take {more} bytes");
+    let original = fs::read(&large).expect("the program");
+    assert!(
+        fs::read(&undone).expect("undone") == original,
+        "undo of what has grown"
     );
 }
 
