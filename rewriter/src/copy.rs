@@ -143,7 +143,10 @@ impl Copier {
             Ok(())
         });
         match thread {
-            Ok(thread) => Base::Coming(Ahead { copied, thread }),
+            Ok(thread) => Base::Coming(Ahead {
+                copied,
+                thread: Some(thread),
+            }),
             Err(_) => Base::Empty,
         }
     }
@@ -161,26 +164,48 @@ pub(crate) enum Base {
     Coming(Ahead),
 }
 
-/// A copy that is being made; it ends soon when nobody hears of it any more.
+/// A copy that is being made; it ends soon when nobody wants it any more.
 #[derive(Debug)]
 pub(crate) struct Ahead {
     /// Bytes copied, run by run.
     copied: Receiver<u64>,
-    thread: JoinHandle<Result<()>>,
+    thread: Option<JoinHandle<Result<()>>>,
 }
 
 impl Ahead {
-    /// Waits until all is copied; `copied` hears of every run of bytes, and may end it.
-    pub(crate) fn wait(self, copied: impl FnMut(u64) -> Result<()>) -> Result<()> {
-        self.copied.iter().try_for_each(copied)?;
-        self.end()
+    /// Waits until the first `len` bytes are copied, and nothing is written any more; `copied` hears of every run of
+    /// these, and may end it.
+    pub(crate) fn wait(
+        mut self,
+        len: u64,
+        mut copied: impl FnMut(u64) -> Result<()>,
+    ) -> Result<()> {
+        let mut left = len;
+        while left > 0
+            && let Ok(run) = self.copied.recv()
+        {
+            let run = run.min(left);
+            left -= run;
+            copied(run)?;
+        }
+        match (self.end(), left) {
+            (_, 0) => Ok(()), // whatever came of the rest
+            (ended, _) => ended,
+        }
     }
 
-    /// Waits until nothing is written any more.
-    pub(crate) fn end(self) -> Result<()> {
-        drop(self.copied);
-        let ended = self.thread.join();
-        ended.unwrap_or_else(|panic| resume_unwind(panic))
+    fn end(&mut self) -> Result<()> {
+        self.copied = mpsc::channel().1; // nobody hears of the other any more
+        let ended = self.thread.take().map(JoinHandle::join);
+        ended.map_or(Ok(()), |ended| {
+            ended.unwrap_or_else(|panic| resume_unwind(panic))
+        })
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        let _ = self.end(); // of which nobody wants to know
     }
 }
 

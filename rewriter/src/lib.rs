@@ -8,7 +8,7 @@
 //! | plan   | `plan`, `names`, `room`, `headers`| what changes, table by table |
 //! | layout | `layout`, `spans`                 | every offset and address |
 //! | undo   | `undo`, `rewritten`               | the way back, recorded |
-//! | write  | `write`, `output`, `direct`       | a file, whole or not at all |
+//! | write  | `write`, `copy`, `output`, `direct` | a file, whole or not at all |
 //! | verify | `verify`                          | the file read back by another parser |
 //!
 //! [`undo()`] follows the way back, and [`refresh`] is a rewrite of what it leads to.
@@ -300,9 +300,6 @@ impl Job<'_> {
             surroundings,
         } = *self;
         let image = Image::parse(original)?;
-        let begun = output::begin(input, target);
-        let findings = recycle::find(original, &image)?;
-
         let chosen = self.choose_runtime(original, &image)?;
         let Chosen {
             needed,
@@ -312,6 +309,10 @@ impl Job<'_> {
         } = chosen;
         let (privileges, allowed) = (&input.privileges, options.allow_setuid);
         privileges.check(original, &needed, allowed, surroundings)?;
+
+        let begun = output::begin(input, target);
+        let findings = recycle::find(original, &image)?;
+        refuse::check(original, &image, &findings, (&needed, &init))?;
         let (diversion, divert_notes) = divert::choose(options, original, &image, file.as_deref())?;
         let request = Request {
             needed: &needed,

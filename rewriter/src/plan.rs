@@ -16,7 +16,6 @@ use crate::names::{self, Names, Needed, Strings};
 use crate::parse::Image;
 use crate::phase::Phase;
 use crate::recycle::{DeadSymbol, Findings};
-use crate::refuse;
 use crate::room::{self, Room, Wanted};
 use crate::runtime::Request;
 use crate::source::Source;
@@ -105,7 +104,6 @@ impl Plan {
         findings: &Findings,
         request: Request<'_>,
     ) -> Result<Self> {
-        refuse::check(source, image, findings, request)?;
         let diverting = request.diversion.kinds();
         let init_symbol = match diverting.is_empty() && !image.format.is_got_ordered() {
             true => plan_init_symbol(&findings.dead),

@@ -35,7 +35,7 @@ impl Drop for Working<'_> {
     }
 }
 
-/// Whether a processor would have nothing else to do than what one thread makes of it.
+/// Whether one more thread would have a processor to itself, as far as this process knows.
 pub(crate) fn is_one_free() -> bool {
     let several = thread::available_parallelism().is_ok_and(|all| all.get() > 1);
     several && !BUSY.load(Ordering::Acquire)

@@ -4,26 +4,25 @@ use crate::error::{ErrorKind, Result};
 use crate::parse::Image;
 use crate::recycle::Findings;
 use crate::rewritten::{self, Rewritten};
-use crate::runtime::Request;
 use crate::source::Source;
 
-/// Fails with the reason if the program must stay as it is.
+/// Fails with the reason if the program must stay as it is: a runtime with this DT_NEEDED string and init symbol
+/// cannot be added.
 pub(crate) fn check(
     source: &Source,
     image: &Image,
     findings: &Findings,
-    request: Request<'_>,
+    runtime: (&str, &str),
 ) -> Result<()> {
-    let needed = image.needed(source)?;
-    second_rewrite(source, image, findings, request)?;
-    shared_sanitizer(source, &needed, request)
+    second_rewrite(source, image, findings, runtime)?;
+    shared_sanitizer(source, &image.needed(source)?, runtime.0)
 }
 
 fn second_rewrite(
     source: &Source,
     image: &Image,
     findings: &Findings,
-    request: Request<'_>,
+    runtime: (&str, &str),
 ) -> Result<()> {
     let found = rewritten::recognise(source, image, Some(&findings.preinit))?;
     let Some(Rewritten {
@@ -38,7 +37,7 @@ fn second_rewrite(
     if linked {
         return Err(source.error(ErrorKind::LinkedWithRuntime { needed, init }));
     }
-    let same = init == request.init && needed == request.needed;
+    let same = (needed.as_str(), init.as_str()) == runtime;
     Err(source.error(ErrorKind::AlreadyRewritten {
         needed,
         init,
@@ -51,11 +50,10 @@ fn second_rewrite(
 
 /// AddressSanitizer's shared runtime stops the program unless it is the first library itself
 /// (compiler-rt lib/asan/asan_linux.cpp, `AsanCheckDynamicRTPrereqs`).
-fn shared_sanitizer(source: &Source, needed: &[Vec<u8>], request: Request<'_>) -> Result<()> {
+fn shared_sanitizer(source: &Source, needed: &[Vec<u8>], runtime: &str) -> Result<()> {
     let insists = |name: &&Vec<u8>| {
         let names = ["libasan.so", "libclang_rt.asan"];
-        names.iter().any(|start| name.starts_with(start.as_bytes()))
-            && *name != request.needed.as_bytes()
+        names.iter().any(|start| name.starts_with(start.as_bytes())) && *name != runtime.as_bytes()
     };
     match needed.iter().find(insists) {
         None => Ok(()),

@@ -1,9 +1,9 @@
 //! Reads the result back and holds it against every promise, before it gets its name.
 //!
 //! What changed is derived from the two files alone, as `goblin` reads them, not from the plan.
-//! Bytes that were not written on purpose come from the kernel's copy of the input, which is made
-//! after ours and around it (see `write`); the pages that ours lie in are compared with the input
-//! byte for byte, and each of our bytes must belong to a table that a promise names.
+//! Bytes that were not written on purpose come from the kernel's copy of the input (see `write`); the pages that
+//! ours lie in, which alone are written, are compared with the input byte for byte, and each of our bytes must belong
+//! to a table that a promise names.
 
 mod bytes;
 mod diverted;

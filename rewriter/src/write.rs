@@ -1,9 +1,9 @@
 //! [`Spans`] → a file, all at once or not at all.
 //!
 //! The result is written under a temporary name in the target directory and renamed when it is
-//! whole and verified. The kernel copies or shares the input's bytes ([`Copier`]). Pages with new bytes are
-//! written first, and the others are copied around them, so that a write in the wrong place cannot survive; but what
-//! stays at its place may be there already.
+//! whole and verified. The kernel copies or shares the input's bytes ([`Copier`]): what stays at its place may be there
+//! already, of a large input or where blocks are shared. Then pages with new bytes are written, and no others; and
+//! around them is copied what is not there yet, over whatever was written in the wrong place.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -78,12 +78,12 @@ impl Output {
     ) -> Result<()> {
         let pages = changed_pages(spans);
         let others = around(&pages, spans);
-        let kept = self.keep(input, &others, spans.len(), &mut copied)?;
+        let copier = self.copier(input)?;
+        let kept = self.keep(&copier, &others, spans.len(), &mut copied)?;
         if input.is_sparse() || spans.ends_in_zeros() {
             self.checked("write", self.file().set_len(spans.len()))?;
         }
         self.write_pages(&input.source, spans, &pages)?;
-        let copier = self.copier(input)?;
         for span in others.iter().filter(|span| span.at.0 >= kept) {
             if let Content::Input(from) = span.content {
                 copier.copy(from, span.len, span.at, &mut copied)?;
@@ -96,28 +96,27 @@ impl Output {
     /// first that does not, and says how many.
     fn keep(
         &mut self,
-        input: &Input,
+        copier: &Copier,
         others: &[Span],
         len: u64,
         copied: impl FnMut(u64) -> Result<()>,
     ) -> Result<u64> {
-        let all = input.source.len();
+        let all = copier.source.len();
         let moves = |span: &&Span| match span.content {
             Content::Input(from) => from != span.at,
             _ => span.at.0 < all,
         };
         let first = others.iter().find(moves);
         let stay = first.map_or(len, |first| first.at.0).min(all);
-        let kept = match mem::take(&mut self.base) {
-            Base::Coming(ahead) if stay > all / 2 => ahead.wait(copied).map(|()| stay)?,
-            Base::Coming(ahead) => ahead.end().map_or(0, |()| 0), // whatever came of it
-            Base::Empty if !self.copier(input)?.share() => return Ok(0),
-            Base::Empty | Base::Whole => stay,
-        };
-        if kept < all {
-            self.checked("write", self.file().set_len(kept))?;
+        match mem::take(&mut self.base) {
+            Base::Coming(ahead) => ahead.wait(stay, copied)?,
+            Base::Empty if !copier.share() => return Ok(0),
+            Base::Empty | Base::Whole => {}
         }
-        Ok(kept)
+        if stay < all {
+            self.checked("write", self.file().set_len(stay))?;
+        }
+        Ok(stay)
     }
 
     /// Writes whole pages: of one that is written in part, the kernel would first read the rest from the

@@ -85,7 +85,10 @@ static void begin(ucontext_t *context) {
     // What libc last did is in these, which depends on the processor.
     struct _libc_fpstate *vectors = context->uc_mcontext.fpregs;
     for (unsigned i = 0; i < sizeof now.vectors / 4; i++) vectors->_xmm[i / 4].element[i % 4] = i;
-    ((uint64_t *)(vectors + 1))[0] |= 2; // XSTATE_BV: the kernel reads them (Intel SDM vol. 1, 13.4.2)
+    // Where there is more behind them, XSTATE_BV says that they are to be read (Intel SDM vol. 1, 13.4.2; the
+    // kernel's asm/sigcontext.h, `_fpx_sw_bytes`).
+    uint32_t magic = vectors->__glibc_reserved1[12];
+    if (magic == 0x46505853) ((uint64_t *)(vectors + 1))[0] |= 2;
 }
 
 // Of SIGUSR1: begins. Of any other: an instruction is done, or has failed.

@@ -69,7 +69,8 @@ impl Place {
         let mut options = Options::new(&self.program, destination.clone());
         options.runtime = Some(tool::runtime().display().to_string());
         let mut calls = 0;
-        allocs_rewrite::rewrite(&options, &mut |_, _| {
+        allocs_rewrite::rewrite(&options, &mut |copied, all| {
+            assert!(copied <= all, "{copied} bytes of {all}");
             calls += 1;
             change(calls);
             ControlFlow::Continue(())

@@ -272,15 +272,27 @@ fn while_a_plan_is_made() {
     let with_payload = dir.join("with-payload");
     copy_program(&large, &with_payload);
     append(&with_payload, &b"payload ".repeat(1 << 17));
+    let with_hole = dir.join("with-hole");
+    copy_program(&large, &with_hole);
+    let end = fs::metadata(&with_hole).expect("it").len() + (1 << 20);
+    let file = OpenOptions::new().write(true).open(&with_hole).expect("it");
+    file.write_all_at(b"the end", end).expect("an end");
+    drop(file);
     let mostly_payload = Sample::named("threads").build(&dir.make("small"), Variant::GCC, &[]);
     append(&mostly_payload, &b"payload ".repeat(1 << 20));
-    for prog in [large, with_payload, mostly_payload] {
+    let status = fs::read_to_string("/proc/self/status").expect("/proc");
+    let allowed = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let one = allowed.expect("processors").trim();
+    let one = one.split([',', '-']).next().expect("one").to_owned();
+    for prog in [large, with_payload, with_hole, mostly_payload] {
         let original = Command::new(&prog).succeed();
         let bytes = fs::read(&prog).expect("the program");
         for runtime in [None, Some(long_runtime(&dir))] {
             let on_all = Command::new(tool::binary());
             let on_one = Command::new(needs("taskset"))
-                .args(["-c", "0"])
+                .args(["-c", &one])
                 .arg(tool::binary());
             let results = [("all", on_all), ("one", on_one)].map(|(name, command)| {
                 let out = dir.make(name).join("program");

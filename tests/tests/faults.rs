@@ -268,10 +268,28 @@ fn while_copied_ahead() {
             });
             assert!(ended > 2, "{fault}: {ended} times");
         }
-        let without = with_fault("clone3", "error=EAGAIN", 1);
+        let log = place.dir.join("log");
+        let strace = Command::new(needs("strace")).arg("-f").arg("-o").arg(&log);
+        let without = strace
+            .args(["-e", "inject=clone3:error=EAGAIN:when=1"])
+            .arg(tool::binary());
         let outcome = place.command(without, in_place).succeed();
         place.assert_whole(&outcome);
         assert!(outcome.stderr().is_empty(), "{outcome}");
+        let log = fs::read_to_string(log).expect("what strace saw");
+        assert!(log.contains("(INJECTED)"), "there was no thread: {log}");
+
+        // One that must stay as it is.
+        let result = if in_place { &place.program } else { &place.out };
+        let before = listing(&place.dir.path());
+        let again = Command::new(tool::binary())
+            .arg(result)
+            .arg("-o")
+            .arg(place.dir.join("again"))
+            .run();
+        assert_eq!(again.code(), Some(1), "{again}");
+        assert!(again.stderr().contains("already rewritten"), "{again}");
+        assert_eq!(listing(&place.dir.path()), before, "{again}");
     }
 }
 

@@ -334,7 +334,8 @@ impl Interiors {
         let half = |distance: u64| (distance >> 16 & u64::from(u16::MAX)) as u16;
         let least = half(self.span.start.wrapping_sub(behind));
         // The longest distance is as much longer than the shortest as both the span and the code are long.
-        let width = self.span.end - self.span.start + code.len() as u64;
+        let span = self.span.end - self.span.start;
+        let width = span.saturating_add(code.len() as u64);
         let width = u16::try_from((width >> 16) + 1).unwrap_or(u16::MAX);
         [2, 3].into_iter().any(|skip| {
             let (halves, _) = code.get(skip..).unwrap_or_default().as_chunks::<2>();

@@ -337,43 +337,47 @@ impl Check<'_> {
         )
     }
 
-    /// No relocation that was there before, of whatever kind, touches the new entry or a slot; and the one that fills
-    /// the new entry is not among the first, which glibc takes for relative.
+    /// No other relocation, of whatever kind, touches the new entry or a slot; and those that fill them are not
+    /// among the first, which glibc takes for relative.
     pub(super) fn fill_alone(&self) -> Result<()> {
         let table = Self::relocation_table(&self.after)?;
         let word = self.after.word();
         let new = self.array(&self.after)?.vaddr;
-        let filled = || self.slots().chain([new]);
-        let span = filled().fold((new, new), |(first, last), place| {
-            (first.min(place), last.max(place))
+        let (first, last) = self.slots().fold((new, new), |(first, last), slot| {
+            (first.min(slot), last.max(slot))
         });
-        let span_len = (span.1 - span.0).saturating_add(word);
-        let touches = |entry: &Reloc, place| overlap(entry.r_offset, word, place, word);
+        let span = (last - first).saturating_add(word);
+        let mut filled: Vec<(u64, usize)> = self.slots().chain([new]).map(|at| (at, 0)).collect();
         let relative = self.after.get(self.after.relative_tag()).unwrap_or(0);
         let plt = self.after.table(tag::DT_JMPREL, self.plt_size())?;
-        let (mut count, mut of_slots, mut misread) = (0, 0, false);
+        let mut misread = false;
         for (table, relative) in [(table, relative), (plt, 0)] {
             let Some(table) = table else { continue };
             let at = FileOffset(table.at);
             let source = self.after.source;
             source.for_each_window(at, table.size, "a relocation table", |start, window| {
-                let first = start / self.after.relocation_size();
-                let entries = (first..).zip(self.after.relocations(window)?);
+                let index = start / self.after.relocation_size();
+                let entries = (index..).zip(self.after.relocations(window)?);
                 // There may be millions, and nearly all are elsewhere.
-                let near = |entry: &Reloc| overlap(entry.r_offset, word, span.0, span_len);
+                let near = |entry: &Reloc| overlap(entry.r_offset, word, first, span);
                 for (index, entry) in entries.filter(|(_, entry)| near(entry)) {
-                    if touches(&entry, new) {
-                        count += 1;
-                        misread |= index < relative;
+                    for (place, count) in &mut filled {
+                        if overlap(entry.r_offset, word, *place, word) {
+                            *count += 1;
+                            misread |= index < relative;
+                        }
                     }
-                    of_slots += usize::from(self.slots().any(|slot| touches(&entry, slot)));
                 }
                 Ok(())
             })?;
         }
-        self.require(count == 1, "another relocation fills the new preinit entry")?;
-        let alone = of_slots == self.slots().count();
-        self.require(alone, "another relocation fills a slot")?;
+        for (place, count) in filled {
+            let what = match place == new {
+                true => "another relocation fills the new preinit entry",
+                false => "another relocation fills a slot",
+            };
+            self.require(count == 1, what)?;
+        }
         self.require(
             !misread,
             "the loader takes the new relocation for a relative one",
