@@ -122,6 +122,10 @@ fn mistaken_commands() {
     let line = "allocs-rewrite: the command comes first: allocs-rewrite explain ./explian --json\n";
     assert_eq!(outcome.stderr(), line, "{outcome}");
     assert_eq!(outcome.code(), Some(2), "{outcome}");
+    let outcome = run("-q undo prog -o out2");
+    let line = "allocs-rewrite: the command comes first: allocs-rewrite undo -q prog -o out2\n";
+    assert_eq!(outcome.stderr(), line, "{outcome}");
+    assert_eq!(outcome.code(), Some(2), "{outcome}");
     let outcome = run("./report2 -o out2");
     assert!(
         outcome.stderr().contains("./report2: cannot open"),

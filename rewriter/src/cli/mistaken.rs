@@ -48,16 +48,21 @@ fn unknown_command(error: &Error, first: &OsString) -> Option<String> {
     })
 }
 
-/// The same if a command is behind something else.
+/// The same if a command is behind something else: PROG, or options.
 fn late_command(error: &Error, words: &[OsString]) -> Option<String> {
-    let Some(ContextValue::String(command)) = error.get(ContextKind::InvalidSubcommand) else {
+    let Some(ContextValue::String(second)) = error.get(ContextKind::InvalidSubcommand) else {
         return None;
     };
-    let late = error.kind() == ErrorKind::ArgumentConflict && is_command(Path::new(command));
-    let place = words.iter().position(|word| word == command.as_str())?;
+    let is_option = |word: &OsString| word.as_encoded_bytes().starts_with(b"-");
+    let first = words.iter().find(|word| !is_option(word))?;
+    let mut commands = [first.as_os_str(), second.as_ref()].into_iter();
+    let command = commands.find(|word| is_command(Path::new(word)))?;
+    let late = error.kind() == ErrorKind::ArgumentConflict;
+    let place = words.iter().position(|word| word == command)?;
     let (before, behind) = (words.get(..place)?, words.get(place + 1..)?);
     let line = before.iter().chain(behind).map(|word| word.display());
     let line: String = line.map(|word| format!(" {word}")).collect();
+    let command = command.display();
     late.then(|| format!("the command comes first: allocs-rewrite {command}{line}"))
 }
 
