@@ -126,6 +126,11 @@ fn mistaken_commands() {
     let line = "allocs-rewrite: the command comes first: allocs-rewrite undo -q prog -o out2\n";
     assert_eq!(outcome.stderr(), line, "{outcome}");
     assert_eq!(outcome.code(), Some(2), "{outcome}");
+    // The name of OUT is no command.
+    let outcome = run("-o undo explian prog");
+    let stderr = outcome.stderr();
+    assert!(!stderr.contains("comes first"), "{outcome}");
+    assert!(stderr.contains("'prog' cannot be used with"), "{outcome}");
     let outcome = run("./report2 -o out2");
     assert!(
         outcome.stderr().contains("./report2: cannot open"),

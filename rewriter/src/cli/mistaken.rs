@@ -1,7 +1,8 @@
 //! A word that was to be a command is taken for PROG. Where no such file is there, that is said, and which
 //! command may have been meant. A command behind PROG is put in its place.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::iter;
 use std::path::{Path, PathBuf};
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -53,17 +54,28 @@ fn late_command(error: &Error, words: &[OsString]) -> Option<String> {
     let Some(ContextValue::String(second)) = error.get(ContextKind::InvalidSubcommand) else {
         return None;
     };
-    let is_option = |word: &OsString| word.as_encoded_bytes().starts_with(b"-");
-    let first = words.iter().find(|word| !is_option(word))?;
-    let mut commands = [first.as_os_str(), second.as_ref()].into_iter();
-    let command = commands.find(|word| is_command(Path::new(word)))?;
-    let late = error.kind() == ErrorKind::ArgumentConflict;
-    let place = words.iter().position(|word| word == command)?;
+    if error.kind() != ErrorKind::ArgumentConflict {
+        return None;
+    }
+    let command = match is_command(Path::new(second)) {
+        true => second.clone(),
+        false => behind_options(words)?,
+    };
+    let place = words.iter().position(|word| *word == *command)?;
     let (before, behind) = (words.get(..place)?, words.get(place + 1..)?);
     let line = before.iter().chain(behind).map(|word| word.display());
     let line: String = line.map(|word| format!(" {word}")).collect();
-    let command = command.display();
-    late.then(|| format!("the command comes first: allocs-rewrite {command}{line}"))
+    Some(format!(
+        "the command comes first: allocs-rewrite {command}{line}"
+    ))
+}
+
+/// The command that stands behind options, if these `words` would do otherwise.
+fn behind_options(words: &[OsString]) -> Option<String> {
+    let line = iter::once(OsStr::new("allocs-rewrite")).chain(words.iter().map(AsRef::as_ref));
+    let lenient = Command::definition().args_conflicts_with_subcommands(false);
+    let matches = lenient.try_get_matches_from(line).ok()?;
+    matches.subcommand_name().map(str::to_owned)
 }
 
 /// The command that clap takes a word for that is none.
