@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, Builder, ScopedJoinHandle, Thread};
 use std::time::Duration;
 
-/// A file as long as this is worth a thread, in bytes: to copy it takes ten times as long as to start one.
+/// A file as long as this is worth a thread, in bytes: to copy it takes a millisecond, and to start one a twentieth
+/// of that.
 pub(crate) const LARGE: u64 = 2 << 20;
 /// How often `meanwhile` is called.
 const PATIENCE: Duration = Duration::from_millis(50);
