@@ -2,7 +2,7 @@
 //! stubs (`machine::stubs`), which add it to the arguments.
 
 pub(crate) use crate::machine::stubs::{Call, called};
-use crate::site::{self, Site};
+use crate::site::{self, Known, Site};
 
 impl Call {
     /// The site of the call.
@@ -12,10 +12,24 @@ impl Call {
         unsafe { Site::of(self.frame()) }
     }
 
-    /// The same, if the direct caller is the site and is known.
+    /// The same, if the direct caller is the site and is known; else what is known of that.
     #[inline(always)]
-    pub(crate) fn site_at_hand(self) -> Option<Site> {
+    pub(crate) fn site_at_hand(self) -> Result<Site, Known> {
         Site::at_hand(self.caller())
+    }
+
+    /// The same, if the direct caller is `known` to be a facade, and all others on the way to the site are, too.
+    #[inline(always)]
+    pub(crate) fn site_behind(self, known: Known) -> Option<Site> {
+        // SAFETY: as above.
+        unsafe { Site::behind(known, self.frame()) }
+    }
+
+    /// The site of a call of which not all is known.
+    #[cold]
+    pub(crate) fn learn_site(self) -> Site {
+        // SAFETY: as above.
+        unsafe { Site::learn(self.frame()) }
     }
 
     /// Has it taken for a sample of the program's calls.

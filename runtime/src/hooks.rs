@@ -21,8 +21,9 @@ use crate::chunks;
 use crate::counters;
 use crate::holder::Holder;
 use crate::hook::Hook;
-use crate::hooks::common::{allocate, reallocate, release};
-use crate::next::{Next, Origin, Own};
+use crate::hooks::common::{allocate, enter, reallocate, release};
+use crate::machine::stubs::{called_directly, entry};
+use crate::next::{self, Next, Origin, Own};
 use crate::record::padded;
 
 pub(crate) type Chunk = *mut c_void;
@@ -30,9 +31,14 @@ pub(crate) type Chunk = *mut c_void;
 /// ENOMEM, which posix_memalign returns instead of setting `errno`.
 const ENOMEM: c_int = 12;
 
-hook!(
+called_directly!(
     /// malloc(3).
-    malloc, allocs_divert_malloc(size: usize) -> Chunk => malloc_hook(call)
+    malloc(size: usize) -> Chunk, call => malloc_hook(Own, size, call),
+    next::DIRECT_MALLOC, chunk => enter(Own, chunk, size, call)
+);
+entry!(
+    /// The entry of an allocator's function of that name.
+    allocs_divert_malloc(size: usize) -> Chunk, table, call => malloc_hook(table, size, call)
 );
 hook!(
     /// calloc(3).
@@ -213,7 +219,7 @@ unsafe fn reallocarray_hook(
 pub unsafe extern "C" fn free(chunk: Chunk) {
     type Function = unsafe extern "C" fn(Chunk);
     // SAFETY: the caller keeps to free's contract.
-    release(Own, Hook::Free, chunk, move |next: Function| unsafe {
+    release(Own, Hook::Free, chunk, |next: Function, chunk| unsafe {
         next(chunk)
     });
 }
@@ -223,7 +229,7 @@ pub unsafe extern "C" fn free(chunk: Chunk) {
 pub unsafe extern "C" fn cfree(chunk: Chunk) {
     type Function = unsafe extern "C" fn(Chunk);
     // SAFETY: the caller keeps to cfree's contract, which is free's.
-    release(Own, Hook::Cfree, chunk, move |next: Function| unsafe {
+    release(Own, Hook::Cfree, chunk, |next: Function, chunk| unsafe {
         next(chunk)
     });
 }
@@ -234,9 +240,12 @@ pub unsafe extern "C" fn cfree(chunk: Chunk) {
 pub unsafe extern "C" fn free_sized(chunk: Chunk, _: usize) {
     type Function = unsafe extern "C" fn(Chunk);
     // SAFETY: the caller keeps to free_sized's contract.
-    release(Own, Hook::FreeSized, chunk, move |next: Function| unsafe {
-        next(chunk)
-    });
+    release(
+        Own,
+        Hook::FreeSized,
+        chunk,
+        |next: Function, chunk| unsafe { next(chunk) },
+    );
 }
 
 /// free_aligned_sized of C23. As free_sized.
@@ -248,7 +257,7 @@ pub unsafe extern "C" fn free_aligned_sized(chunk: Chunk, _: usize, _: usize) {
         Own,
         Hook::FreeAlignedSized,
         chunk,
-        move |next: Function| unsafe { next(chunk) },
+        |next: Function, chunk| unsafe { next(chunk) },
     );
 }
 

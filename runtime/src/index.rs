@@ -27,8 +27,9 @@ pub(crate) const LARGE: usize = 64 << 10;
 const SEARCHED: usize = 1 + (LARGE >> 10);
 /// How many of these are looked at first, one by one: enough for chunks of four pages.
 const CLOSE: usize = 17;
-/// How many regions there can be: a terabyte of heap, if it lies close together. A power of two.
-const REGIONS: usize = 1 << 14;
+/// How many regions there can be: four terabytes of heap, if it lies close together. So many that the low half of a number's
+/// low half is a place: that is one instruction.
+const REGIONS: usize = 1 << 16;
 
 /// Where chunks begin, at multiples of this: one mark stands for so many addresses.
 pub(crate) const GRAIN: usize = 1 << region::GRAIN;

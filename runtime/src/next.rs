@@ -11,6 +11,7 @@ use crate::heap::{Heap, PROGRAM};
 use crate::hook::{self, HOOKS, Hook};
 use crate::index::{Index, LARGE};
 use crate::linkmap::LinkMap;
+use crate::machine::shared;
 use crate::memory::Mapped;
 use crate::record::{RECORD, request};
 use crate::symbol::Symbols;
@@ -22,7 +23,7 @@ use crate::threads;
 const ABSENT: usize = 1;
 
 /// What was found for one hook: two addresses, 0 for "not looked for yet" or "none".
-struct Found {
+pub(crate) struct Found {
     function: AtomicUsize,
     usable_size: AtomicUsize,
     /// The function once more, as long as it is glibc's, headers can be relied on, and nothing is counted.
@@ -31,13 +32,17 @@ struct Found {
 
 /// Threads that get here at the same time find the same.
 #[unsafe(link_section = ".data")]
-static FOUND: [Found; HOOKS] = [const {
+pub(crate) static FOUND: [Found; HOOKS] = [const {
     Found {
         function: AtomicUsize::new(0),
         usable_size: AtomicUsize::new(0),
         direct: AtomicUsize::new(0),
     }
 }; HOOKS];
+
+/// Where in it malloc's is, to be called directly.
+pub(crate) const DIRECT_MALLOC: usize =
+    Hook::Malloc as usize * size_of::<Found>() + mem::offset_of!(Found, direct);
 
 /// The next function of one hook.
 #[derive(Clone, Copy)]
@@ -266,12 +271,14 @@ pub(crate) fn header_capacity(chunk: usize) -> Option<usize> {
 #[inline(always)]
 fn small_usable_size(chunk: usize) -> Option<usize> {
     const { assert!(LARGE.is_power_of_two()) };
+    const OTHERS: usize = MAPPED | !(LARGE - 1);
     // SAFETY: it has a header.
-    let header = unsafe { header(chunk) };
-    if header & (MAPPED | !(LARGE - 1)) != 0 {
+    if unsafe { shared::has_any_before::<{ OTHERS.cast_signed() }>(chunk) } {
         return None;
     }
-    Some((header & !FLAGS).wrapping_sub(size_of::<usize>() + RECORD))
+    // SAFETY: as above.
+    let size = unsafe { header(chunk) } & !(OTHERS | FLAGS);
+    Some(size.wrapping_sub(size_of::<usize>() + RECORD))
 }
 
 /// Sees whether the header of `chunk` says what the allocator says, which is `capacity`. If not, there is

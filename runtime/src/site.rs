@@ -95,16 +95,56 @@ impl Site {
     /// So it must be: the stack is read.
     #[inline(always)]
     pub(crate) unsafe fn of(frame: Frame) -> Self {
-        let value = CALLERS.at_hand(Key::of_address(frame.caller));
-        behind(value, frame)
+        let behind = |known| {
+            // SAFETY: as the caller says.
+            let site = unsafe { Self::behind(known, frame) };
+            // SAFETY: as above.
+            site.unwrap_or_else(|| unsafe { Self::learn(frame) })
+        };
+        Self::at_hand(frame.caller).unwrap_or_else(behind)
     }
 
     /// The site of a call that returns to `caller`, if that is the site and is known: the usual case, in few
-    /// instructions.
+    /// instructions. Else what is known of it.
     #[inline(always)]
-    pub(crate) fn at_hand(caller: usize) -> Option<Self> {
-        let value = CALLERS.at_hand(Key::of_address(caller));
-        (value < u64::from(FACADE)).then_some(Self(value as u32))
+    pub(crate) fn at_hand(caller: usize) -> Result<Self, Known> {
+        let known = CALLERS.at_hand(caller);
+        if known < u64::from(FACADE) {
+            return Ok(Self(known as u32));
+        }
+        Err(Known(known))
+    }
+
+    /// The site, if the caller is `known` to be a facade, and all others on the way to it are, too.
+    ///
+    /// # Safety
+    /// As for [`Self::of`].
+    #[inline(always)]
+    pub(crate) unsafe fn behind(known: Known, frame: Frame) -> Option<Self> {
+        walk(known, frame, |_| None).ok()
+    }
+
+    /// The site of a call of which not all is known.
+    ///
+    /// # Safety
+    /// As for [`Self::of`].
+    #[inline(never)]
+    pub(crate) unsafe fn learn(innermost: Frame) -> Self {
+        let depth = DEPTH.load(Relaxed);
+        if depth > 1 {
+            return Self(stack::number(innermost, depth).unwrap_or_default());
+        }
+        let meet = |frame: Frame| CALLERS.meet(frame.caller).or_else(|| enter(frame));
+        match walk(Known(CALLERS.at_hand(innermost.caller)), innermost, meet) {
+            Ok(site) => site,
+            Err(End::Unknown) => Self::UNKNOWN,
+            Err(End::Facade(frame)) => {
+                // A facade all the same: its entry is about others.
+                let key = Key::of_address(frame.caller).second();
+                let known = CALLERS.find(key).or_else(|| add_site(key, frame.caller));
+                Self(known.unwrap_or_default())
+            }
+        }
     }
 
     /// The site with that number, as a record holds it. Any number may be asked for.
@@ -150,46 +190,49 @@ pub(crate) unsafe fn sample(frame: Frame) {
 /// Makes `caller`, of which there may be a site, one of a facade.
 fn skip(caller: usize) {
     if let Some(step) = kind(caller).and_then(|kind| kind.step) {
-        CALLERS.change(Key::of_address(caller), FACADE | step.bits());
+        CALLERS.change(caller, FACADE | step.bits());
         stack::skip(caller);
     }
 }
 
-/// The site of a call that no site is at hand for, but `value`.
-#[inline(never)]
-fn behind(mut value: u64, innermost: Frame) -> Site {
+/// What is known of a return address: [`Cached::at_hand`].
+#[derive(Clone, Copy)]
+pub(crate) struct Known(u64);
+
+/// Where a walk ends that has met facades only.
+enum End {
+    /// There is nothing known about a return address, nor can be.
+    Unknown,
+    /// At this frame, a facade's: it is the last one, or its step cannot be taken.
+    Facade(Frame),
+}
+
+/// Walks from the frame of a hook's call, of whose return address that is `known`, to the first one outside of facades.
+/// `meet` gives the value of the return address of a frame that is not at hand.
+#[inline(always)]
+fn walk(
+    Known(mut value): Known,
+    innermost: Frame,
+    meet: impl Fn(Frame) -> Option<u32>,
+) -> Result<Site, End> {
     let mut frame = innermost;
     for _ in 0..FACADES {
         if value >= u64::from(2 * FACADE) {
-            let depth = DEPTH.load(Relaxed);
-            if depth > 1 {
-                return Site(stack::number(frame, depth).unwrap_or_default());
-            }
-            let known = CALLERS.meet(Key::of_address(frame.caller));
-            match known.or_else(|| enter(frame)) {
-                Some(known) => value = u64::from(known),
-                None => return Site::UNKNOWN,
-            }
+            value = meet(frame).ok_or(End::Unknown)?.into();
         }
-        let step = match value as u32 {
-            number if number < FACADE => return Site(number),
-            facade => Step::from_bits(facade - FACADE),
+        let facade = match value as u32 {
+            site if site < FACADE => return Ok(Site(site)),
+            facade => facade - FACADE,
         };
         // SAFETY: the frame is that of the hook's call, or was stepped to.
-        match unsafe { step.take(frame) } {
+        match unsafe { Step::from_bits(facade).take(frame) } {
             Outer::Frame(next) => frame = next,
-            Outer::Nothing => {
-                frame = innermost;
-                break;
-            }
+            Outer::Nothing => return Err(End::Facade(innermost)),
             Outer::Unknown => break,
         }
-        value = CALLERS.at_hand(Key::of_address(frame.caller));
+        value = CALLERS.at_hand(frame.caller);
     }
-    // A facade all the same: its entry is about others.
-    let key = Key::of_address(frame.caller).second();
-    let known = CALLERS.find(key).or_else(|| add_site(key, frame.caller));
-    Site(known.unwrap_or_default())
+    Err(End::Facade(frame))
 }
 
 /// Enters the return address of `frame`, which is not in the table. `None` if there is no room.

@@ -28,7 +28,7 @@ pub(crate) fn note_variable(address: Option<usize>) {
 #[inline(always)]
 pub(crate) fn is_single() -> bool {
     // SAFETY: a variable of libc's, or one of our own; hooks look their next functions up first, and that relocates.
-    unsafe { &*SINGLE.load(Ordering::Relaxed) }.load(Ordering::Relaxed) != 0
+    !shared::is_zero(unsafe { &*SINGLE.load(Ordering::Relaxed) })
 }
 
 /// Sets `bits`. Whether there is no other thread.

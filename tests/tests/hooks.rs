@@ -17,6 +17,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials!["hooks":
         contracts_rewritten,
         contracts_preloaded,
+        memory_that_runs_out,
         every_hook_is_counted,
         counts_are_exact,
         silent_without_a_report,
@@ -81,6 +82,78 @@ fn contracts_preloaded() {
     outcome.assert_same_as(&original);
     assert_eq!(report.phase(), "constructor", "{report:?}");
     assert!(report.allocations() > 3000, "{report:?}");
+}
+
+/// There is no chunk, also where an address of 0 would lie in the region of the heap: that of a program which is not PIE
+/// begins below 64 MiB, if addresses are not random.
+fn memory_that_runs_out() {
+    let dir = Dir::new("runs-out");
+    let source = dir.write(
+        "runs_out.c",
+        r#"#include <errno.h>
+        #include <stdio.h>
+        #include <stdlib.h>
+        #include <sys/personality.h>
+        #include <sys/resource.h>
+        #include <unistd.h>
+        static const char *what(void *chunk) {
+            return chunk ? "a chunk" : errno == ENOMEM ? "ENOMEM" : "another error";
+        }
+        int main(int, char **argv) {
+            int without = ADDR_NO_RANDOMIZE;
+            if (!(personality(~0UL) & without) && personality(without) != -1) {
+                execv("/proc/self/exe", argv);
+                return 2;
+            }
+            printf("low: %d\n", (unsigned long)malloc(100) < 64UL << 20);
+            FILE *pages = fopen("/proc/self/statm", "r");
+            unsigned long mapped;
+            if (!pages || fscanf(pages, "%lu", &mapped) != 1) return 1;
+            rlim_t most = mapped * (rlim_t)sysconf(_SC_PAGESIZE) + (16 << 20);
+            struct rlimit limit = {most, most};
+            if (setrlimit(RLIMIT_AS, &limit) != 0) return 1;
+            void **last = NULL, **next;
+            for (int size = 50000; size >= 16; size /= 5)
+                while ((next = malloc(size)) != NULL) {
+                    *next = last;
+                    last = next;
+                }
+            errno = 0;
+            printf("malloc: %s\n", what(malloc(16)));
+            errno = 0;
+            printf("calloc: %s\n", what(calloc(2, 50000)));
+            errno = 0;
+            printf("realloc: %s\n", what(realloc(last, 60000)));
+            for (; last != NULL; last = next) {
+                next = *last;
+                free(last);
+            }
+            printf("then: %s\n", what(malloc(50000)));
+            return 0;
+        }"#,
+    );
+    for (name, flags, is_low) in [
+        ("pie", ["-fPIE", "-pie"], 0),
+        ("low", ["-fno-pie", "-no-pie"], 1),
+    ] {
+        let program = dir.join(name);
+        Command::new(needs("gcc"))
+            .args(["-fno-builtin", "-O1"])
+            .args(flags)
+            .arg(&source)
+            .arg("-o")
+            .arg(&program)
+            .succeed();
+        let original = Command::new(&program).succeed();
+        let said = format!(
+            "low: {is_low}\nmalloc: ENOMEM\ncalloc: ENOMEM\nrealloc: ENOMEM\nthen: a chunk\n"
+        );
+        assert_eq!(original.stdout, said.as_bytes(), "{original}");
+        let result = rewritten(&dir, &program);
+        result.command().run().assert_same_as(&original);
+        let (reporting, _) = Report::of(&result.command(), &dir.join("report.json"));
+        reporting.assert_same_as(&original);
+    }
 }
 
 fn every_hook_is_counted() {

@@ -2,6 +2,7 @@
 //! resized. There is a short way for the usual chunks where nothing is counted, of which callers have a copy of
 //! their own, and one that counts.
 
+use core::hint;
 use core::ptr;
 
 use crate::call::Call;
@@ -11,9 +12,10 @@ use crate::holder::Holder;
 use crate::hook::Hook;
 use crate::hooks::Chunk;
 use crate::index::{GRAIN, Mark};
+use crate::machine::shared;
 use crate::next::{Next, Origin};
 use crate::record::Record;
-use crate::site::{self, Site};
+use crate::site::{self, Known, Site};
 use crate::sync::{AtomicU32, Ordering::Relaxed};
 use crate::threads;
 
@@ -36,22 +38,33 @@ pub(crate) fn allocate<F: Copy>(
     allocate_and_count(origin, hook, size, call, ask)
 }
 
-/// Enters a chunk that was just made on the short way, and gives it back.
+/// Enters a chunk that was just made on the short way, if one was, and gives it back. Its callers end with it: whatever is
+/// not as usual is a function to go on with, for which nothing has to be kept.
 #[inline(always)]
 pub(crate) fn enter(origin: impl Origin, chunk: Chunk, size: usize, call: Call) -> Chunk {
     if chunk.is_null() {
         return chunk;
     }
     match call.site_at_hand() {
-        Some(site) => enter_at(origin, site, chunk, size, call),
-        None => enter_in_facade(origin, chunk, size, call),
+        Ok(site) => enter_at(origin, site, chunk, size, call),
+        Err(known) => enter_behind(origin, chunk, size, call, known),
     }
 }
 
 /// The same where the direct caller is not the site, or not known yet.
 #[inline(never)]
-fn enter_in_facade(origin: impl Origin, chunk: Chunk, size: usize, call: Call) -> Chunk {
-    enter_at(origin, call.site(), chunk, size, call)
+fn enter_behind(origin: impl Origin, chunk: Chunk, size: usize, call: Call, known: Known) -> Chunk {
+    match call.site_behind(known) {
+        Some(site) => enter_at(origin, site, chunk, size, call),
+        None => enter_learning(origin, chunk, size, call),
+    }
+}
+
+/// The same where not all is known.
+#[cold]
+#[inline(never)]
+fn enter_learning(origin: impl Origin, chunk: Chunk, size: usize, call: Call) -> Chunk {
+    enter_any(origin, chunk, size, call.learn_site(), call)
 }
 
 #[inline(always)]
@@ -62,14 +75,6 @@ fn enter_at(origin: impl Origin, site: Site, chunk: Chunk, size: usize, call: Ca
         Some(_) => chunk,
         None => enter_any(origin, chunk, size, site, call),
     }
-}
-
-#[cold]
-#[inline(never)]
-fn sample(chunk: Chunk, call: Call) -> Chunk {
-    LEFT.store(site::calls_to_next_sample(), Relaxed);
-    call.sample();
-    chunk
 }
 
 /// The same for one that is not as usual, or the first in its place.
@@ -83,7 +88,21 @@ fn enter_any(origin: impl Origin, chunk: Chunk, size: usize, site: Site, call: C
     if is_sample(address, threads::is_single()) {
         return sample(chunk, call);
     }
-    chunk
+    given_back(chunk)
+}
+
+#[cold]
+#[inline(never)]
+fn sample(chunk: Chunk, call: Call) -> Chunk {
+    LEFT.store(site::calls_to_next_sample(), Relaxed);
+    call.sample();
+    given_back(chunk)
+}
+
+/// The same chunk. If the compiler knew that, it would keep it across a call that could be a jump, and for that save
+/// registers at the beginning of its caller, in the usual case, too.
+fn given_back(chunk: Chunk) -> Chunk {
+    hint::black_box(chunk)
 }
 
 /// The calls before the next one that is looked at more closely.
@@ -96,9 +115,7 @@ pub(crate) fn is_sample(address: usize, is_single: bool) -> bool {
     if !is_single {
         return (address / GRAIN).is_multiple_of(site::EVERY as usize);
     }
-    let left = LEFT.load(Relaxed).wrapping_sub(1);
-    LEFT.store(left, Relaxed);
-    left == 0
+    shared::count_down!(LEFT)
 }
 
 /// The same where something is counted, or the allocator is not known so well.
@@ -160,7 +177,7 @@ pub(crate) fn release<F: Copy>(
     origin: impl Origin,
     hook: Hook,
     chunk: Chunk,
-    pass_on: impl FnOnce(F),
+    pass_on: impl FnOnce(F, Chunk),
 ) {
     if let Some(next) = origin.direct(hook)
         && let Some(mark) = chunks::small_or_unknown(origin, chunk.expose_provenance())
@@ -168,16 +185,21 @@ pub(crate) fn release<F: Copy>(
         // SAFETY: each hook names the function's type next to its own.
         let function = unsafe { next.function() };
         if mark.clear() {
-            return pass_on(function);
+            return pass_on(function, chunk);
         }
-        return pass_on_later(mark, function, pass_on);
+        return pass_on_later(mark, function, chunk, pass_on);
     }
     release_any(origin, hook, chunk, pass_on);
 }
 
 /// The same for one that is large, or where something is counted. A function of its own: it keeps more registers.
 #[inline(never)]
-fn release_any<F: Copy, O: Origin>(origin: O, hook: Hook, chunk: Chunk, pass_on: impl FnOnce(F)) {
+fn release_any<F: Copy, O: Origin>(
+    origin: O,
+    hook: Hook,
+    chunk: Chunk,
+    pass_on: impl FnOnce(F, Chunk),
+) {
     if !O::HAS_HEADERS
         && let Some(next) = origin.direct(hook)
         && let Some(mark) = chunks::forget_at_hand(origin, chunk.expose_provenance())
@@ -186,7 +208,7 @@ fn release_any<F: Copy, O: Origin>(origin: O, hook: Hook, chunk: Chunk, pass_on:
             mark.wait();
         }
         // SAFETY: each hook names the function's type next to its own.
-        return pass_on(unsafe { next.function() });
+        return pass_on(unsafe { next.function() }, chunk);
     }
     release_and_count(origin, hook, chunk, pass_on);
 }
@@ -194,9 +216,9 @@ fn release_any<F: Copy, O: Origin>(origin: O, hook: Hook, chunk: Chunk, pass_on:
 /// The same where somebody may be reading.
 #[cold]
 #[inline(never)]
-fn pass_on_later<F: Copy>(mark: Mark, function: F, pass_on: impl FnOnce(F)) {
+fn pass_on_later<F: Copy>(mark: Mark, function: F, chunk: Chunk, pass_on: impl FnOnce(F, Chunk)) {
     mark.wait();
-    pass_on(function);
+    pass_on(function, chunk);
 }
 
 /// The same where something is counted, or the allocator or the chunk is not known so well.
@@ -205,7 +227,7 @@ fn release_and_count<F: Copy>(
     origin: impl Origin,
     hook: Hook,
     chunk: Chunk,
-    pass_on: impl FnOnce(F),
+    pass_on: impl FnOnce(F, Chunk),
 ) {
     let Some(next) = origin.next(hook) else {
         return;
@@ -220,7 +242,7 @@ fn release_and_count<F: Copy>(
         }
     }
     // SAFETY: each hook names the function's type next to its own.
-    pass_on(unsafe { next.function() });
+    pass_on(unsafe { next.function() }, chunk);
 }
 
 /// Takes a chunk out that is about to be given back. What was counted when it came to life.

@@ -4,7 +4,7 @@
 use core::ptr;
 
 use crate::index::Mark;
-use crate::sync::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{AtomicPtr, AtomicU64, Ordering};
 use crate::sys;
 use crate::threads;
 
@@ -30,8 +30,8 @@ type Records = [AtomicU64; MARKS];
 pub(crate) struct Region {
     /// The marks. They come first: an addition less on the way to them.
     words: [AtomicU64; WORDS],
-    /// Number of the region.
-    number: AtomicUsize,
+    /// Number of the region. It never changes once others see it, so a comparison may read it where it is.
+    number: usize,
     /// Records, one beside each mark; null if there are none.
     records: AtomicPtr<Records>,
     /// Which words of `pages` may have a bit.
@@ -115,9 +115,11 @@ impl Region {
     /// Maps one for the region of `address`.
     pub(crate) fn map(address: usize, with_records: bool) -> Option<&'static Self> {
         let memory = sys::map_zeros(size_of::<Self>())?;
-        // SAFETY: fresh memory of that size, aligned to a page, and zeros are a region without marks.
-        let region = unsafe { &*ptr::with_exposed_provenance::<Self>(memory) };
-        region.number.store(number(address), Ordering::Relaxed);
+        let region = ptr::with_exposed_provenance_mut::<Self>(memory);
+        // SAFETY: fresh memory of that size, aligned to a page.
+        unsafe { (&raw mut (*region).number).write(number(address)) };
+        // SAFETY: as above, and zeros are a region without marks.
+        let region = unsafe { &*region };
         if with_records {
             let Some(records) = sys::map_zeros(size_of::<Records>()) else {
                 region.unmap();
@@ -150,12 +152,12 @@ impl Region {
 
     #[inline(always)]
     pub(crate) fn contains(&self, address: usize) -> bool {
-        self.number.load(Ordering::Relaxed) == number(address)
+        self.number == number(address)
     }
 
     /// The first address.
     pub(crate) fn begin(&self) -> usize {
-        self.number.load(Ordering::Relaxed) << REGION
+        self.number << REGION
     }
 
     /// The first address behind it.
@@ -166,7 +168,7 @@ impl Region {
     /// The mark for `address`. `None` if that is not in the region, or no multiple of 16.
     #[inline(always)]
     pub(crate) fn mark(&'static self, address: Rotated) -> Option<Mark> {
-        if self.number.load(Ordering::Relaxed) != address.number() {
+        if self.number != address.number() {
             return None;
         }
         Some(Mark {

@@ -45,15 +45,13 @@ impl Key {
     /// That of an address of code. The kernel maps nothing at 2^47 or higher without being told to, or where
     /// instructions are aligned, at 2^48: 47 bits are left. Different for different addresses: an odd factor, and no
     /// bit of the product is lost.
-    #[inline(always)]
     pub(crate) const fn of_address(address: usize) -> Self {
         let address = address >> CODE_ALIGNMENT;
         Self((address.wrapping_mul(Self::FACTOR << 17) as u64).swap_bytes())
     }
 
     /// Its low bits, which say where it is found.
-    #[inline(always)]
-    pub(crate) const fn index(self) -> usize {
+    const fn index(self) -> usize {
         self.0 as usize
     }
 
@@ -196,8 +194,7 @@ impl Table {
 }
 
 /// The entry of `key` with `value`.
-#[inline(always)]
-pub(crate) fn entry(key: Key, value: u32) -> u64 {
+fn entry(key: Key, value: u32) -> u64 {
     key.0 << (64 - 48) ^ u64::from(value)
 }
 

@@ -35,7 +35,8 @@ use examine::Subject;
 use place::Place;
 
 fn main() {
-    let mut args = std::env::args().skip(1);
+    // cargo adds its own.
+    let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
     let work = PathBuf::from(args.next().expect("a directory"));
     let machine = args.next();
     let place = |name: &str, root: &str| Place {

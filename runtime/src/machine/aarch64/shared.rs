@@ -4,7 +4,7 @@ use core::arch::asm;
 use core::sync::atomic::compiler_fence;
 
 use crate::sync::{
-    AtomicU64,
+    AtomicU8, AtomicU64,
     Ordering::{Relaxed, SeqCst},
 };
 
@@ -46,6 +46,33 @@ fn in_its_place(change: impl FnOnce() -> u64) {
     change();
     compiler_fence(SeqCst);
 }
+
+/// Whether the word before `address` has any of the bits of `BITS`.
+///
+/// # Safety
+/// It must be readable.
+#[inline(always)]
+pub(crate) unsafe fn has_any_before<const BITS: isize>(address: usize) -> bool {
+    // SAFETY: the caller answers for it.
+    let word = unsafe { word(address.wrapping_sub(size_of::<usize>())) };
+    word & BITS.cast_unsigned() != 0
+}
+
+/// Whether the byte is 0.
+#[inline(always)]
+pub(crate) fn is_zero(byte: &AtomicU8) -> bool {
+    byte.load(Relaxed) == 0
+}
+
+/// Takes one off a static number of 32 bits, which no other thread changes. Whether it is 0 then.
+macro_rules! count_down {
+    ($number:path) => {{
+        let left = $number.load(Relaxed).wrapping_sub(1);
+        $number.store(left, Relaxed);
+        left == 0
+    }};
+}
+pub(crate) use count_down;
 
 /// Makes the two words at `pair` `new` if they are `old`. What others do before or after that they do for all in that
 /// order.

@@ -94,6 +94,82 @@ macro_rules! called {
 }
 pub(crate) use called;
 
+/// The same for a function that makes chunks of a size, and goes the short way by itself: where next's function for it can
+/// be called `$direct`ly, and `$size` is not too large, it calls that for room for a record, too, and `$enters` the
+/// `$chunk`. So nothing has to be kept across the call but the size.
+macro_rules! called_directly {
+    (
+        $(#[$doc:meta])* $name:ident($size:ident: usize) -> $result:ty, $call:ident => $does:expr,
+        $direct:expr, $chunk:ident => $enters:expr
+    ) => {
+        mod $name {
+            use super::*;
+
+            pub(super) unsafe extern "C" fn called(
+                $size: usize,
+                caller: usize,
+                stack: usize,
+                frame_pointer: usize,
+            ) -> $result {
+                let $call = $crate::machine::stubs::Call::new(caller, stack, frame_pointer);
+                // SAFETY: the caller keeps to the function's contract.
+                unsafe { $does }
+            }
+
+            pub(super) unsafe extern "C" fn made(
+                $chunk: $result,
+                $size: usize,
+                caller: usize,
+                stack: usize,
+                frame_pointer: usize,
+            ) -> $result {
+                let $call = $crate::machine::stubs::Call::new(caller, stack, frame_pointer);
+                // SAFETY: the stub has compared them.
+                unsafe { core::hint::assert_unchecked($size < $crate::index::LARGE) };
+                $enters
+            }
+        }
+        $(#[$doc])*
+        #[unsafe(naked)]
+        #[cfg_attr(not(test), unsafe(no_mangle))]
+        pub unsafe extern "C" fn $name(_: usize) -> $result {
+            core::arch::naked_asm!(
+                ".cfi_startproc",
+                "lsr x9, x0, {large}",
+                "cbnz x9, 2f",
+                "adrp x9, {found} + {direct}",
+                "ldr x9, [x9, :lo12:{found} + {direct}]",
+                "cbz x9, 2f",
+                "stp x0, x30, [sp, #-16]!",
+                ".cfi_adjust_cfa_offset 16",
+                ".cfi_rel_offset x30, 8",
+                "add x0, x0, {record}",
+                "blr x9",
+                "ldp x1, x30, [sp], #16",
+                ".cfi_adjust_cfa_offset -16",
+                ".cfi_restore x30",
+                "mov x2, x30",
+                "mov x3, sp",
+                "mov x4, x29",
+                "b {made}",
+                "2:",
+                "mov x1, x30",
+                "mov x2, sp",
+                "mov x3, x29",
+                "b {called}",
+                ".cfi_endproc",
+                large = const $crate::index::LARGE.trailing_zeros(),
+                record = const $crate::record::RECORD,
+                found = sym $crate::next::FOUND,
+                direct = const $direct,
+                made = sym $name::made,
+                called = sym $name::called,
+            )
+        }
+    };
+}
+pub(crate) use called_directly;
+
 /// Nothing, see above.
 macro_rules! entry {
     ($($any:tt)*) => {};

@@ -202,7 +202,7 @@ fn give_back(table: Table, hook: Hook, chunk: Chunk, ways: impl IntoIterator<Ite
     let there_is = |way: &Way| table.continuation(way.0).is_some();
     if let Some((slot, second, third)) = ways.into_iter().find(there_is) {
         let origin = Continuation { table, slot };
-        common::release(origin, hook, chunk, move |next: Function| {
+        common::release(origin, hook, chunk, move |next: Function, chunk| {
             // SAFETY: the caller keeps to the function's contract.
             unsafe { next(chunk, second, third) };
         });
@@ -227,7 +227,7 @@ diverted!(
 
 unsafe extern "C" fn free(chunk: Chunk, second: usize, third: usize, table: Table) {
     type Function = unsafe extern "C" fn(Chunk, usize, usize);
-    common::release(table, Hook::Free, chunk, move |next: Function| {
+    common::release(table, Hook::Free, chunk, move |next: Function, chunk| {
         // SAFETY: the caller keeps to free's contract.
         unsafe { next(chunk, second, third) };
     });

@@ -2,7 +2,7 @@
 
 use core::arch::asm;
 
-use crate::sync::AtomicU64;
+use crate::sync::{AtomicU8, AtomicU64};
 
 load!(
     /// The byte at `address`.
@@ -19,6 +19,10 @@ load!(
 load!(
     /// The word at `address`.
     word: usize = "mov {}, qword ptr [{}]" as usize
+);
+load!(
+    /// The word before `address`.
+    word_before: usize = "mov {}, qword ptr [{} - 8]" as usize
 );
 
 /// One instruction that changes a word, without a lock.
@@ -48,6 +52,63 @@ change!(
     /// Clears all but `bits`, as above.
     keep, "and"
 );
+
+/// Whether the word before `address` has any of the bits of `BITS`, at most 32 and their sign. The compiler would go on with
+/// what it has loaded, and make more of it.
+///
+/// # Safety
+/// It must be readable.
+#[inline(always)]
+pub(crate) unsafe fn has_any_before<const BITS: isize>(address: usize) -> bool {
+    // SAFETY: the caller answers for it.
+    unsafe {
+        asm!(
+            "test qword ptr [{} - 8], {}",
+            "jnz {}",
+            in(reg) address,
+            const BITS,
+            label { return true },
+            options(nostack, readonly),
+        );
+    }
+    false
+}
+
+/// Whether the byte is 0: one instruction, which the compiler has two for.
+#[inline(always)]
+pub(crate) fn is_zero(byte: &AtomicU8) -> bool {
+    // SAFETY: the byte may be read at any time.
+    unsafe {
+        asm!(
+            "cmp byte ptr [{}], 0",
+            "je {}",
+            in(reg) byte.as_ptr(),
+            label { return true },
+            options(nostack, readonly),
+        );
+    }
+    false
+}
+
+/// Takes one off a static number of 32 bits, which no other thread changes. Whether it is 0 then.
+macro_rules! count_down {
+    ($number:path) => {
+        'counted: {
+            // SAFETY: the number may be changed by anybody.
+            unsafe {
+                core::arch::asm!(
+                    "dec dword ptr [rip + {}]",
+                    "jz {}",
+                    sym $number,
+                    label { break 'counted true },
+                    options(nostack),
+                );
+            }
+            false
+        }
+    };
+}
+pub(crate) use count_down;
 
 /// Makes the two words at `pair` `new` if they are `old`. What others do before or after that they do for all in that
 /// order.

@@ -1,5 +1,6 @@
 //! A step out of a frame: the return address lies right before the frame's end.
 
+use crate::machine::shared;
 use crate::memory::Mapped;
 use crate::site::cfa::{Base, Row, Saved};
 use crate::site::step::{Frame, Outer};
@@ -84,20 +85,22 @@ impl Step {
         };
         let end = base.wrapping_add(((self.0 >> PLACE) % END_LIMIT) as usize * 8);
         // SAFETY: the stack of a call that has not returned.
-        let end = unsafe { Mapped::new(end) };
-        let before = |words: u32| end.add((words as usize * 8).wrapping_neg()).word();
-        let caller = before(1);
+        let caller = unsafe { shared::word_before(end) };
         if self == Self::LAST || caller == 0 {
             return Outer::Nothing;
         }
         let rbp = match self.0 % (1 << PLACE) {
             SAME => frame.frame_pointer,
             LOST => 0,
-            place => before(place),
+            place => {
+                let place = end.wrapping_sub(place as usize * 8);
+                // SAFETY: as above.
+                unsafe { Mapped::new(place) }.word()
+            }
         };
         Outer::Frame(Frame {
             caller,
-            stack: end.address(),
+            stack: end,
             frame_pointer: rbp,
         })
     }

@@ -94,6 +94,69 @@ macro_rules! called {
 }
 pub(crate) use called;
 
+/// The same for a function that makes chunks of a size, and goes the short way by itself: where next's function for it can
+/// be called `$direct`ly, and `$size` is not too large, it calls that for room for a record, too, and `$enters` the
+/// `$chunk`. So nothing has to be kept across the call but the size.
+macro_rules! called_directly {
+    (
+        $(#[$doc:meta])* $name:ident($size:ident: usize) -> $result:ty, $call:ident => $does:expr,
+        $direct:expr, $chunk:ident => $enters:expr
+    ) => {
+        mod $name {
+            use super::*;
+
+            pub(super) unsafe extern "C" fn called($size: usize, $call: $crate::machine::stubs::Call) -> $result {
+                // SAFETY: the caller keeps to the function's contract.
+                unsafe { $does }
+            }
+
+            pub(super) unsafe extern "C" fn made(
+                $chunk: $result,
+                $size: usize,
+                $call: $crate::machine::stubs::Call,
+            ) -> $result {
+                // SAFETY: the stub has compared them.
+                unsafe { core::hint::assert_unchecked($size < $crate::index::LARGE) };
+                $enters
+            }
+        }
+        $(#[$doc])*
+        #[unsafe(naked)]
+        #[cfg_attr(not(test), unsafe(no_mangle))]
+        pub unsafe extern "C" fn $name(_: usize) -> $result {
+            core::arch::naked_asm!(
+                ".cfi_startproc",
+                "cmp rdi, {large}",
+                "jae 2f",
+                "mov rax, [rip + {found} + {direct}]",
+                "test rax, rax",
+                "jz 2f",
+                "push rdi",
+                ".cfi_adjust_cfa_offset 8",
+                "add rdi, {record}",
+                "call rax",
+                "pop rsi",
+                ".cfi_adjust_cfa_offset -8",
+                "mov rdi, rax",
+                "mov rdx, rbp",
+                "mov rcx, rsp",
+                "jmp {made}",
+                "2:",
+                $crate::machine::stubs::add_call!(0: _),
+                "jmp {called}",
+                ".cfi_endproc",
+                large = const $crate::index::LARGE,
+                record = const $crate::record::RECORD,
+                found = sym $crate::next::FOUND,
+                direct = const $direct,
+                made = sym $name::made,
+                called = sym $name::called,
+            )
+        }
+    };
+}
+pub(crate) use called_directly;
+
 /// Exports `$entry`, which the function of that name of an allocator in the executable is diverted to, with the address
 /// of its table in r11. It `$does` the same with that as `$table`, and the [`Call`] as `$call` if it is asked for.
 macro_rules! entry {
