@@ -115,11 +115,10 @@ impl Region {
     /// Maps one for the region of `address`.
     pub(crate) fn map(address: usize, with_records: bool) -> Option<&'static Self> {
         let memory = sys::map_zeros(size_of::<Self>())?;
-        let region = ptr::with_exposed_provenance_mut::<Self>(memory);
-        // SAFETY: fresh memory of that size, aligned to a page.
-        unsafe { (&raw mut (*region).number).write(number(address)) };
-        // SAFETY: as above, and zeros are a region without marks.
-        let region = unsafe { &*region };
+        // SAFETY: fresh memory of that size, aligned to a page; zeros are a region without marks; and nobody else sees it yet.
+        let region = unsafe { &mut *ptr::with_exposed_provenance_mut::<Self>(memory) };
+        region.number = number(address);
+        let region: &'static Self = region;
         if with_records {
             let Some(records) = sys::map_zeros(size_of::<Records>()) else {
                 region.unmap();
