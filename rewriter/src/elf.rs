@@ -6,12 +6,14 @@
 
 pub(crate) use self::entries::{Dyn, Rela, Symbol};
 pub(crate) use self::format::{Addends, Class, Format, Relocations};
+pub(crate) use self::gnu_hash::GnuHash;
 pub(crate) use self::header::Header;
 pub(crate) use self::section::Section;
 pub(crate) use self::segment::Segment;
 
 mod entries;
 mod format;
+mod gnu_hash;
 mod header;
 mod section;
 mod segment;

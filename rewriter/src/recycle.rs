@@ -8,10 +8,12 @@
 
 use object::elf::{DT_AUXILIARY, DT_FILTER, DT_NEEDED, DT_RPATH, DT_RUNPATH, DT_SONAME, STB_WEAK};
 
-use crate::elf::{Entry, FileOffset, Rela, Symbol, Vaddr, overlap};
+use crate::elf::{Entry, FileOffset, GnuHash, Rela, Symbol, Vaddr, overlap};
 use crate::error::Result;
 use crate::parse::{Image, Table};
 use crate::source::Source;
+
+const SYMBOLS: &str = "the dynamic symbol table";
 
 /// A weak undefined symbol that resolves nowhere.
 #[derive(Clone, Debug)]
@@ -81,33 +83,28 @@ fn find_dead_symbols(source: &Source, image: &Image) -> Result<Vec<DeadSymbol>> 
     Ok(dead)
 }
 
-/// Calls `visit` with number and symbol, for each that resolves nowhere without being missed.
+/// Calls `visit` with number and symbol, for each that resolves nowhere without being missed. Only defined ones are in
+/// DT_GNU_HASH, which are behind all others.
 pub(crate) fn for_each_weak_undefined(
     source: &Source,
     image: &Image,
     mut visit: impl FnMut(u32, Symbol) -> Result<()>,
 ) -> Result<()> {
-    for_each_symbol(source, image, |index, symbol| {
+    let mut count = image.symbol_count();
+    if let Some(hash) = image.gnu_hash {
+        let head = source.bytes(hash.at, GnuHash::HEAD, "the DT_GNU_HASH table")?;
+        let head = GnuHash::new(&head, image.format);
+        // A table of none says nothing of where they would begin.
+        let head = head.filter(|head| hash.size > head.chains_at());
+        count = count.min(head.map_or(count, |head| head.first().into()));
+    }
+    source.for_each(image.symtab.at, count, SYMBOLS, |index, symbol| {
+        let index = u32::try_from(index);
+        let index = index.map_err(|_| source.malformed("it has too many symbols"))?;
         match is_weak_undefined(&symbol) {
             true => visit(index, symbol),
             false => Ok(()),
         }
-    })
-}
-
-fn for_each_symbol(
-    source: &Source,
-    image: &Image,
-    mut visit: impl FnMut(u32, Symbol) -> Result<()>,
-) -> Result<()> {
-    let count = image.symbol_count();
-    let what = "the dynamic symbol table";
-    source.for_each(image.symtab.at, count, what, |index, symbol| {
-        let index = u32::try_from(index);
-        visit(
-            index.map_err(|_| source.malformed("it has too many symbols"))?,
-            symbol,
-        )
     })
 }
 
@@ -136,9 +133,10 @@ fn find_shared_names(source: &Source, image: &Image, dead: &mut [DeadSymbol]) ->
         let shared = of_sections || others.iter().any(|&offset| uses_bytes(symbol, offset));
         symbol.owns_name &= !shared;
     }
-    for_each_symbol(source, image, |index, other| {
+    let count = image.symbol_count();
+    source.for_each_symbol_name(image.symtab.at, count, SYMBOLS, |index, other| {
         for symbol in dead.iter_mut() {
-            if symbol.index != index && uses_bytes(symbol, u64::from(other.name)) {
+            if u64::from(symbol.index) != index && uses_bytes(symbol, u64::from(other)) {
                 symbol.owns_name = false;
             }
         }

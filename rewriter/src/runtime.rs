@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::env;
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
 
 use goblin::elf::Elf;
@@ -298,6 +298,9 @@ fn find(needed: &str, origins: &[&Path], trees: &[System], format: Format) -> Op
     found.or_else(|| here.filter(|_| format == Format::X86_64).cloned())
 }
 
+/// How much of a file says which machine it is for, in bytes.
+const HEAD: u64 = 64;
+
 fn read_shared_object(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     if !fs::metadata(path)?.is_file() {
@@ -431,10 +434,30 @@ fn present(path: &Path, own: &[u8]) -> io::Result<Present> {
         Ok(found) if !found.is_file() => return Ok(Present::Other),
         Ok(_) => {}
     }
-    let found = read_shared_object(path)?;
-    Ok(match Format::identify(&found) {
-        _ if found == own => Present::Same,
+    let mut file = fs::File::open(path)?;
+    if file.metadata()?.len() == own.len() as u64 && is_same(&mut file, own)? {
+        return Ok(Present::Same);
+    }
+    let mut head = Vec::new();
+    file.rewind()?;
+    file.take(HEAD).read_to_end(&mut head)?;
+    Ok(match Format::identify(&head) {
         Some(format) if Format::identify(own) != Some(format) => Present::Foreign(format),
         _ => Present::Other,
     })
+}
+
+/// Whether `file` has just these `bytes`: a piece of it at a time, which is cheaper than to make room for all of it.
+fn is_same(file: &mut fs::File, bytes: &[u8]) -> io::Result<bool> {
+    let mut piece = [0; 32 << 10];
+    for expected in bytes.chunks(piece.len()) {
+        let piece = &mut piece[..expected.len()];
+        match file.read_exact(piece) {
+            Ok(()) if piece == expected => {}
+            Ok(()) => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 
-use crate::elf::{Entry, FileOffset, Format};
+use crate::elf::{Entry, FileOffset, Format, Symbol};
 use crate::error::{Error, ErrorKind, Result};
 use crate::spans::{Content, Spans};
 
@@ -229,6 +229,28 @@ impl Source {
                     .ok_or_else(|| self.malformed(format!("{what} cannot be read")))?;
                 visit(index, entry)?;
                 index += 1;
+            }
+            Ok(())
+        })
+    }
+
+    /// Calls `visit` with index and offset of the name, for each of `count` symbols at `at`: to decode the rest takes most of
+    /// the time where there are many. The name comes first in both classes (gABI, "Symbol Table").
+    pub(crate) fn for_each_symbol_name(
+        &self,
+        at: FileOffset,
+        count: u64,
+        what: &'static str,
+        mut visit: impl FnMut(u64, u32) -> Result<()>,
+    ) -> Result<()> {
+        let entry_size = Symbol::size(self.format);
+        let size = count.saturating_mul(entry_size);
+        let entry_size = self.host_size(entry_size)?;
+        let mut indices = 0..;
+        self.for_each_window(at, size, what, |_, window| {
+            for (entry, index) in window.chunks_exact(entry_size).zip(&mut indices) {
+                let name = self.format.first_word(entry);
+                visit(index, name.unwrap_or_default())?;
             }
             Ok(())
         })

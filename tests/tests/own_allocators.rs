@@ -22,6 +22,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         maps_for_itself,
         without_pie,
         other_linkers,
+        stripped_before,
         stripped_afterwards,
         a_thousand_functions,
         exceptions,
@@ -186,6 +187,18 @@ fn other_linkers() {
         let program = with_jemalloc(&dir, Command::new(needs("clang")), &[&linker]);
         let result = rewrite(&dir, &program, &[]).succeed();
         is_known(&dir, &result, &["foreign"]);
+        leads_back(&result);
+    }
+}
+
+/// .dynsym alone tells of the allocator, and the hash table that there is leads to it.
+fn stripped_before() {
+    for style in ["sysv", "gnu", "both"] {
+        let dir = Dir::new("own-hashed");
+        let style = format!("-Wl,--hash-style={style}");
+        let program = with_jemalloc(&dir, gcc(), &["-s", &style]);
+        let result = rewrite(&dir, &program, &[]).succeed();
+        assert!(diverted(&result).contains(&"malloc"), "{style}");
         leads_back(&result);
     }
 }

@@ -8,7 +8,7 @@ use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction};
 use super::code::{ENDBR64, LONGEST};
 use super::names::Kind;
 use super::targets::Targets;
-use crate::elf::{Entry, Rela, Symbol, Vaddr};
+use crate::elf::{Entry, FileOffset, Rela, Symbol, Vaddr};
 use crate::error::Result;
 
 /// Instructions in front of the call, on all ways together: libstdc++'s has five.
@@ -71,14 +71,23 @@ fn is_malloc(targets: &Targets<'_>, branch: &Instruction) -> Result<bool> {
     let (image, source) = (targets.image, targets.source);
     let slot = Vaddr(branch.ip_rel_memory_address());
     let mut symbol = None;
-    for table in [image.rela, image.jmprel].into_iter().flatten() {
-        let count = table.size / Rela::size(image.format);
-        source.for_each(table.at, count, "a relocation table", |_, rela: Rela| {
-            if rela.place == slot {
-                symbol = Some(rela.symbol);
-            }
-            Ok(())
-        })?;
+    // Relative ones have no symbol, and are nearly all.
+    let relative = image.dynamic.relative_count(image.format, image.rela);
+    for (table, skip) in [(image.rela, relative), (image.jmprel, 0)] {
+        let Some(table) = table else { continue };
+        let size = Rela::size(image.format);
+        let (at, count) = (table.at.0 + skip * size, table.size / size - skip);
+        source.for_each(
+            FileOffset(at),
+            count,
+            "a relocation table",
+            |_, rela: Rela| {
+                if rela.place == slot {
+                    symbol = Some(rela.symbol);
+                }
+                Ok(())
+            },
+        )?;
     }
     let symbol = match symbol {
         Some(index) => image.symbol(source, index)?,

@@ -9,13 +9,17 @@ use object::elf::{
 };
 
 use super::names::{Scheme, Sign};
-use crate::elf::{Entry, Symbol, Vaddr};
+use crate::elf::{Entry, FileOffset, GnuHash, PAGE, Symbol, Vaddr};
 use crate::error::Result;
 use crate::parse::{Image, Table};
 use crate::source::Source;
 
+const WHAT: &str = "a symbol table";
+
 /// So many strings that end like a name are taken for one.
 const MOST_NAMES: usize = 64;
+/// A power of two.
+const LOWEST: usize = 4096;
 
 /// A function, by one of its names.
 #[derive(Clone, Debug)]
@@ -44,8 +48,9 @@ impl Symbols {
         let mut symbols = Self::default();
         let tables = tables(image);
         let signs: Vec<Sign<'_>> = schemes.iter().flat_map(Scheme::signs).collect();
-        let found = (tables.iter()).try_fold(false, |found, &(strings, table, _)| {
-            Ok(found || defines(source, strings, table, &signs)?)
+        let found = (tables.iter()).try_fold(false, |found, &(strings, table, exported)| {
+            let hash = image.gnu_hash.filter(|_| exported);
+            Ok(found || defines(source, strings, table, hash, &signs)?)
         })?;
         if !found {
             return Ok(symbols);
@@ -70,7 +75,7 @@ impl Symbols {
         let names = source.bytes(strings.at, strings.size, "a string table")?;
         let mut of_offset: HashMap<u32, bool> = HashMap::new();
         let count = table.size / Symbol::size(image.format);
-        source.for_each(table.at, count, "a symbol table", |_, symbol: Symbol| {
+        source.for_each(table.at, count, WHAT, |_, symbol: Symbol| {
             let kind = symbol.info.st_type();
             let code = image.loads().any(|(_, load)| {
                 load.flags.0 & PF_X.0 != 0 && load.locate(Vaddr(symbol.value), 1).is_some()
@@ -148,17 +153,28 @@ fn tables(image: &Image) -> Vec<(Table, Table, bool)> {
     [dynamic].into_iter().chain(debugger).collect()
 }
 
-/// Whether `table` defines something with a name that is one of `signs`. Only symbols with the offset of such a string
-/// are looked at: most programs have some, but undefined.
-fn defines(source: &Source, strings: Table, table: Table, signs: &[Sign<'_>]) -> Result<bool> {
+/// Whether `table` defines something with a name that is one of `signs`. By `hash`, DT_GNU_HASH, if there is one: then it
+/// takes some pages, however long the tables are. Else only symbols with the offset of such a string are looked at: most
+/// programs have some, but undefined.
+fn defines(
+    source: &Source,
+    strings: Table,
+    table: Table,
+    hash: Option<Table>,
+    signs: &[Sign<'_>],
+) -> Result<bool> {
     let mut whole = Vec::new();
     for sign in signs {
-        match sign {
-            Sign::Is(name) => whole.push([name.as_bytes(), b"\0"].concat()),
-            Sign::Begins(prefix) if contains(source, strings, prefix.as_bytes())? => {
-                return Ok(true);
+        let defined = match (sign, hash) {
+            (Sign::Begins(prefix), _) => contains(source, strings, prefix.as_bytes())?,
+            (Sign::Is(name), Some(hash)) => is_hashed(source, strings, table, hash, name)?,
+            (Sign::Is(name), None) => {
+                whole.push([name.as_bytes(), b"\0"].concat());
+                false
             }
-            Sign::Begins(_) => {}
+        };
+        if defined {
+            return Ok(true);
         }
     }
     let mut offsets = Vec::new();
@@ -170,12 +186,76 @@ fn defines(source: &Source, strings: Table, table: Table, signs: &[Sign<'_>]) ->
     if offsets.is_empty() || found {
         return Ok(found);
     }
-    let count = table.size / Symbol::size(source.format());
-    source.for_each(table.at, count, "a symbol table", |_, symbol: Symbol| {
-        found |= !symbol.is_undefined() && offsets.contains(&symbol.name);
+    let size = Symbol::size(source.format());
+    // Of nearly all symbols the offset's lowest bits tell that it is none of these.
+    let lowest = |offset: u32| offset as usize % LOWEST;
+    let mut likely = [false; LOWEST];
+    for &offset in &offsets {
+        likely[lowest(offset)] = true;
+    }
+    let mut named = Vec::new();
+    source.for_each_symbol_name(table.at, table.size / size, WHAT, |index, name| {
+        if likely[lowest(name)] && offsets.contains(&name) {
+            named.push(index);
+        }
         Ok(())
     })?;
+    for index in named {
+        found |= !symbol_at(source, table, index)?.is_undefined();
+    }
     Ok(found)
+}
+
+fn symbol_at(source: &Source, table: Table, index: u64) -> Result<Symbol> {
+    let at = FileOffset(table.at.0 + index * Symbol::size(source.format()));
+    let symbols = source.table(at, 1, WHAT)?;
+    symbols
+        .into_iter()
+        .next()
+        .ok_or_else(|| source.malformed("a symbol table cannot be read"))
+}
+
+/// Whether DT_GNU_HASH leads to a definition of `name`.
+fn is_hashed(
+    source: &Source,
+    strings: Table,
+    table: Table,
+    hash: Table,
+    name: &str,
+) -> Result<bool> {
+    const TABLE: &str = "the DT_GNU_HASH table";
+    let format = source.format();
+    let head = GnuHash::new(&source.bytes(hash.at, GnuHash::HEAD, TABLE)?, format);
+    let Some(head) = head else {
+        return Ok(false);
+    };
+    let mut page = (0, Vec::new());
+    let word = |at: u64| {
+        let missing = at < page.0 || at + 4 > page.0 + page.1.len() as u64;
+        if missing && at < hash.size {
+            let size = (hash.size - at).min(PAGE);
+            page = (at, source.bytes(FileOffset(hash.at.0 + at), size, TABLE)?);
+        }
+        let inside = at
+            .checked_sub(page.0)
+            .and_then(|at| usize::try_from(at).ok());
+        let bytes = inside.and_then(|inside| page.1.get(inside..));
+        Ok(bytes.and_then(|bytes| format.first_word(bytes)))
+    };
+    let wanted = [name.as_bytes(), b"\0"].concat();
+    let is_it = |index: u32| {
+        if u64::from(index) >= table.size / Symbol::size(format) {
+            return Ok(false);
+        }
+        let symbol = symbol_at(source, table, index.into())?;
+        let (at, size) = (u64::from(symbol.name), wanted.len() as u64);
+        if symbol.is_undefined() || at + size > strings.size {
+            return Ok(false);
+        }
+        let at = FileOffset(strings.at.0 + at);
+        Ok(source.bytes(at, size, "a string table")? == wanted)
+    };
+    Ok(head.find(name.as_bytes(), word, is_it)?.is_some())
 }
 
 /// True if `strings` has `sign` anywhere: names may be the ends of others.
@@ -195,6 +275,9 @@ fn find(
     signs: &[impl AsRef<[u8]>],
     visit: &mut dyn FnMut(u64) -> bool,
 ) -> Result<()> {
+    if signs.is_empty() {
+        return Ok(());
+    }
     let mut finders: Vec<(Finder<'_>, Vec<u8>)> = (signs.iter())
         .map(|sign| (Finder::new(sign.as_ref()), Vec::new()))
         .collect();
@@ -234,7 +317,6 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::elf::FileOffset;
     use crate::source::WINDOW;
 
     /// A name is found wherever it is, also where two of the pieces meet that are read at a time, and once.

@@ -190,14 +190,19 @@ impl Format {
         }
     }
 
+    /// The 32-bit number that `bytes` begin with.
+    pub(crate) fn first_word(self, bytes: &[u8]) -> Option<u32> {
+        let bytes = *bytes.first_chunk()?;
+        Some(match self.endian {
+            Endianness::Little => u32::from_le_bytes(bytes),
+            Endianness::Big => u32::from_be_bytes(bytes),
+        })
+    }
+
     /// The 32-bit numbers in `bytes`.
     pub(crate) fn words(self, bytes: &[u8]) -> Vec<u32> {
-        let (words, _) = bytes.as_chunks();
-        let read = |word: &[u8; 4]| match self.endian {
-            Endianness::Little => u32::from_le_bytes(*word),
-            Endianness::Big => u32::from_be_bytes(*word),
-        };
-        words.iter().map(read).collect()
+        let words = bytes.chunks_exact(4);
+        words.filter_map(|word| self.first_word(word)).collect()
     }
 
     /// The numbers in a part of DT_HASH.

@@ -15,9 +15,9 @@ use object::elf::{
 
 pub(crate) use self::functions::Function;
 pub(crate) use self::relocations::Relocations;
-use super::symbols::{GnuHash, Symbols};
+use super::symbols::{Hash, Symbols};
 use super::system::Opened;
-use crate::elf::{Entry, FileOffset, Format, Header, Segment, Symbol, Vaddr};
+use crate::elf::{Entry, FileOffset, Format, GnuHash, Header, Segment, Symbol, Vaddr};
 use crate::error::Result;
 use crate::parse::{self, Dynamic, NEEDED_TOO_LONG, Table, locate};
 use crate::source::Source;
@@ -223,7 +223,7 @@ impl Reader<'_> {
 
     /// Number of dynamic symbols: what the hash table knows of; without one, or if it hashes nothing (ld
     /// makes such a table of a program that exports nothing), what the relocations refer to.
-    fn count_symbols(&self) -> Result<(u64, Option<GnuHash>)> {
+    fn count_symbols(&self) -> Result<(u64, Option<Hash>)> {
         let tables = parse::Tables {
             source: self.source,
             segments: self.segments,
@@ -234,18 +234,19 @@ impl Reader<'_> {
         let hash = match gnu {
             Some(Table { at, size, .. }) if size <= LARGEST_TABLE => {
                 let bytes = self.source.bytes(at, size, "the DT_GNU_HASH table")?;
-                GnuHash::new(&bytes, self.source.format())
+                let head = GnuHash::new(&bytes, self.source.format());
+                head.map(|head| Hash { head, bytes })
             }
             _ => None,
         };
-        let hashes_nothing = gnu.is_none() || hash.as_ref().is_some_and(GnuHash::is_empty);
+        let hashes_nothing = gnu.is_none() || hash.as_ref().is_some_and(Hash::is_empty);
         let rela = match sysv {
             None if hashes_nothing => self.relocation_tables()?.map(Some),
             _ => [None, None],
         };
         let count = tables.symbol_count(sysv, gnu, rela, &[])?;
         // A table that hashes nothing says nothing of the undefined symbols before its first.
-        let first = hash.as_ref().map_or(0, |hash| u64::from(hash.first()));
+        let first = hash.as_ref().map_or(0, |hash| u64::from(hash.head.first()));
         let lies = first.saturating_mul(Symbol::size(self.source.format())) > self.source.len();
         Ok((count.max(if lies { 0 } else { first }), hash))
     }

@@ -1,11 +1,13 @@
 //! The dynamic symbols of one object, and how the loader looks one up among them.
 
+use std::convert::Infallible;
+
 use object::elf::{
     STB_GLOBAL, STB_GNU_UNIQUE, STB_WEAK, STT_COMMON, STT_FUNC, STT_GNU_IFUNC, STT_NOTYPE,
     STT_OBJECT, STT_TLS, SymbolType,
 };
 
-use crate::elf::{Class, Entry, Format, Symbol};
+use crate::elf::{Class, Entry, Format, GnuHash, Symbol};
 
 /// .dynsym, .dynstr and what belongs to them.
 #[derive(Debug, Default)]
@@ -14,7 +16,7 @@ pub(crate) struct Symbols {
     /// .dynsym as it stands in the file.
     pub(crate) table: Vec<u8>,
     pub(crate) strings: Vec<u8>,
-    pub(crate) hash: Option<GnuHash>,
+    pub(crate) hash: Option<Hash>,
     /// .gnu.version: an index for each symbol.
     pub(crate) versions: Vec<u8>,
     /// Version index and offset of its name, from DT_VERDEF and DT_VERNEED; the base version, which
@@ -22,85 +24,17 @@ pub(crate) struct Symbols {
     pub(crate) names: Vec<(u16, u32)>,
 }
 
-/// DT_GNU_HASH.
+/// DT_GNU_HASH, all of it.
 #[derive(Debug)]
-pub(crate) struct GnuHash {
-    first: u32,
-    bloom_shift: u32,
-    /// The Bloom filter, in words of an address's size.
-    bloom: Vec<u64>,
-    /// Bits of such a word.
-    bits: u32,
-    buckets: Vec<u32>,
-    chains: Vec<u32>,
+pub(crate) struct Hash {
+    pub(crate) head: GnuHash,
+    pub(crate) bytes: Vec<u8>,
 }
 
-impl GnuHash {
-    /// `None` if the table contradicts itself.
-    pub(crate) fn new(bytes: &[u8], format: Format) -> Option<Self> {
-        let words = format.words(bytes);
-        let [buckets, first, bloom, bloom_shift] = *words.first_chunk()?;
-        let (buckets, bloom) = (usize::try_from(buckets).ok()?, usize::try_from(bloom).ok()?);
-        let per_address = usize::try_from(format.word() / 4).ok()?;
-        let filter = bloom.checked_mul(per_address)?;
-        let rest = words.get(4..)?.get(filter..)?;
-        let filter = bytes.get(16..16 + 4 * filter)?;
-        let (heads, chains) = rest.split_at_checked(buckets)?;
-        Some(Self {
-            first,
-            bloom_shift: bloom_shift % 32,
-            bloom: format.addresses(filter),
-            bits: 8 * u32::try_from(format.word()).ok()?,
-            buckets: heads.to_vec(),
-            chains: chains.to_vec(),
-        })
-    }
-
-    /// Index of the first symbol that is hashed; those before it are undefined or local.
-    pub(crate) fn first(&self) -> u32 {
-        self.first
-    }
-
+impl Hash {
     /// True if no symbol is hashed: then `first` is no symbol's index either.
     pub(crate) fn is_empty(&self) -> bool {
-        self.chains.is_empty()
-    }
-
-    /// Indices of the symbols whose hash is (but for the lowest bit) that of the name.
-    fn candidates(&self, hash: u32) -> impl Iterator<Item = u32> {
-        let start = match self.may_have(hash) {
-            true => self.bucket(hash),
-            false => 0,
-        };
-        let skip = start.checked_sub(self.first).filter(|_| start != 0);
-        let skip = skip.and_then(|skip| usize::try_from(skip).ok());
-        let chain = skip.and_then(|skip| self.chains.get(skip..)).unwrap_or(&[]);
-        let end = chain.iter().position(|word| word & 1 == 1);
-        let chain = end.map_or(chain, |end| &chain[..=end]);
-        (start..)
-            .zip(chain)
-            .filter(move |(_, word)| *word | 1 == hash | 1)
-            .map(|(index, _)| index)
-    }
-
-    fn bucket(&self, hash: u32) -> u32 {
-        let count = u32::try_from(self.buckets.len()).unwrap_or(u32::MAX);
-        let index = hash
-            .checked_rem(count)
-            .and_then(|index| usize::try_from(index).ok());
-        index
-            .and_then(|index| self.buckets.get(index))
-            .copied()
-            .unwrap_or(0)
-    }
-
-    fn may_have(&self, hash: u32) -> bool {
-        let index = (hash / self.bits) as usize & self.bloom.len().wrapping_sub(1);
-        let has = |bit: u32| {
-            let word = self.bloom.get(index);
-            word.is_none_or(|word| word >> (bit % self.bits) & 1 == 1)
-        };
-        has(hash) && has(hash >> self.bloom_shift)
+        self.bytes.len() as u64 <= self.head.chains_at()
     }
 }
 
@@ -201,19 +135,25 @@ impl Symbols {
 
     /// The definition of `name` that a reference to `version` of it gets here, if any.
     pub(crate) fn find(&self, name: &[u8], version: Option<&[u8]>) -> Option<u32> {
-        let defines = |&index: &u32| {
+        let defines = |index: u32| {
             self.is_named(index, name) && self.is_definition(index) && self.fits(index, version)
         };
-        match &self.hash {
-            Some(hash) => hash.candidates(gnu_hash(name)).find(defines),
-            None => (1..self.len()).find(defines),
-        }
+        let Some(hash) = &self.hash else {
+            return (1..self.len()).find(|&index| defines(index));
+        };
+        let word = |at: u64| {
+            let bytes = usize::try_from(at).ok().and_then(|at| hash.bytes.get(at..));
+            Ok::<_, Infallible>(bytes.and_then(|bytes| self.format.first_word(bytes)))
+        };
+        let Ok(found) = (hash.head).find(name, word, |index| Ok(defines(index)));
+        found
     }
 
     /// Index of the symbol by which the object refers to `name`, defined here or not.
     pub(crate) fn reference(&self, name: &[u8]) -> Option<u32> {
         let refers = |&index: &u32| self.is_named(index, name);
-        let undefined = self.hash.as_ref().map_or(self.len(), GnuHash::first);
+        let undefined = self.hash.as_ref();
+        let undefined = undefined.map_or(self.len(), |hash| hash.head.first());
         let undefined = (1..undefined.min(self.len())).find(refers);
         undefined.or_else(|| self.find(name, None))
     }
@@ -280,10 +220,3 @@ impl Symbols {
 
 /// Set in a version index whose symbol is not the default version (`VERSYM_HIDDEN`).
 const HIDDEN: u16 = 0x8000;
-
-/// The hash of DT_GNU_HASH (glibc elf/dl-new-hash.h).
-pub(crate) fn gnu_hash(name: &[u8]) -> u32 {
-    name.iter().fold(5381, |hash: u32, byte| {
-        hash.wrapping_mul(33).wrapping_add(u32::from(*byte))
-    })
-}

@@ -5,7 +5,9 @@ use object::elf::{
 };
 
 use super::{Dynamic, Table, locate};
-use crate::elf::{Addends, Entry, FileOffset, PAGE, Rela, Section, Segment, Symbol, Vaddr};
+use crate::elf::{
+    Addends, Entry, FileOffset, GnuHash, PAGE, Rela, Section, Segment, Symbol, Vaddr,
+};
 use crate::error::{ErrorKind, Result};
 use crate::source::Source;
 
@@ -94,23 +96,30 @@ impl Tables<'_> {
         self.table(address, size, WHAT).map(Some)
     }
 
-    /// DT_GNU_HASH: four words, the Bloom filter, buckets, and one chain word for each symbol from
-    /// `symoffset` on; a chain ends at a word whose lowest bit is set (glibc elf/dl-lookup.c).
+    fn gnu_hash_head(&self, Table { at, .. }: Table) -> Result<GnuHash> {
+        let head = (self.source).bytes(at, GnuHash::HEAD, "the DT_GNU_HASH table")?;
+        let head = GnuHash::new(&head, self.source.format());
+        head.ok_or_else(|| {
+            self.source
+                .malformed("the DT_GNU_HASH table cannot be read")
+        })
+    }
+
+    /// DT_GNU_HASH, to the end of the last chain.
     pub(crate) fn gnu_hash(&self) -> Result<Option<Table>> {
         const WHAT: &str = "the DT_GNU_HASH table";
         let Some(address) = self.dynamic.get(DT_GNU_HASH).map(Vaddr) else {
             return Ok(None);
         };
         let format = self.source.format();
-        let head = self.table(address, 16, WHAT)?;
-        let head = format.words(&self.source.bytes(head.at, 16, WHAT)?);
-        let (buckets, first_symbol, bloom) = (u64::from(head[0]), u64::from(head[1]), head[2]);
-        let before_chains = 16 + format.word() * u64::from(bloom) + 4 * buckets;
+        let head = self.gnu_hash_head(self.table(address, GnuHash::HEAD, WHAT)?)?;
+        let before_chains = head.chains_at();
+        let first_symbol = u64::from(head.first());
         let fixed = self.table(address, before_chains, WHAT)?;
-        let buckets_at = FileOffset(fixed.at.0 + before_chains - 4 * buckets);
+        let buckets_at = FileOffset(fixed.at.0 + head.buckets_at());
         let mut last = 0;
         self.source
-            .for_each_window(buckets_at, 4 * buckets, WHAT, |_, window| {
+            .for_each_window(buckets_at, head.buckets_size(), WHAT, |_, window| {
                 last = format
                     .words(window)
                     .into_iter()
@@ -155,11 +164,10 @@ impl Tables<'_> {
             count = count.max(format.hash_words(&head)[1]);
         }
         if let Some(hash) = gnu_hash {
-            let head = format.words(&self.source.bytes(hash.at, 16, "DT_GNU_HASH")?);
-            let before_chains = 16 + format.word() * u64::from(head[2]) + 4 * u64::from(head[0]);
-            let chains = (hash.size - before_chains) / 4;
+            let head = self.gnu_hash_head(hash)?;
+            let chains = (hash.size - head.chains_at()) / 4;
             if chains > 0 {
-                count = count.max(u64::from(head[1]) + chains);
+                count = count.max(u64::from(head.first()) + chains);
             }
         }
         let symtab = self.dynamic.get(DT_SYMTAB).map(Vaddr);
