@@ -78,6 +78,7 @@ mod record;
 #[cfg(not(test))]
 mod relocate;
 mod report;
+pub mod sandbox;
 mod site;
 mod state;
 mod symbol;

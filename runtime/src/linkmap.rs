@@ -207,7 +207,7 @@ impl Entries {
     fn in_list(&mut self) -> Option<Entry> {
         self.left = self.left.checked_sub(1)?;
         let access = if self.stay == 0 {
-            Access::Guarded
+            Access::Loaded
         } else {
             Access::Direct
         };

@@ -9,6 +9,7 @@ use core::slice;
 use crate::arena::Plain;
 use crate::machine::shared;
 use crate::pages;
+use crate::sandbox;
 use crate::sys::{self, Copied, File};
 
 /// An address inside such a table.
@@ -83,7 +84,10 @@ impl Mapped {
 pub(crate) enum Access {
     /// As it is. The object is never unloaded.
     Direct,
-    /// By the kernel, which says if there is nothing: another thread may unload the object at this moment.
+    /// By the kernel, which says if there is nothing: another thread may unload the object at this moment. In a sandbox as it
+    /// is, for there the kernel cannot be asked.
+    Loaded,
+    /// By the kernel, and in a sandbox not at all: it may be any memory.
     Guarded,
     /// Addresses are offsets in the open file with that descriptor.
     File(usize),
@@ -139,13 +143,14 @@ impl Access {
                 // SAFETY: the caller answers for it.
                 return unsafe { file.read_at(from, to, size) };
             }
+            Self::Loaded if sandbox::is_entered() => {}
             // SAFETY: the caller answers for it.
-            Self::Guarded => match unsafe { sys::copy_own_memory(from, to, size) } {
+            Self::Loaded | Self::Guarded => match unsafe { sys::copy_own_memory(from, to, size) } {
                 Copied::All => return true,
                 Copied::Faulted => return false,
                 // Between the question and the reads another thread could unmap it. Only a sandbox that
                 // forbids the system call leaves that gap.
-                Copied::Refused if is_mapped(from, size) => {}
+                Copied::Refused if !sandbox::is_entered() && is_mapped(from, size) => {}
                 Copied::Refused => return false,
             },
         }

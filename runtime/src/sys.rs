@@ -11,6 +11,7 @@ pub(crate) mod thread;
 
 use crate::machine::system;
 use crate::memory::Mapped;
+use crate::sandbox;
 use crate::sync::{AtomicU8, AtomicUsize, Ordering::Relaxed};
 use stat::{REGULAR, Stat};
 
@@ -96,7 +97,7 @@ pub(crate) enum Copied {
 pub(crate) unsafe fn copy_own_memory(from: usize, to: usize, size: usize) -> Copied {
     // Sandboxes of browsers have each refusal handled by the program, which writes a message.
     static IS_REFUSED: AtomicU8 = AtomicU8::new(0);
-    if IS_REFUSED.load(Relaxed) != 0 {
+    if IS_REFUSED.load(Relaxed) != 0 || sandbox::is_entered() {
         return Copied::Refused;
     }
     let [from, to] = [[from, size], [to, size]];

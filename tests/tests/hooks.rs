@@ -18,6 +18,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         contracts_rewritten,
         contracts_preloaded,
         memory_that_runs_out,
+        sandboxes_that_kill,
         every_hook_is_counted,
         counts_are_exact,
         silent_without_a_report,
@@ -153,6 +154,76 @@ fn memory_that_runs_out() {
         result.command().run().assert_same_as(&original);
         let (reporting, _) = Report::of(&result.command(), &dir.join("report.json"));
         reporting.assert_same_as(&original);
+    }
+}
+
+/// In a sandbox of its own making, by either way to lay a filter, a program lives if it only calls what its own functions
+/// call: from places that were not met before, its own, of libc and of a library that was opened.
+fn sandboxes_that_kill() {
+    let dir = Dir::new("killing");
+    let library = dir.write(
+        "library.c",
+        "#include <stdlib.h>
+        void *xmalloc(size_t size) { return malloc(size); }
+        void *library(void) { return xmalloc(1000); }\n",
+    );
+    let shared = dir.join("library.so");
+    let gcc = |arguments: &[&str]| {
+        let compiler = Command::new(needs("gcc")).args(["-Wall", "-Werror", "-fno-builtin", "-O1"]);
+        compiler.args(arguments).succeed();
+    };
+    let text = |path: &Path| path.to_str().expect("a path of ours").to_owned();
+    gcc(&["-shared", "-fPIC", &text(&library), "-o", &text(&shared)]);
+    let source = dir.write(
+        "main.c",
+        r#"#define _GNU_SOURCE
+        #include <dlfcn.h>
+        #include <linux/filter.h>
+        #include <linux/seccomp.h>
+        #include <stddef.h>
+        #include <stdlib.h>
+        #include <string.h>
+        #include <sys/prctl.h>
+        #include <sys/syscall.h>
+        #include <unistd.h>
+        #define ALLOW(number) \
+            BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, number, 0, 1), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
+        int main(int argc, char **argv) {
+            void *opened = dlopen(argv[1], RTLD_NOW);
+            void *(*library)(void) = opened ? (void *(*)(void))dlsym(opened, "library") : NULL;
+            if (argc != 3 || library == NULL) return 2;
+            struct sock_filter filter[] = {
+                BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+                ALLOW(SYS_brk), ALLOW(SYS_mmap), ALLOW(SYS_munmap), ALLOW(SYS_mremap), ALLOW(SYS_getrandom), ALLOW(SYS_write), ALLOW(SYS_exit_group),
+                BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+            };
+            struct sock_fprog program = {.len = sizeof filter / sizeof *filter, .filter = filter};
+            if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return 2;
+            long laid = strcmp(argv[2], "prctl") == 0
+                ? prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program)
+                : syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program);
+            if (laid != 0) return 2;
+            char *own = malloc(100), *of_libc = strdup("text"), *large = calloc(1, 300000);
+            if (own == NULL || of_libc == NULL || large == NULL || library() == NULL) return 3;
+            large = realloc(large, 500000);
+            free(own);
+            free(of_libc);
+            free(large);
+            if (write(1, "done\n", 5) != 5) return 4;
+            syscall(argc == 3 ? SYS_exit_group : SYS_getppid, 0);
+        }"#,
+    );
+    let program = dir.join("main");
+    gcc(&[&text(&source), "-o", &text(&program)]);
+    let result = rewritten(&dir, &program);
+    for way in ["prctl", "seccomp"] {
+        let arguments = [text(&shared), way.to_owned()];
+        let original = Command::new(&program).args(&arguments).succeed();
+        assert_eq!(original.stdout(), "done\n");
+        let preloaded = Command::new(&program).env("LD_PRELOAD", tool::runtime());
+        for command in [result.command(), preloaded] {
+            command.args(&arguments).run().assert_same_as(&original);
+        }
     }
 }
 

@@ -105,9 +105,11 @@ pub(crate) const EXPORTS: &[(&str, elf::SymbolType)] = &[
     ("mremap", elf::STT_FUNC),
     ("munmap", elf::STT_FUNC),
     ("posix_memalign", elf::STT_FUNC),
+    ("prctl", elf::STT_FUNC),
     ("pvalloc", elf::STT_FUNC),
     ("realloc", elf::STT_FUNC),
     ("reallocarray", elf::STT_FUNC),
+    ("syscall", elf::STT_FUNC),
     ("valloc", elf::STT_FUNC),
 ];
 

@@ -5,6 +5,7 @@ use crate::elf::{SHN_UNDEF, SYMBOL};
 use crate::file::tables::Parts;
 use crate::file::{LoadedObject, Symbol};
 use crate::memory::{Access, Mapped};
+use crate::sandbox;
 use crate::sys::{self, File, signal};
 
 const STT_FUNC: u8 = 2;
@@ -25,7 +26,9 @@ impl LoadedObject {
         if let Some(parts) = Parts::of_memory(self, Access::Direct) {
             parts.functions(self.object.base).for_each(&mut seen);
         }
-        signal::uninterrupted(|| self.for_each_in_file(seen));
+        if !sandbox::is_entered() {
+            signal::uninterrupted(|| self.for_each_in_file(seen));
+        }
     }
 
     fn for_each_in_file(&self, seen: impl FnMut(Symbol)) {

@@ -218,7 +218,7 @@ impl Headers {
     fn build_id_in(self, notes: &Header) -> Option<(usize, usize)> {
         let mut at = match self.access {
             Access::File(_) => notes.offset,
-            Access::Direct | Access::Guarded => notes.begin,
+            Access::Direct | Access::Loaded | Access::Guarded => notes.begin,
         };
         let end = at.wrapping_add(notes.size);
         for _ in 0..NOTES {

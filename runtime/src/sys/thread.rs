@@ -7,6 +7,7 @@ use core::mem::MaybeUninit;
 use super::{File, signal};
 use crate::digits::Digits;
 use crate::machine::control_block;
+use crate::sandbox;
 
 /// Longest path here, with a NUL.
 const PATH: usize = 48;
@@ -20,6 +21,7 @@ pub(crate) fn stack_pointer_of(thread: usize) -> Option<usize> {
     // 0 when it has ended; -1 in glibc when it was joined.
     match usize::try_from(number) {
         Ok(0) | Err(_) => Some(usize::MAX),
+        Ok(_) if sandbox::is_entered() => None,
         Ok(number) => signal::uninterrupted(|| stack_pointer_in(number)),
     }
 }

@@ -170,6 +170,66 @@ macro_rules! called_directly {
 }
 pub(crate) use called_directly;
 
+/// Exports `$name`, whose first argument is a number, as a stub that sets the byte `$noted` if it is `$number`, and goes on to
+/// the function whose address is in `$next`, wherever the other arguments are. `$look_up` is to store that.
+macro_rules! noted {
+    (
+        $(#[$doc:meta])* $name:ident($type:ty) -> $result:ty,
+        $noted:path = $number:path, $next:path: $at:expr, $look_up:path
+    ) => {
+        $(#[$doc])*
+        #[unsafe(naked)]
+        #[cfg_attr(not(test), unsafe(no_mangle))]
+        pub unsafe extern "C" fn $name(_: $type) -> $result {
+            core::arch::naked_asm!(
+                ".cfi_startproc",
+                "cmp w0, {number}",
+                "b.ne 2f",
+                "mov w10, #1",
+                "adrp x9, {noted}",
+                "strb w10, [x9, :lo12:{noted}]",
+                "2:",
+                "adrp x9, {next} + {at}",
+                "ldr x9, [x9, :lo12:{next} + {at}]",
+                "cbz x9, 3f",
+                "br x9",
+                "3:",
+                "stp x29, x30, [sp, #-80]!",
+                ".cfi_adjust_cfa_offset 80",
+                ".cfi_rel_offset x29, 0",
+                ".cfi_rel_offset x30, 8",
+                "stp x0, x1, [sp, #16]",
+                "stp x2, x3, [sp, #32]",
+                "stp x4, x5, [sp, #48]",
+                "str x6, [sp, #64]",
+                "bl {look_up}",
+                "ldp x0, x1, [sp, #16]",
+                "ldp x2, x3, [sp, #32]",
+                "ldp x4, x5, [sp, #48]",
+                "ldr x6, [sp, #64]",
+                "ldp x29, x30, [sp], #80",
+                ".cfi_adjust_cfa_offset -80",
+                ".cfi_restore x29",
+                ".cfi_restore x30",
+                "adrp x9, {next} + {at}",
+                "ldr x9, [x9, :lo12:{next} + {at}]",
+                "cbz x9, 4f",
+                "br x9",
+                "4:",
+                "mov x0, #-1",
+                "ret",
+                ".cfi_endproc",
+                number = const $number,
+                noted = sym $noted,
+                next = sym $next,
+                at = const $at,
+                look_up = sym $look_up,
+            )
+        }
+    };
+}
+pub(crate) use noted;
+
 /// Nothing, see above.
 macro_rules! entry {
     ($($any:tt)*) => {};

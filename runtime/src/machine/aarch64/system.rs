@@ -28,6 +28,7 @@ pub(crate) const GETTID: usize = 178;
 pub(crate) const MUNMAP: usize = 215;
 pub(crate) const MMAP: usize = 222;
 pub(crate) const PROCESS_VM_READV: usize = 270;
+pub(crate) const SECCOMP: usize = 277;
 
 /// The word of `struct stat` with st_mode in its lower half.
 pub(crate) const STAT_MODE: usize = 2;

@@ -157,6 +157,64 @@ macro_rules! called_directly {
 }
 pub(crate) use called_directly;
 
+/// Exports `$name`, whose first argument is a number, as a stub that sets the byte `$noted` if it is `$number`, and goes on to
+/// the function whose address is in `$next`, wherever the other arguments are. `$look_up` is to store that.
+macro_rules! noted {
+    (
+        $(#[$doc:meta])* $name:ident($type:ty) -> $result:ty,
+        $noted:path = $number:path, $next:path: $at:expr, $look_up:path
+    ) => {
+        $(#[$doc])*
+        #[unsafe(naked)]
+        #[cfg_attr(not(test), unsafe(no_mangle))]
+        pub unsafe extern "C" fn $name(_: $type) -> $result {
+            core::arch::naked_asm!(
+                ".cfi_startproc",
+                "cmp edi, {number}",
+                "jne 2f",
+                "mov byte ptr [rip + {noted}], 1",
+                "2:",
+                "mov rax, [rip + {next} + {at}]",
+                "test rax, rax",
+                "jz 3f",
+                "jmp rax",
+                "3:",
+                "push rdi",
+                "push rsi",
+                "push rdx",
+                "push rcx",
+                "push r8",
+                "push r9",
+                "sub rsp, 8",
+                ".cfi_adjust_cfa_offset 56",
+                "call {look_up}",
+                "add rsp, 8",
+                "pop r9",
+                "pop r8",
+                "pop rcx",
+                "pop rdx",
+                "pop rsi",
+                "pop rdi",
+                ".cfi_adjust_cfa_offset -56",
+                "mov rax, [rip + {next} + {at}]",
+                "test rax, rax",
+                "jz 4f",
+                "jmp rax",
+                "4:",
+                "mov rax, -1",
+                "ret",
+                ".cfi_endproc",
+                number = const $number,
+                noted = sym $noted,
+                next = sym $next,
+                at = const $at,
+                look_up = sym $look_up,
+            )
+        }
+    };
+}
+pub(crate) use noted;
+
 /// Exports `$entry`, which the function of that name of an allocator in the executable is diverted to, with the address
 /// of its table in r11. It `$does` the same with that as `$table`, and the [`Call`] as `$call` if it is asked for.
 macro_rules! entry {

@@ -28,6 +28,7 @@ pub(crate) const RENAMEAT: usize = 264;
 pub(crate) const READLINKAT: usize = 267;
 pub(crate) const PPOLL: usize = 271;
 pub(crate) const PROCESS_VM_READV: usize = 310;
+pub(crate) const SECCOMP: usize = 317;
 
 /// The word of `struct stat` with st_mode in its lower half.
 pub(crate) const STAT_MODE: usize = 3;
