@@ -33,18 +33,19 @@ pub(crate) fn allocate<F: Copy>(
     {
         // SAFETY: each hook names the function's type next to its own.
         let function = unsafe { next.function() };
-        return enter(origin, ask(function, request), size, call);
+        let chunk = ask(function, request);
+        return match chunk.is_null() {
+            true => chunk,
+            false => enter(origin, chunk, size, call),
+        };
     }
     allocate_and_count(origin, hook, size, call, ask)
 }
 
-/// Enters a chunk that was just made on the short way, if one was, and gives it back. Its callers end with it: whatever is
+/// Enters a chunk that was just made on the short way, and gives it back. Its callers end with it: whatever is
 /// not as usual is a function to go on with, for which nothing has to be kept.
 #[inline(always)]
 pub(crate) fn enter(origin: impl Origin, chunk: Chunk, size: usize, call: Call) -> Chunk {
-    if chunk.is_null() {
-        return chunk;
-    }
     match call.site_at_hand() {
         Ok(site) => enter_at(origin, site, chunk, size, call),
         Err(known) => enter_behind(origin, chunk, size, call, known),
@@ -279,6 +280,7 @@ pub(crate) fn reallocate<F: Copy>(
         if new.is_null() {
             // The old one is as it was.
             mark.set();
+            return new;
         }
         return enter(origin, new, size, call);
     }

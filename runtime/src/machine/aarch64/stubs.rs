@@ -96,7 +96,7 @@ pub(crate) use called;
 
 /// The same for a function that makes chunks of a size, and goes the short way by itself: where next's function for it can
 /// be called `$direct`ly, and `$size` is not too large, it calls that for room for a record, too, and `$enters` the
-/// `$chunk`. So nothing has to be kept across the call but the size.
+/// `$chunk`, if there is one. So nothing has to be kept across the call but the size.
 macro_rules! called_directly {
     (
         $(#[$doc:meta])* $name:ident($size:ident: usize) -> $result:ty, $call:ident => $does:expr,
@@ -148,6 +148,7 @@ macro_rules! called_directly {
                 "ldp x1, x30, [sp], #16",
                 ".cfi_adjust_cfa_offset -16",
                 ".cfi_restore x30",
+                "cbz x0, 3f",
                 "mov x2, x30",
                 "mov x3, sp",
                 "mov x4, x29",
@@ -157,6 +158,8 @@ macro_rules! called_directly {
                 "mov x2, sp",
                 "mov x3, x29",
                 "b {called}",
+                "3:",
+                "ret",
                 ".cfi_endproc",
                 large = const $crate::index::LARGE.trailing_zeros(),
                 record = const $crate::record::RECORD,

@@ -96,7 +96,7 @@ pub(crate) use called;
 
 /// The same for a function that makes chunks of a size, and goes the short way by itself: where next's function for it can
 /// be called `$direct`ly, and `$size` is not too large, it calls that for room for a record, too, and `$enters` the
-/// `$chunk`. So nothing has to be kept across the call but the size.
+/// `$chunk`, if there is one. So nothing has to be kept across the call but the size.
 macro_rules! called_directly {
     (
         $(#[$doc:meta])* $name:ident($size:ident: usize) -> $result:ty, $call:ident => $does:expr,
@@ -137,6 +137,8 @@ macro_rules! called_directly {
                 "call rax",
                 "pop rsi",
                 ".cfi_adjust_cfa_offset -8",
+                "test rax, rax",
+                "jz 3f",
                 "mov rdi, rax",
                 "mov rdx, rbp",
                 "mov rcx, rsp",
@@ -144,6 +146,8 @@ macro_rules! called_directly {
                 "2:",
                 $crate::machine::stubs::add_call!(0: _),
                 "jmp {called}",
+                "3:",
+                "ret",
                 ".cfi_endproc",
                 large = const $crate::index::LARGE,
                 record = const $crate::record::RECORD,
