@@ -1,7 +1,8 @@
 //! Allocators in the executable itself: a rewrite finds their functions, leads them to the runtime and leaves
 //! them what they were; where it cannot, it says which one and why.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use allocs_tests::report::Report;
 use allocs_tests::tool::{self, Rewritten};
 use allocs_tests::{Command, Dir, Rewrite, needs, trials};
 use libtest_mimic::Trial;
+use object::elf;
 
 use crate::index::{answers, compile, gcc};
 use crate::own_allocators_real::rust;
@@ -23,6 +25,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         without_pie,
         other_linkers,
         stripped_before,
+        without_text,
         stripped_afterwards,
         a_thousand_functions,
         exceptions,
@@ -199,6 +202,34 @@ fn stripped_before() {
         let program = with_jemalloc(&dir, gcc(), &["-s", &style]);
         let result = rewrite(&dir, &program, &[]).succeed();
         assert!(diverted(&result).contains(&"malloc"), "{style}");
+        leads_back(&result);
+    }
+}
+
+/// The new code has a section of its own, also where the entry point is in none, or in one of another kind.
+fn without_text() {
+    for (place, what) in [(32, 0_u64), (4, u64::from(elf::SHT_NOTE.0))] {
+        let dir = Dir::new("own-textless");
+        let program = with_jemalloc(&dir, gcc(), &[]);
+        let file = OpenOptions::new().read(true).write(true).open(&program);
+        let file = file.expect("the program");
+        let get = |at: u64| {
+            let mut bytes = [0; 8];
+            file.read_exact_at(&mut bytes, at).expect("eight bytes");
+            u64::from_le_bytes(bytes)
+        };
+        let (entry, headers) = (get(24), get(40)); // e_entry, e_shoff
+        let count = get(60) & 0xffff; // e_shnum
+        let mut headers = (0..count).map(|number| headers + 64 * number);
+        let text = headers.find(|at| entry.wrapping_sub(get(at + 16)) < get(at + 32));
+        let at = text.expect("a section with the entry point") + place; // sh_size, sh_type
+        let size = if place == 4 { 4 } else { 8 };
+        let bytes = what.to_le_bytes();
+        file.write_all_at(&bytes[..size], at).expect("written");
+        drop(file);
+        let result = rewrite(&dir, &program, &[]).succeed();
+        assert!(diverted(&result).contains(&"malloc"));
+        is_known(&dir, &result, &["foreign"]);
         leads_back(&result);
     }
 }

@@ -1,7 +1,8 @@
 //! New segments behind all others, what moves into them, and the headers that say so.
 
 use object::elf::{
-    PF_R, PF_X, PT_LOAD, PT_NULL, PT_PHDR, ProgramFlags, SHF_ALLOC, SHF_EXECINSTR, SectionFlags,
+    PF_R, PF_X, PT_LOAD, PT_NULL, PT_PHDR, ProgramFlags, SHF_ALLOC, SHF_EXECINSTR, SHT_PROGBITS,
+    SectionFlags,
 };
 
 use super::sections::is_called;
@@ -153,9 +154,9 @@ impl Builder<'_> {
         self.add_code(FileOffset(start), Vaddr(base), trampoline::SIZE)
     }
 
-    /// Maps code, and gives it a section like that of the entry point. Such a section keeps it in the file
-    /// when strip goes through the sections; without sections there is no strip. It is called `text`: of a file
-    /// with another .text elsewhere in memory, valgrind reads nothing (coregrind/m_debuginfo/readelf.c).
+    /// Maps code, and gives it a section, which keeps it in the file when strip goes through the sections; without sections
+    /// there is no strip. If that of the entry point is called `.text`, this one is called `text`: of a file with another
+    /// .text elsewhere in memory, valgrind reads nothing (coregrind/m_debuginfo/readelf.c).
     pub(super) fn add_code(&mut self, at: FileOffset, base: Vaddr, size: u64) -> Result<()> {
         let flags = ProgramFlags(PF_R.0 | PF_X.0);
         self.add_segment(flags, at, base, size)?;
@@ -164,24 +165,29 @@ impl Builder<'_> {
             let skip = old_entry.since(section.vaddr);
             section.is_loaded() && skip.is_some_and(|skip| skip < section.size)
         });
-        if let Some(text) = of_entry
-            && self.header.add_section()
-        {
-            let names = self.image.section_names().map(|(_, names)| names);
-            let dot = u32::from(is_called(self.source, names, text.name, b".text\0")?);
-            self.sections.push(Section {
-                name: text.name + dot,
-                offset: at,
-                vaddr: base,
-                size,
-                align: 16,
-                // That of the entry point may be tied to another by SHF_LINK_ORDER.
-                flags: SectionFlags(SHF_ALLOC.0 | SHF_EXECINSTR.0),
-                link: 0,
-                info: 0,
-                ..text.clone()
-            });
+        if self.image.sections.is_empty() || !self.header.add_section() {
+            return Ok(());
         }
+        let name = match of_entry {
+            Some(text) => {
+                let names = self.image.section_names().map(|(_, names)| names);
+                text.name + u32::from(is_called(self.source, names, text.name, b".text\0")?)
+            }
+            // The empty name, which every table of names begins with.
+            None => 0,
+        };
+        self.sections.push(Section {
+            name,
+            kind: SHT_PROGBITS,
+            flags: SectionFlags(SHF_ALLOC.0 | SHF_EXECINSTR.0),
+            vaddr: base,
+            offset: at,
+            size,
+            link: 0,
+            info: 0,
+            align: 16,
+            entsize: 0,
+        });
         Ok(())
     }
 
